@@ -1,0 +1,339 @@
+"""Replays golden files of the published code and reports the differences.
+
+  python -m experiments.verify_parity --golden=tests/golden/hrm_rope.npz
+
+For each file it prints a table and, as its last line, one JSON object. The
+exit code is 1 where any group exceeds its tolerance.
+"""
+
+import collections
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments import launch
+from hrm_jax import act, published, sharding, train_step
+from hrm_jax.errors import ConfigError
+from hrm_jax.models import HRM
+
+_GOLDEN = flags.DEFINE_multi_string(
+  'golden', None, 'Golden .npz file; may be given several times.'
+)
+
+# Greatest ‖a − b‖ / ‖b‖. The golden numbers carry float32 noise themselves
+# (losses 3e-6, metric losses 2e-4, gradients 4e-6, final parameters 3e-7,
+# segments 8e-5 against float64); these leave room for an independent float32
+# implementation and for nothing else. Rates are equal up to the rounding of a
+# float32 (the published schedule is float64).
+TOLERANCES = {
+  'evaluation segments': 2e-4,
+  'losses': 1e-5,
+  'metric losses': 1e-3,
+  'gradients': 1e-5,
+  'final parameters': 2e-6,
+  'learning rate': 4 * float(np.finfo(np.float32).eps),
+  'halting, steps, counts': 0.0,
+}
+
+_ARCH_FIELDS = (
+  'seq_len',
+  'vocab_size',
+  'hidden_size',
+  'num_heads',
+  'H_layers',
+  'L_layers',
+  'H_cycles',
+  'L_cycles',
+  'expansion',
+  'puzzle_emb_ndim',
+  'pos_encodings',
+)
+_ARCH_OTHER = (
+  'batch_size',
+  'num_puzzle_identifiers',
+  'halt_max_steps',
+  'halt_exploration_prob',
+)
+# Published name → ours.
+_OPTIMIZER_FIELDS = {
+  'lr': 'learning_rate',
+  'puzzle_emb_lr': 'puzzle_learning_rate',
+  'weight_decay': 'weight_decay',
+  'puzzle_emb_weight_decay': 'puzzle_weight_decay',
+  'beta1': 'b1',
+  'beta2': 'b2',
+  'lr_warmup_steps': 'warmup_steps',
+  'lr_min_ratio': 'min_ratio',
+}
+_LOSS_TYPES = {
+  'stablemax_cross_entropy': 'stablemax',
+  'softmax_cross_entropy': 'softmax',
+}
+_METRIC_LOSSES = ('lm_loss', 'q_halt_loss', 'q_continue_loss')
+_COUNTS = ('count', 'exact_accuracy', 'q_halt_accuracy', 'steps')
+
+
+class Errors:
+  """The worst relative error of each group, and where it stands."""
+
+  def __init__(self):
+    self.worst = {group: (0.0, '') for group in TOLERANCES}
+
+  def compare(self, group: str, where: str, ours: Any, golden: Any) -> None:
+    """Records ‖ours − golden‖ / ‖golden‖ (‖ours‖ where golden is 0)."""
+    ours = np.asarray(ours, np.float64)
+    golden = np.asarray(golden, np.float64)
+    if ours.shape != golden.shape:
+      raise ConfigError(
+        f'{where} has shape {golden.shape} where this model gives {ours.shape}'
+      )
+    error = float(np.linalg.norm(ours - golden))
+    if norm := float(np.linalg.norm(golden)):
+      error /= norm
+    # `not <` also catches a NaN.
+    if not error <= self.worst[group][0]:
+      self.worst[group] = (error, where)
+
+  @property
+  def ok(self) -> bool:
+    """Whether every group stays within its tolerance."""
+    return all(self.worst[g][0] <= TOLERANCES[g] for g in TOLERANCES)
+
+
+def _take(config: dict[str, Any], name: str, where: str) -> Any:
+  if name not in config:
+    raise ConfigError(f"{where}: key '{name}' is missing from its config")
+  return config.pop(name)
+
+
+def _finish(config: dict[str, Any], where: str) -> None:
+  if config:
+    raise ConfigError(
+      f'{where}: config keys {sorted(config)} are not known to this version; '
+      'it replays HRM files'
+    )
+
+
+def read_setup(path: str, config: Mapping[str, Any]) -> train_step.TrainSetup:
+  """The training set-up that a golden file's config describes."""
+  config = dict(config)
+  arch = dict(_take(config, 'arch', path))
+  optimizer = dict(_take(config, 'opt', path))
+  loss_type = _take(config, 'loss_type', path)
+  if loss_type not in _LOSS_TYPES:
+    raise ConfigError(f"{path}: loss_type '{loss_type}' is not known")
+  for name in ('seed', 'train_steps'):
+    _take(config, name, path)
+  _finish(config, path)
+  fields = {name: _take(arch, name, f'{path} arch') for name in _ARCH_FIELDS}
+  other = {name: _take(arch, name, f'{path} arch') for name in _ARCH_OTHER}
+  _finish(arch, f'{path} arch')
+  rates = {
+    ours: _take(optimizer, theirs, f'{path} opt')
+    for theirs, ours in _OPTIMIZER_FIELDS.items()
+  }
+  total_steps = _take(optimizer, 'total_steps', f'{path} opt')
+  _finish(optimizer, f'{path} opt')
+  return train_step.TrainSetup(
+    model=HRM(**fields),
+    act=act.ActSettings(
+      other['halt_max_steps'], other['halt_exploration_prob']
+    ),
+    optimizer=train_step.OptimizerSettings(**rates),
+    loss=_LOSS_TYPES[loss_type],
+    total_steps=total_steps,
+    batch_size=other['batch_size'],
+    num_puzzle_identifiers=other['num_puzzle_identifiers'],
+    seed=0,
+  )
+
+
+def load_golden(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """The config and the arrays of a golden file."""
+  try:
+    with np.load(path) as file:
+      arrays = dict(file)
+  except (OSError, ValueError) as error:
+    raise ConfigError(f'{path}: not a readable .npz file ({error})') from None
+  if 'config' not in arrays:
+    raise ConfigError(f"{path}: key 'config' is missing; not a golden file?")
+  try:
+    config = json.loads(str(arrays.pop('config')))
+  except json.JSONDecodeError as error:
+    raise ConfigError(f'{path}: config is not JSON ({error})') from None
+  return config, arrays
+
+
+def _under(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+  return {
+    key.removeprefix(prefix): value
+    for key, value in arrays.items()
+    if key.startswith(prefix)
+  }
+
+
+class _Arrays(dict):
+  """The file's arrays, which must all be looked at."""
+
+  def __init__(self, path: str, arrays: Mapping[str, np.ndarray]):
+    super().__init__(arrays)
+    self.path = path
+
+  def take(self, key: str) -> np.ndarray:
+    if key not in self:
+      raise ConfigError(f"{self.path}: key '{key}' is missing")
+    return self.pop(key)
+
+
+def replay(path: str) -> Errors:
+  """Compares evaluation and training with one golden file.
+
+  Raises:
+    ConfigError: unreadable file, unknown or missing keys, other shapes.
+  """
+  config, arrays = load_golden(path)
+  setup = read_setup(path, config)
+  model, arrays = setup.model, _Arrays(path, arrays)
+  errors = Errors()
+
+  state = setup.init()
+  initial = _under(arrays, 'param/')
+  try:
+    variables = published.from_published(initial, state.variables)
+  except ValueError as error:
+    raise ConfigError(f'{path}: param/: {error}') from None
+  table = np.asarray(initial.get(published.PUZZLE_TABLE, state.puzzle_table))
+  if table.shape != state.puzzle_table.shape:
+    raise ConfigError(
+      f'{path}: param/{published.PUZZLE_TABLE} has shape {table.shape}, not '
+      f'{state.puzzle_table.shape}'
+    )
+  for name in initial:
+    arrays.take(f'param/{name}')
+
+  def fresh_state():
+    # Copies: the step donates its state.
+    return jax.tree.map(
+      jnp.array,
+      state.replace(
+        params=variables['params'],
+        constants=variables['constants'],
+        puzzle_table=table,
+      ),
+    )
+
+  batches = [
+    {
+      name: arrays.take(f'batch{i}/{name}').astype(np.int32)
+      for name in ('inputs', 'labels', 'puzzle_identifiers')
+    }
+    for i in range(config['train_steps'])
+  ]
+  _replay_evaluation(setup, variables, table, batches[0], arrays, errors)
+
+  carry, _, (dense, rows) = jax.jit(
+    lambda state, batch: train_step.loss_and_gradients(setup, state, batch)
+  )(fresh_state(), batches[0])
+  gradients = published.to_published({'params': dense})
+  if model.puzzle_emb_ndim:
+    gradients['inner.puzzle_emb.local_weights'] = np.asarray(rows)
+  for name, gradient in gradients.items():
+    golden = arrays.take(f'train/step0/grad/{name}')
+    errors.compare('gradients', f'step 0 {name}', gradient, golden)
+  del carry
+
+  step = train_step.sharded_step(setup, sharding.make_mesh(jax.devices()[:1]))
+  state = fresh_state()
+  for i, batch in enumerate(batches):
+    state, metrics = step(state, batch)
+    _compare_step(i, state, metrics, arrays, errors)
+
+  final = published.to_published(state.variables)
+  if model.puzzle_emb_ndim:
+    final[published.PUZZLE_TABLE] = np.asarray(state.puzzle_table)
+  for name, parameter in final.items():
+    golden = arrays.take(f'param_final/{name}')
+    errors.compare('final parameters', name, parameter, golden)
+  if arrays:
+    raise ConfigError(f'{path}: keys not known: {", ".join(sorted(arrays))}')
+  return errors
+
+
+def _replay_evaluation(setup, variables, table, batch, arrays, errors) -> None:
+  model = setup.model
+  puzzles = table[batch['puzzle_identifiers']]
+  x = model.apply(variables, batch['inputs'], puzzles, method='embed')
+  z = model.apply(variables, len(x), method='initial_state')
+
+  @jax.jit
+  def segment(z):
+    z = model.apply(variables, z, x, method='segment')
+    return z, *model.apply(variables, z, method='heads')
+
+  for j in range(setup.act.halt_max_steps):
+    z, logits, q = segment(z)
+    for name, value in {
+      'z_H': z.z_H,
+      'z_L': z.z_L,
+      'logits': logits,
+      'q_halt_logits': q[:, 0],
+      'q_continue_logits': q[:, 1],
+    }.items():
+      golden = arrays.take(f'eval/seg{j}/{name}')
+      errors.compare('evaluation segments', f'seg{j} {name}', value, golden)
+
+
+def _compare_step(i, state, metrics, arrays, errors) -> None:
+  prefix, where = f'train/step{i}', f'step {i}'
+
+  def compare(group, name, value):
+    golden = arrays.take(f'{prefix}/{name}')
+    errors.compare(group, f'{where} {name}', value, golden)
+
+  compare('losses', 'loss', metrics['loss'])
+  compare('losses', 'metric/accuracy', metrics['accuracy'])
+  for name in _METRIC_LOSSES:
+    if name in metrics:
+      compare('metric losses', f'metric/{name}', metrics[name])
+  for name in _COUNTS:
+    compare('halting, steps, counts', f'metric/{name}', metrics[name])
+  compare('halting, steps, counts', 'halted', state.carry.halted)
+  compare('halting, steps, counts', 'steps', state.carry.steps)
+  compare('learning rate', 'lr', metrics['learning_rate'])
+
+
+def report(path: str, errors: Errors) -> str:
+  """The table and the line of JSON for one file."""
+  lines = [f'{path}', f'  {"group":<24}{"worst":>10}{"allowed":>10}  where']
+  for group, allowed in TOLERANCES.items():
+    worst, where = errors.worst[group]
+    mark = '' if worst <= allowed else '  EXCEEDED'
+    lines.append(f'  {group:<24}{worst:>10.1e}{allowed:>10.1e}  {where}{mark}')
+  result = {
+    'ok': errors.ok,
+    'file': path,
+    'worst': {group: worst for group, (worst, _) in errors.worst.items()},
+  }
+  return '\n'.join([*lines, json.dumps(result)])
+
+
+def main(_) -> int:
+  # Float32 products in full, also where the hardware would round them.
+  jax.config.update('jax_default_matmul_precision', 'highest')
+  if not _GOLDEN.value:
+    raise ConfigError('--golden=FILE.npz is missing')
+  counts = collections.Counter()
+  for path in _GOLDEN.value:
+    errors = replay(path)
+    counts[errors.ok] += 1
+    print(report(path, errors), flush=True)
+  return 1 if counts[False] else 0
+
+
+if __name__ == '__main__':
+  launch.run(main)

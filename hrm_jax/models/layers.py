@@ -1,0 +1,155 @@
+"""Layers of the reasoning models (paper section 2, "Architecture details").
+
+All linear maps keep float32 weights, cast to the activation dtype where used.
+"""
+
+import math
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+RMS_NORM_EPSILON = 1e-5
+ROPE_THETA = 10000.0
+
+# Standard deviation of a unit normal truncated at ±2.
+_TRUNCATED_STD = 0.87962566103423978
+
+# Truncated normal with standard deviation 1/√fan_in after truncation.
+linear_init = nn.initializers.variance_scaling(
+  1.0, 'fan_in', 'truncated_normal'
+)
+
+
+def truncated_normal(stddev: float) -> nn.initializers.Initializer:
+  """Normal truncated at ±2σ whose std *after* truncation is `stddev`."""
+  return nn.initializers.truncated_normal(stddev / _TRUNCATED_STD)
+
+
+def linear(features: int, dtype: chex.ArrayDType) -> nn.Dense:
+  """The linear map used throughout: no bias, float32 weights."""
+  return nn.Dense(
+    features, use_bias=False, dtype=dtype, kernel_init=linear_init
+  )
+
+
+def rms_norm(x: chex.Array) -> chex.Array:
+  """x / RMS(x) over the last axis, without a learned scale, in float32."""
+  x32 = x.astype(jnp.float32)
+  mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
+  return (x32 * jax.lax.rsqrt(mean_square + RMS_NORM_EPSILON)).astype(x.dtype)
+
+
+def rope_tables(length: int, head_size: int) -> tuple[np.ndarray, np.ndarray]:
+  """cos and sin of the rotary angles, each float32 [T, K]."""
+  exponents = np.arange(0, head_size, 2, dtype=np.float32) / head_size
+  frequencies = (1.0 / ROPE_THETA**exponents).astype(np.float32)
+  angles = np.outer(np.arange(length, dtype=np.float32), frequencies)
+  angles = np.concatenate([angles, angles], axis=-1)
+  return np.cos(angles), np.sin(angles)
+
+
+def apply_rope(
+  x_BTNK: chex.Array, cos_TK: np.ndarray, sin_TK: np.ndarray
+) -> chex.Array:
+  """Rotates queries or keys by their positions (half-rotation form)."""
+  x = x_BTNK.astype(jnp.float32)
+  first, second = jnp.split(x, 2, axis=-1)
+  rotated = jnp.concatenate([-second, first], axis=-1)
+  out = x * cos_TK[:, None, :] + rotated * sin_TK[:, None, :]
+  return out.astype(x_BTNK.dtype)
+
+
+def swiglu_width(hidden_size: int, expansion: float) -> int:
+  """F: two thirds of expansion · D, rounded up to a multiple of 256."""
+  return math.ceil(round(expansion * hidden_size * 2 / 3) / 256) * 256
+
+
+class Attention(nn.Module):
+  """Full (not causal) multi-head attention with optional rotary positions."""
+
+  hidden_size: int
+  num_heads: int
+  rope: bool
+  dtype: chex.ArrayDType
+
+  def setup(self):
+    # One projection for N query, N key and N value heads, in that order.
+    self.qkv = linear(3 * self.hidden_size, self.dtype)
+    self.out = linear(self.hidden_size, self.dtype)
+
+  def __call__(self, x_BTD: chex.Array) -> chex.Array:
+    B, T, D = x_BTD.shape
+    N, K = self.num_heads, self.hidden_size // self.num_heads
+    qkv = self.qkv(x_BTD).reshape(B, T, 3 * N, K)
+    q, k, v = jnp.split(qkv, 3, axis=2)
+    if self.rope:
+      cos, sin = rope_tables(T, K)
+      q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
+    # Softmax in float32, scale 1/√K.
+    out = jax.nn.dot_product_attention(q, k, v)
+    return self.out(out.reshape(B, T, D))
+
+
+class SwiGLU(nn.Module):
+  """down(silu(gate(x)) · up(x)), gate and up from one projection."""
+
+  hidden_size: int
+  expansion: float
+  dtype: chex.ArrayDType
+
+  def setup(self):
+    width = swiglu_width(self.hidden_size, self.expansion)
+    self.gate_up = linear(2 * width, self.dtype)
+    self.down = linear(self.hidden_size, self.dtype)
+
+  def __call__(self, x_BTD: chex.Array) -> chex.Array:
+    gate, up = jnp.split(self.gate_up(x_BTD), 2, axis=-1)
+    return self.down(jax.nn.silu(gate) * up)
+
+
+class Block(nn.Module):
+  """Post-norm transformer block: norm(x + f(x)), attention then SwiGLU."""
+
+  hidden_size: int
+  num_heads: int
+  expansion: float
+  rope: bool
+  dtype: chex.ArrayDType
+
+  def setup(self):
+    self.attention = Attention(
+      self.hidden_size, self.num_heads, self.rope, self.dtype
+    )
+    self.mlp = SwiGLU(self.hidden_size, self.expansion, self.dtype)
+
+  def __call__(self, x_BTD: chex.Array) -> chex.Array:
+    x_BTD = rms_norm(x_BTD + self.attention(x_BTD))
+    return rms_norm(x_BTD + self.mlp(x_BTD))
+
+
+class Level(nn.Module):
+  """One recurrent module, H or L: add the injection, then the blocks."""
+
+  num_blocks: int
+  hidden_size: int
+  num_heads: int
+  expansion: float
+  rope: bool
+  dtype: chex.ArrayDType
+
+  def setup(self):
+    self.blocks = [
+      Block(
+        self.hidden_size, self.num_heads, self.expansion, self.rope, self.dtype
+      )
+      for _ in range(self.num_blocks)
+    ]
+
+  def __call__(self, z_BTD: chex.Array, injection_BTD: chex.Array):
+    z_BTD = z_BTD + injection_BTD
+    for block in self.blocks:
+      z_BTD = block(z_BTD)
+    return z_BTD

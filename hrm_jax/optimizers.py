@@ -1,0 +1,133 @@
+"""Adam-atan2 for dense parameters, sign-SGD for rows of the puzzle table."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def warmup_cosine(
+  warmup_steps: int, total_steps: int, min_ratio: float
+) -> optax.Schedule:
+  """Share of the base rate, as a function of the steps already done.
+
+  The update after `count` steps is step s = count + 1. Up to `warmup_steps`
+  the share is s / warmup_steps; from there a cosine leads from 1 to
+  `min_ratio` at `total_steps`. `min_ratio` 1 keeps it constant.
+  """
+
+  def schedule(count: chex.Numeric) -> chex.Numeric:
+    step = jnp.asarray(count, jnp.float32) + 1.0
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))
+    return jnp.where(
+      step < warmup_steps,
+      step / max(1, warmup_steps),
+      min_ratio + (1.0 - min_ratio) * cosine,
+    )
+
+  return schedule
+
+
+class ScaleByAdamAtan2State(NamedTuple):
+  """Step count and the two moments."""
+
+  count: chex.Array
+  mu: optax.Updates
+  nu: optax.Updates
+
+
+def scale_by_adam_atan2(
+  b1: float = 0.9, b2: float = 0.95
+) -> optax.GradientTransformation:
+  r"""Adam with the quotient replaced by an arc tangent: no epsilon.
+
+  With the usual moments m and v of the gradient, step t gives
+
+  $$ u_t = \frac{1}{1 - b_1^t}
+      \operatorname{atan2}\left(m_t, \sqrt{v_t} / \sqrt{1 - b_2^t}\right). $$
+
+  As in HRM's published optimizer the first bias correction multiplies the
+  result and is not inside the atan2, and there are no scale constants (they
+  are in arXiv 2407.05872, where the rule comes from).
+
+  >>> import jax.numpy as jnp
+  >>> tx = scale_by_adam_atan2()
+  >>> updates, _ = tx.update(jnp.ones(1), tx.init(jnp.zeros(1)))
+  >>> float(updates[0])  # 10 · atan2(0.1, 1)
+  0.996...
+  """
+
+  def init(params):
+    return ScaleByAdamAtan2State(
+      count=jnp.zeros([], jnp.int32),
+      mu=optax.tree.zeros_like(params),
+      nu=optax.tree.zeros_like(params),
+    )
+
+  def update(updates, state, params=None):
+    del params
+    count = optax.safe_increment(state.count)
+    mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+    nu = optax.tree.update_moment(updates, state.nu, b2, 2)
+    correction1 = 1.0 - b1**count
+    correction2 = jnp.sqrt(1.0 - b2**count)
+    updates = jax.tree.map(
+      lambda m, v: jnp.arctan2(m, jnp.sqrt(v) / correction2) / correction1,
+      mu,
+      nu,
+    )
+    return updates, ScaleByAdamAtan2State(count, mu, nu)
+
+  return optax.GradientTransformation(init, update)
+
+
+def adam_atan2(
+  learning_rate: optax.ScalarOrSchedule,
+  b1: float = 0.9,
+  b2: float = 0.95,
+  weight_decay: float = 0.0,
+) -> optax.GradientTransformation:
+  """Adam-atan2 with decoupled decay: p ← p · (1 - lr · wd) - lr · u."""
+  return optax.chain(
+    scale_by_adam_atan2(b1, b2),
+    optax.add_decayed_weights(weight_decay),
+    optax.scale_by_learning_rate(learning_rate),
+  )
+
+
+def sign_sgd_rows(
+  table_RE: chex.Array,
+  rows_B: chex.Array,
+  gradients_BE: chex.Array,
+  learning_rate: chex.Numeric,
+  weight_decay: float,
+) -> chex.Array:
+  """Sign-SGD on the rows of this step only: p ← p·(1 - lr·wd) - lr·sign(g).
+
+  Gradients of equal rows are summed first, so that a repeated row moves and
+  decays once; a row with zero gradient only decays; other rows stay. Costs
+  O(B · E) time and memory, never O(R), where the table is donated.
+
+  Args:
+    table_RE: float32 puzzle table.
+    rows_B: int32 row of each gradient; rows may repeat.
+    gradients_BE: float32 gradients, in the order of `rows_B`.
+    learning_rate: of this step.
+    weight_decay: decoupled, as above.
+  """
+  R, B = len(table_RE), len(rows_B)
+  # Unused slots get row R, which the scatter drops.
+  unique_B, slot_B = jnp.unique(
+    rows_B, size=B, fill_value=R, return_inverse=True
+  )
+  summed_BE = jax.ops.segment_sum(gradients_BE, slot_B, num_segments=B)
+  old_BE = table_RE.at[unique_B].get(mode='clip')
+  new_BE = old_BE * (1.0 - learning_rate * weight_decay)
+  new_BE -= learning_rate * jnp.sign(summed_BE)
+  # Sorted, but not declared unique: row R may stand several times.
+  return table_RE.at[unique_B].set(
+    new_BE, mode='drop', indices_are_sorted=True
+  )

@@ -1,0 +1,78 @@
+"""The training state: arrays only, and all that a run needs to go on."""
+
+from typing import Any
+
+import chex
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from hrm_jax import act, rngs, sharding
+
+
+class TrainState(flax.struct.PyTreeNode):
+  """Everything that one optimizer step reads and writes.
+
+  Attributes:
+    step: optimizer steps done, int32.
+    params: dense parameters, float32.
+    constants: initial states of the model, never trained.
+    opt_state: optimizer state of `params`.
+    puzzle_table: float32 [R, E], one row for each puzzle identifier.
+    carry: the rows being worked on.
+  """
+
+  step: chex.Array
+  params: Any
+  constants: Any
+  opt_state: optax.OptState
+  puzzle_table: chex.Array
+  carry: act.Carry
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """What `model.apply` takes."""
+    return {'params': self.params, 'constants': self.constants}
+
+
+def init_state(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  batch_size: int,
+  num_puzzle_identifiers: int,
+) -> TrainState:
+  """A fresh state: a pure function, jitted by the caller with shardings.
+
+  The puzzle table starts at zero (paper section 3, "puzzle embedding").
+  """
+  inputs = jnp.zeros((1, model.seq_len), jnp.int32)
+  puzzles = jnp.zeros((1, model.puzzle_emb_ndim))
+  variables = model.init(rngs.stream_key(seed, 'parameters'), inputs, puzzles)
+  fresh_z = model.apply(variables, batch_size, method='initial_state')
+  return TrainState(
+    step=jnp.zeros([], jnp.int32),
+    params=variables['params'],
+    constants=variables['constants'],
+    opt_state=optimizer.init(variables['params']),
+    puzzle_table=jnp.zeros((num_puzzle_identifiers, model.puzzle_emb_ndim)),
+    carry=act.initial_carry(fresh_z, batch_size, model.seq_len),
+  )
+
+
+def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
+  """Shardings in the shape of `state`: the carry by batch, the rest whole."""
+  whole, rows = sharding.replicated(mesh), sharding.by_batch(mesh)
+  return jax.tree.map(lambda _: whole, state).replace(
+    carry=jax.tree.map(lambda _: rows, state.carry)
+  )
+
+
+def count_parameters(state: TrainState) -> dict[str, int]:
+  """Numbers of trained values: trunk, puzzle table, and total."""
+  trunk = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  table = state.puzzle_table.size
+  return {'trunk': trunk, 'puzzle table': table, 'total': trunk + table}
