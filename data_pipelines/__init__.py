@@ -2,6 +2,25 @@
 
 import os
 
-# TensorFlow's C++ start-up notes (oneDNN, CPU features, missing GPU) tell a
-# user of this package nothing to act on. It reads this at its first import.
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+def _import_tensorflow_quietly() -> None:
+  """Imports TensorFlow without its C++ start-up notes (oneDNN, no GPU found).
+
+  They tell nobody anything to act on, and are written before TensorFlow looks
+  at its own log level, so standard error is closed to them for that moment.
+  An error of the import is raised as usual.
+  """
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+  os.dup2(sink, 2)
+  try:
+    import tensorflow as tf  # noqa: F401
+  finally:
+    os.dup2(saved, 2)
+    os.close(saved)
+    os.close(sink)
+  # TensorFlow only feeds here: JAX alone takes the accelerators.
+  tf.config.set_visible_devices([], 'GPU')
+
+
+_import_tensorflow_quietly()

@@ -95,8 +95,9 @@ class Errors:
     error = float(np.linalg.norm(ours - golden))
     if norm := float(np.linalg.norm(golden)):
       error /= norm
-    # `not <` also catches a NaN.
-    if not error <= self.worst[group][0]:
+    if not np.isfinite(error):
+      error = np.inf
+    if error > self.worst[group][0]:
       self.worst[group] = (error, where)
 
   @property

