@@ -14,13 +14,14 @@ def _import_tensorflow_quietly() -> None:
   saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
   os.dup2(sink, 2)
   try:
-    import tensorflow as tf  # noqa: F401
+    import tensorflow as tf
+
+    # TensorFlow only feeds here: JAX alone takes the accelerators.
+    tf.config.set_visible_devices([], 'GPU')
   finally:
     os.dup2(saved, 2)
     os.close(saved)
     os.close(sink)
-  # TensorFlow only feeds here: JAX alone takes the accelerators.
-  tf.config.set_visible_devices([], 'GPU')
 
 
 _import_tensorflow_quietly()

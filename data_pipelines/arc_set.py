@@ -72,9 +72,7 @@ class ArcSet:
         both sets.
     """
     if not 1 <= canvas <= encoding.CANVAS:
-      raise DataError(
-        f'data.canvas={canvas} must lie in 1 … {encoding.CANVAS}'
-      )
+      raise DataError(f'data.canvas={canvas} must lie in 1 … {encoding.CANVAS}')
     if num_aug < 0:
       raise DataError(f'data.num_aug={num_aug} must not be negative')
     parts = [
@@ -100,9 +98,7 @@ class ArcSet:
       )
 
     trained = [
-      task.pairs
-      if index < self.num_train
-      else task.demonstrations
+      task.pairs if index < self.num_train else task.demonstrations
       for index, task in enumerate(self.tasks)
     ]
     # A training pair without its output has nothing to teach.
@@ -274,9 +270,7 @@ class ArcSet:
 
     def encode(index):
       grids = tf.gather(canvases, index['canvas'])  # [B, 2, S]
-      grids = tf.gather(
-        index['token'], tf.cast(grids, tf.int32), batch_dims=1
-      )
+      grids = tf.gather(index['token'], tf.cast(grids, tf.int32), batch_dims=1)
       # The cell that each cell of the shifted canvas comes from.
       row = cell_row - index['shift'][:, :1]
       column = cell_column - index['shift'][:, 1:]

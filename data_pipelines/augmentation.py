@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines import encoding
-from data_pipelines.arc import Pair, Task
+from data_pipelines.arc import Task
 
 # Draws per wanted augmentation: tasks with few colours or much symmetry have
 # fewer distinct ones than wanted, and the search for them must end.
@@ -124,22 +124,22 @@ def _multiset_hashes(
   """
   total = np.zeros(len(dihedral), np.uint64)
   permutation = colours.astype(np.uint64) + 1
-  roles = [(pair, 2) for pair in task.demonstrations]
-  roles += [(pair, 1) for pair in task.tests]
-  for pair, grids in roles:
+  counted = [(pair.input, pair.output) for pair in task.demonstrations]
+  counted += [(pair.input,) for pair in task.tests]
+  for grids in counted:
     by_colour = np.stack(
-      [_weight_of_colours(pair, grids, d, weights) for d in range(8)]
+      [_weight_of_colours(grids, d, weights) for d in range(8)]
     )
     total += _mix((by_colour[dihedral] * permutation).sum(axis=1))
   return total
 
 
 def _weight_of_colours(
-  pair: Pair, grids: int, transform: int, weights: np.ndarray
+  grids: Sequence[np.ndarray], transform: int, weights: np.ndarray
 ) -> np.ndarray:
   """Sum of the weights of each colour's cells, uint64 [10]."""
   total = np.zeros(encoding.NUM_COLOURS, np.uint64)
-  for grid, weight in zip((pair.input, pair.output)[:grids], weights):
+  for grid, weight in zip(grids, weights, strict=False):
     turned = encoding.dihedral(grid, transform)
     height, width = turned.shape
     np.add.at(total, turned, weight[:height, :width])

@@ -65,8 +65,8 @@ class GroupSampler:
 
   def batches(self, position: int) -> Iterator[Examples]:
     """All batches from `position` on, without end."""
-    run, skipped = divmod(position, self.batches_per_run)
-    for run in itertools.count(run):
+    first_run, skipped = divmod(position, self.batches_per_run)
+    for run in itertools.count(first_run):
       batches = itertools.islice(self._run(run), self.batches_per_run)
       yield from itertools.islice(batches, skipped, None)
       skipped = 0

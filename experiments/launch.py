@@ -1,8 +1,8 @@
 """How every command starts and ends: logging, and errors in one line."""
 
 import logging as python_logging
+import pathlib
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 
 from absl import app, logging
@@ -10,15 +10,19 @@ from absl import app, logging
 from data_pipelines.errors import DataError
 from hrm_jax.errors import ConfigError
 
+_OUR_PACKAGES = tuple(
+  pathlib.Path(__file__).parents[1] / name
+  for name in ('hrm_jax', 'data_pipelines', 'experiments')
+)
+
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
   """Runs `main` under absl; a user's mistake ends in one line and code 2."""
-  quiet_libraries()
 
   def guarded(argv: Sequence[str]) -> int | None:
-    logging.get_absl_handler().setFormatter(
-      python_logging.Formatter('%(message)s')
-    )
+    handler = logging.get_absl_handler()
+    handler.setFormatter(python_logging.Formatter('%(message)s'))
+    handler.addFilter(_is_ours)
     logging.set_verbosity(logging.INFO)
     if len(argv) > 1:
       raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
@@ -31,8 +35,9 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
   app.run(guarded)
 
 
-def quiet_libraries() -> None:
-  """Silences what libraries say that a user can do nothing about."""
-  for name in ('orbax', 'jax', 'tensorflow', 'clu'):
-    python_logging.getLogger(name).setLevel(python_logging.ERROR)
-  warnings.filterwarnings('ignore', module=r'(orbax|tensorflow|flax)\b.*')
+def _is_ours(record: python_logging.LogRecord) -> bool:
+  """Libraries log into absl too: of theirs a user wants warnings alone."""
+  path = pathlib.Path(record.pathname)
+  return record.levelno >= python_logging.WARNING or any(
+    path.is_relative_to(package) for package in _OUR_PACKAGES
+  )

@@ -82,7 +82,7 @@ class Errors:
   """The worst relative error of each group, and where it stands."""
 
   def __init__(self):
-    self.worst = {group: (0.0, '') for group in TOLERANCES}
+    self.worst = dict.fromkeys(TOLERANCES, (0.0, ''))
 
   def compare(self, group: str, where: str, ours: Any, golden: Any) -> None:
     """Records ‖ours − golden‖ / ‖golden‖ (‖ours‖ where golden is 0)."""

@@ -143,9 +143,7 @@ def train_segment(
     The new carry (without gradient), logits [B, S, V], q [B, 2], and the
     target of q_continue [B], None where it is not trained.
   """
-  x = model.apply(
-    variables, carry.data['inputs'], puzzles_BE, method='embed'
-  )
+  x = model.apply(variables, carry.data['inputs'], puzzles_BE, method='embed')
   z = model.apply(variables, carry.z, x, method='segment')
   logits, q = model.apply(variables, z, method='heads')
 

@@ -129,6 +129,4 @@ def sign_sgd_rows(
   new_BE = old_BE * (1.0 - learning_rate * weight_decay)
   new_BE -= learning_rate * jnp.sign(summed_BE)
   # Sorted, but not declared unique: row R may stand several times.
-  return table_RE.at[unique_B].set(
-    new_BE, mode='drop', indices_are_sorted=True
-  )
+  return table_RE.at[unique_B].set(new_BE, mode='drop', indices_are_sorted=True)

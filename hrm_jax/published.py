@@ -76,9 +76,7 @@ def from_published(
     array = arrays[name].T if transposed else arrays[name]
     if array.shape != leaf.shape:
       expected = leaf.shape[::-1] if transposed else leaf.shape
-      problems.append(
-        f'{name} has shape {arrays[name].shape}, not {expected}'
-      )
+      problems.append(f'{name} has shape {arrays[name].shape}, not {expected}')
     flat[path] = np.asarray(array, leaf.dtype)
   problems += [f'{name} is not known' for name in _sorted(arrays, used)]
   if problems:

@@ -6,9 +6,7 @@ import chex
 import jax
 
 
-def stream_key(
-  seed: int, name: str, step: chex.Numeric = 0
-) -> chex.PRNGKey:
+def stream_key(seed: int, name: str, step: chex.Numeric = 0) -> chex.PRNGKey:
   """The key of stream `name` at `step`: a function of its arguments alone."""
   stream = jax.random.fold_in(
     jax.random.key(seed), zlib.crc32(name.encode()) & 0x7FFFFFFF

@@ -137,9 +137,9 @@ def loss_and_gradients(
     )
     return loss / batch_size, (new_carry, metrics)
 
-  gradients, (carry, metrics) = jax.grad(
-    loss_fn, argnums=(0, 1), has_aux=True
-  )(state.params, puzzles)
+  gradients, (carry, metrics) = jax.grad(loss_fn, argnums=(0, 1), has_aux=True)(
+    state.params, puzzles
+  )
   return carry, metrics, gradients
 
 

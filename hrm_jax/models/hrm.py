@@ -125,7 +125,7 @@ class HRM(nn.Module):
     )
     self.H_level = layers.Level(num_blocks=self.H_layers, **level)
     self.L_level = layers.Level(num_blocks=self.L_layers, **level)
-    self.lm_head = layers.linear(self.vocab_size, self.dtype)
+    self.lm_head = layers.Linear(self.vocab_size, self.dtype)
     # Near-zero Q at the start keeps early training from halting at random.
     self.q_head = nn.Dense(
       2,

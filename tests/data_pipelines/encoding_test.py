@@ -184,8 +184,14 @@ def test_full_canvas_has_no_end():
 
 @pytest.mark.parametrize(
   ('shape', 'row', 'column'),
-  [((4, 1), 0, 0), ((1, 4), 0, 0), ((2, 2), 2, 0), ((2, 2), 0, 2)]
-  + [((1, 1), -1, 0), ((1, 1), 0, -1)],
+  [
+    ((4, 1), 0, 0),
+    ((1, 4), 0, 0),
+    ((2, 2), 2, 0),
+    ((2, 2), 0, 2),
+    ((1, 1), -1, 0),
+    ((1, 1), 0, -1),
+  ],
 )
 def test_grid_that_does_not_fit(shape, row, column):
   with pytest.raises(ValueError, match='does not fit a canvas of 3 x 3'):

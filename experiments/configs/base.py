@@ -1,0 +1,70 @@
+"""The settings that every experiment has, at the paper's values."""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """HRM's published settings for ARC (section 3); data to be chosen."""
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+
+  # Training runs `epochs` by the paper's rule, floor(epochs × groups × mean
+  # examples per puzzle / batch size), or `total_steps` where that is not 0.
+  config.batch_size = 768
+  config.epochs = 100_000
+  config.total_steps = 0
+  # Ends this call early and changes nothing else; 0 for the end.
+  config.stop_at_step = 0
+  # In steps; 0 for never.
+  config.log_every = 100
+  config.evaluate_every = 0
+  config.checkpoint_every = 0
+  config.keep_checkpoints = 3
+
+  data = config.data = ml_collections.ConfigDict()
+  # SPECs (see data_pipelines.arc.load_tasks), comma-separated. Of the `train`
+  # tasks demonstrations and test pairs are trained on; of the `evaluate` tasks
+  # the demonstrations only: their test pairs are held out and scored.
+  data.train = ''
+  data.evaluate = ''
+  data.canvas = 30
+  data.num_aug = 1000
+  data.seed = 0
+
+  model = config.model = ml_collections.ConfigDict()
+  model.hidden_size = 512
+  model.num_heads = 8
+  model.H_layers = 4
+  model.L_layers = 4
+  model.H_cycles = 2
+  model.L_cycles = 2
+  model.expansion = 4.0
+  model.puzzle_emb_ndim = 512
+  model.puzzle_emb_len = 0
+  model.pos_encodings = 'rope'
+  model.dtype = 'bfloat16'
+
+  act = config.act = ml_collections.ConfigDict()
+  act.halt_max_steps = 16
+  act.halt_exploration_prob = 0.1
+  act.halting = 'q_learning'
+
+  config.loss = 'stablemax'
+
+  optimizer = config.optimizer = ml_collections.ConfigDict()
+  optimizer.learning_rate = 1e-4
+  optimizer.weight_decay = 0.1
+  optimizer.b1 = 0.9
+  optimizer.b2 = 0.95
+  optimizer.puzzle_learning_rate = 1e-2
+  optimizer.puzzle_weight_decay = 0.1
+  optimizer.warmup_steps = 2000
+  optimizer.min_ratio = 1.0
+
+  evaluation = config.evaluation = ml_collections.ConfigDict()
+  evaluation.batch_size = 768
+  # 'fixed' runs all segments; 'act' freezes a row at its own halt.
+  evaluation.halting = 'fixed'
+  # Of each test input while training, the identity first; 0 for all.
+  evaluation.max_augmentations = 0
+  return config

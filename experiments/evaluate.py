@@ -1,0 +1,144 @@
+"""Restores a checkpoint, predicts the held-out test inputs and scores them.
+
+  python -m experiments.evaluate --workdir=DIR [--step=N]
+
+Writes into DIR/evaluation/step_N: submission.json (two attempts, Kaggle's
+form), predictions.json (ranked candidates with votes), scores.json and
+predictions.png.
+"""
+
+import pathlib
+
+import jax
+from absl import flags, logging
+
+from data_pipelines import picture, voting
+from experiments import build, evaluation, launch
+from hrm_jax import checkpoints, inference, sharding, train_step
+from hrm_jax.errors import ConfigError
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of a training run.')
+_STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest if unset.')
+_HALTING = flags.DEFINE_enum(
+  'halting',
+  None,
+  inference.HALTING_MODES,
+  "Overrides the run's: all segments, or each row until its own halt.",
+)
+_AUGMENTATIONS = flags.DEFINE_integer(
+  'max_augmentations', 0, 'Of each test input, the identity first; 0: all.',
+  lower_bound=0,
+)  # fmt: skip
+_BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size', None, "Overrides the run's.", lower_bound=1
+)
+
+# Candidates of each test input in predictions.json.
+_KEPT = 10
+
+
+def main(_) -> None:
+  if _WORKDIR.value is None:
+    raise ConfigError('--workdir=DIR is missing: the directory of a run')
+  workdir = pathlib.Path(_WORKDIR.value)
+  fields = checkpoints.read_config(workdir)
+  if fields is None:
+    raise ConfigError(
+      f'{workdir}: no config.json; --workdir must name a directory that '
+      'experiments.train has written'
+    )
+  saved = checkpoints.Checkpoints(workdir)
+  step = saved.find(_STEP.value)
+  config = build.from_record(fields)
+  puzzles = build.arc_set(config)
+  setup = build.train_setup(config, puzzles)
+  chosen = puzzles.evaluation_rows(_AUGMENTATIONS.value or None)
+  if not len(chosen):
+    raise ConfigError(
+      f'{workdir}: its config.data.evaluate names no tasks: nothing to score'
+    )
+  mesh = sharding.make_mesh()
+  predict = inference.sharded_predict(
+    setup.model, setup.act, _HALTING.value or config.evaluation.halting, mesh
+  )
+  variables, puzzle_table, position = saved.restore_weights(
+    step, train_step.abstract_state(setup, mesh)
+  )
+  saved.close()
+  logging.info(
+    'Predicting %d rows: %d test inputs under their augmentations',
+    len(chosen), sum(len(task.tests) for task in puzzles.evaluation_tasks),
+  )  # fmt: skip
+  result = evaluation.evaluate(
+    puzzles,
+    chosen,
+    evaluation.match_identifiers(puzzles, chosen, position.identifier_names),
+    predict,
+    mesh,
+    variables,
+    puzzle_table,
+    _BATCH_SIZE.value or config.evaluation.batch_size,
+  )
+  if jax.process_index() == 0:
+    directory = workdir / 'evaluation' / f'step_{step}'
+    write(directory, step, position.data_version, puzzles, result)
+    print(report(step, puzzles, result))
+    print(f'Written: {directory}/submission.json, predictions.png and more')
+
+
+def report(step: int, puzzles, result: evaluation.Result) -> str:
+  """The scores as a person reads them."""
+  tasks = puzzles.evaluation_tasks
+  rows = result.metrics
+  copied = voting.copy_baseline(tasks)[1].outputs
+  return '\n'.join(
+    [
+      f'\nScores of step {step} on held-out test inputs of {puzzles.version}',
+      voting.format_scores(result.scores),
+      f'Baseline, the input as its own answer: {100 * copied.rate:.2f} % of '
+      f'the test outputs ({copied.solved}/{copied.scored})',
+      'Single predictions, before voting: '
+      f'{100 * rows["eval/exact"]:.2f} % exact, '
+      f'{100 * rows["eval/accuracy"]:.2f} % of the cells, '
+      f'{rows["eval/steps"]:.1f} segments',
+    ]
+  )
+
+
+def write(
+  directory: pathlib.Path,
+  step: int,
+  data_version: str,
+  puzzles,
+  result: evaluation.Result,
+) -> None:
+  """Writes the files of one evaluation, each whole or not at all."""
+  directory.mkdir(parents=True, exist_ok=True)
+  tasks = puzzles.evaluation_tasks
+  voting.write_json_atomically(
+    directory / 'submission.json', voting.submission(result.candidates, tasks)
+  )
+  predictions = {
+    task.name: [
+      [
+        candidate._replace(grid=candidate.grid.tolist())._asdict()
+        for candidate in result.candidates.get((task.name, test), [])[:_KEPT]
+      ]
+      for test in range(len(task.tests))
+    ]
+    for task in tasks
+  }
+  voting.write_json_atomically(directory / 'predictions.json', predictions)
+  scores = {
+    'step': step,
+    'data_version': data_version,
+    **result.metrics,
+  }
+  voting.write_json_atomically(directory / 'scores.json', scores)
+  picture.draw_predictions(
+    tasks, result.candidates, directory / 'predictions.png'
+  )
+
+
+if __name__ == '__main__':
+  launch.run(main)

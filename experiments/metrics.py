@@ -1,0 +1,46 @@
+"""Where metrics go: a JSONL file that survives restarts, and TensorBoard."""
+
+import json
+import pathlib
+
+from clu import metric_writers
+
+from hrm_jax.training import Metrics
+
+
+class MetricsWriter:
+  """Writes DIR/metrics.jsonl, a line for each call, and TensorBoard events."""
+
+  def __init__(self, workdir: str | pathlib.Path, step: int):
+    """Goes on after `step`: later lines are of steps that will come again."""
+    workdir = pathlib.Path(workdir)
+    self._path = workdir / 'metrics.jsonl'
+    self._keep_until(step)
+    self._tensorboard = metric_writers.SummaryWriter(
+      str(workdir / 'tensorboard')
+    )
+
+  def write(self, step: int, metrics: Metrics) -> None:
+    """Adds the metrics of a step."""
+    with self._path.open('a') as file:
+      file.write(json.dumps({'step': step, **metrics}) + '\n')
+    self._tensorboard.write_scalars(step, metrics)
+
+  def close(self) -> None:
+    """Writes out what TensorBoard still holds."""
+    self._tensorboard.close()
+
+  def _keep_until(self, step: int) -> None:
+    if not self._path.exists():
+      return
+    kept = []
+    for line in self._path.read_text().splitlines():
+      try:
+        if json.loads(line)['step'] <= step:
+          kept.append(line + '\n')
+      except (ValueError, KeyError):
+        # Cut off in mid-line when the last run was killed.
+        continue
+    part = self._path.with_suffix('.part')
+    part.write_text(''.join(kept))
+    part.replace(self._path)
