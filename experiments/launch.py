@@ -16,15 +16,22 @@ _OUR_PACKAGES = tuple(
 )
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
-  """Runs `main` under absl; a user's mistake ends in one line and code 2."""
+def run(
+  main: Callable[[Sequence[str]], int | None], positional: bool = False
+) -> None:
+  """Runs `main` under absl; a user's mistake ends in one line and code 2.
+
+  Args:
+    main: takes the command line without its flags.
+    positional: whether it takes more than flags.
+  """
 
   def guarded(argv: Sequence[str]) -> int | None:
     handler = logging.get_absl_handler()
     handler.setFormatter(python_logging.Formatter('%(message)s'))
     handler.addFilter(_is_ours)
     logging.set_verbosity(logging.INFO)
-    if len(argv) > 1:
+    if len(argv) > 1 and not positional:
       raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
     try:
       return main(argv)

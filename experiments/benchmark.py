@@ -1,0 +1,132 @@
+"""Measures; prints figures and the ratios of what it compared in one run.
+
+  python -m experiments.benchmark puzzle_table
+  python -m experiments.benchmark ready
+  python -m experiments.benchmark voting
+"""
+
+import functools
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines import encoding, voting
+from data_pipelines.arc_set import load_arc_set
+from experiments import launch
+from hrm_jax import optimizers
+from hrm_jax.errors import ConfigError
+
+
+def puzzle_table() -> None:
+  """Time of one table update against the table's rows, at the paper's sizes."""
+  batch, width, repeats = 768, 512, 30
+  update = jax.jit(
+    functools.partial(
+      optimizers.sign_sgd_rows, learning_rate=1e-2, weight_decay=0.1
+    ),
+    donate_argnums=0,
+  )
+  gradients = jax.random.normal(jax.random.key(0), (batch, width))
+  medians = []
+  for rows in (10**3, 10**6):
+    table = jnp.zeros((rows, width))
+    chosen = jax.random.randint(jax.random.key(1), (batch,), 0, rows)
+    table = update(table, chosen, gradients).block_until_ready()
+    times = []
+    for _ in range(repeats):
+      begin = time.perf_counter()
+      table = update(table, chosen, gradients).block_until_ready()
+      times.append(time.perf_counter() - begin)
+    medians.append(statistics.median(times))
+    print(
+      f'{rows:>9,} rows × {width}: {1e3 * medians[-1]:.2f} ms an update of '
+      f'{batch} rows (median of {repeats})'
+    )
+    del table
+  print(f'ratio: {medians[1] / medians[0]:.2f}')
+
+
+def ready() -> None:
+  """ARC-1 with 1000 augmentations, from nothing to the first batch."""
+  begin = time.perf_counter()
+  puzzles = load_arc_set('arc1:training', 'arc1:evaluation', 30, 1000, 0)
+  loaded = time.perf_counter()
+  batches = puzzles.train_batches(768, seed=0)
+  next(batches)
+  first = time.perf_counter()
+  count = 100
+  for _ in range(count):
+    next(batches)
+  rate = count * 768 / (time.perf_counter() - first)
+  resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+  print(puzzles.describe())
+  print(
+    f'tasks and augmentations {loaded - begin:.1f} s, first batch of 768 '
+    f'{first - loaded:.1f} s later, then {rate:,.0f} examples/s; peak '
+    f'{resident:.2f} GiB resident in this process, nothing on disk'
+  )
+
+
+def decode_and_vote() -> None:
+  """419 test inputs × 1000 augmentations of 30 × 30, made-up predictions.
+
+  A tenth of the predictions has another size, 60 % differ from the answer in
+  one to five cells, the rest are the answer.
+  """
+  rng = np.random.default_rng(0)
+  made = [_predictions(rng, 1000) for _ in range(20)]
+  spent = 0.0
+  for number in range(419):
+    tokens, dihedral, colours, confidence = made[number % len(made)]
+    begin = time.perf_counter()
+    grids, heights, widths = encoding.decode(tokens, dihedral, colours)
+    voting.vote(grids, heights, widths, confidence)
+    spent += time.perf_counter() - begin
+  print(f'419 test inputs × 1000 predictions: {spent:.1f} s')
+
+
+def _predictions(rng: np.random.Generator, count: int):
+  answer = rng.integers(0, 10, rng.integers(3, 31, 2)).astype(np.uint8)
+  dihedral = rng.integers(0, 8, count)
+  colours = np.tile(np.arange(10, dtype=np.uint8), (count, 1))
+  colours[:, 1:] = rng.permuted(colours[:, 1:], axis=1)
+  tokens = []
+  for transform, permutation in zip(dihedral, colours, strict=True):
+    grid, kind = answer.copy(), rng.random()
+    if kind < 0.1:
+      grid = rng.integers(0, 10, rng.integers(1, 31, 2)).astype(np.uint8)
+    elif kind < 0.7:
+      cells = rng.integers(0, grid.size, rng.integers(1, 6))
+      grid.flat[cells] = rng.integers(0, 10, len(cells))
+    tokens.append(
+      encoding.encode(encoding.augment(grid, transform, permutation))
+    )
+  return np.stack(tokens), dihedral, colours, rng.random(count)
+
+
+BENCHMARKS: dict[str, Callable[[], None]] = {
+  'puzzle_table': puzzle_table,
+  'ready': ready,
+  'voting': decode_and_vote,
+}
+
+
+def main(argv: Sequence[str]) -> None:
+  names = argv[1:]
+  unknown = set(names) - BENCHMARKS.keys()
+  if not names or unknown:
+    raise ConfigError(
+      f'name benchmarks to run, out of {", ".join(BENCHMARKS)}'
+      + (f'; unknown: {", ".join(sorted(unknown))}' if unknown else '')
+    )
+  for name in names:
+    BENCHMARKS[name]()
+
+
+if __name__ == '__main__':
+  launch.run(main, positional=True)

