@@ -1,8 +1,8 @@
 """Measures; prints figures and the ratios of what it compared in one run.
 
-  python -m experiments.benchmark puzzle_table
-  python -m experiments.benchmark ready
-  python -m experiments.benchmark voting
+python -m experiments.benchmark puzzle_table
+python -m experiments.benchmark ready
+python -m experiments.benchmark voting
 """
 
 import functools

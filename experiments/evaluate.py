@@ -7,17 +7,18 @@ form), predictions.json (ranked candidates with votes), scores.json and
 predictions.png.
 """
 
+import contextlib
 import pathlib
 
 import jax
 from absl import flags, logging
 
 from data_pipelines import picture, voting
+from data_pipelines.arc_set import ArcSet
 from experiments import build, evaluation, launch
 from hrm_jax import checkpoints, inference, sharding, train_step
 from hrm_jax.errors import ConfigError
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of a training run.')
 _STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest if unset.')
 _HALTING = flags.DEFINE_enum(
   'halting',
@@ -38,37 +39,58 @@ _KEPT = 10
 
 
 def main(_) -> None:
-  if _WORKDIR.value is None:
-    raise ConfigError('--workdir=DIR is missing: the directory of a run')
-  workdir = pathlib.Path(_WORKDIR.value)
+  run(
+    launch.workdir(),
+    _STEP.value,
+    _HALTING.value,
+    _AUGMENTATIONS.value,
+    _BATCH_SIZE.value,
+  )
+
+
+def run(
+  workdir: pathlib.Path,
+  step: int | None = None,
+  halting: str | None = None,
+  max_augmentations: int = 0,
+  batch_size: int | None = None,
+) -> evaluation.Result:
+  """Evaluates one checkpoint; the arguments are the command's flags.
+
+  Raises:
+    ConfigError, DataError: there is no such run or checkpoint, or its data
+      cannot be used.
+  """
   fields = checkpoints.read_config(workdir)
   if fields is None:
     raise ConfigError(
       f'{workdir}: no config.json; --workdir must name a directory that '
       'experiments.train has written'
     )
-  saved = checkpoints.Checkpoints(workdir)
-  step = saved.find(_STEP.value)
   config = build.from_record(fields)
+  mesh = sharding.make_mesh()
+  batch_size = batch_size or config.evaluation.batch_size
+  sharding.check_batch_size(mesh, batch_size, '--batch_size')
+  saved = checkpoints.Checkpoints(workdir)
+  step = saved.find(step)
   puzzles = build.arc_set(config)
   setup = build.train_setup(config, puzzles)
-  chosen = puzzles.evaluation_rows(_AUGMENTATIONS.value or None)
+  chosen = puzzles.evaluation_rows(max_augmentations or None)
   if not len(chosen):
     raise ConfigError(
       f'{workdir}: its config.data.evaluate names no tasks: nothing to score'
     )
-  mesh = sharding.make_mesh()
   predict = inference.sharded_predict(
-    setup.model, setup.act, _HALTING.value or config.evaluation.halting, mesh
+    setup.model, setup.act, halting or config.evaluation.halting, mesh
   )
-  variables, puzzle_table, position = saved.restore_weights(
-    step, train_step.abstract_state(setup, mesh)
-  )
-  saved.close()
+  with contextlib.closing(saved):
+    variables, puzzle_table, position = saved.restore_weights(
+      step, train_step.abstract_state(setup, mesh)
+    )
+  tests = sum(len(task.tests) for task in puzzles.evaluation_tasks)
   logging.info(
-    'Predicting %d rows: %d test inputs under their augmentations',
-    len(chosen), sum(len(task.tests) for task in puzzles.evaluation_tasks),
-  )  # fmt: skip
+    'Predicting %d rows: %d test inputs, augmented', len(chosen), tests
+  )
   result = evaluation.evaluate(
     puzzles,
     chosen,
@@ -77,16 +99,17 @@ def main(_) -> None:
     mesh,
     variables,
     puzzle_table,
-    _BATCH_SIZE.value or config.evaluation.batch_size,
+    batch_size,
   )
   if jax.process_index() == 0:
     directory = workdir / 'evaluation' / f'step_{step}'
     write(directory, step, position.data_version, puzzles, result)
     print(report(step, puzzles, result))
     print(f'Written: {directory}/submission.json, predictions.png and more')
+  return result
 
 
-def report(step: int, puzzles, result: evaluation.Result) -> str:
+def report(step: int, puzzles: ArcSet, result: evaluation.Result) -> str:
   """The scores as a person reads them."""
   tasks = puzzles.evaluation_tasks
   rows = result.metrics
@@ -109,7 +132,7 @@ def write(
   directory: pathlib.Path,
   step: int,
   data_version: str,
-  puzzles,
+  puzzles: ArcSet,
   result: evaluation.Result,
 ) -> None:
   """Writes the files of one evaluation, each whole or not at all."""

@@ -78,7 +78,6 @@ def evaluate(
     puzzle_table: float32 [R, E].
     batch_size: rows at a time; the last batch is filled up and masked.
   """
-  sharding.check_batch_size(mesh, batch_size, 'evaluation.batch_size')
   tally = _Tally(puzzles, chosen)
   local = sharding.local_rows(mesh, batch_size)
   begin = shown = time.monotonic()

@@ -5,10 +5,13 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, logging
+from absl import app, flags, logging
 
 from data_pipelines.errors import DataError
 from hrm_jax.errors import ConfigError
+
+# Shared: tests and notebooks import several commands at once.
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of a training run.')
 
 _OUR_PACKAGES = tuple(
   pathlib.Path(__file__).parents[1] / name
@@ -40,6 +43,17 @@ def run(
       return 2
 
   app.run(guarded)
+
+
+def workdir() -> pathlib.Path:
+  """The value of --workdir.
+
+  Raises:
+    ConfigError: it is missing.
+  """
+  if _WORKDIR.value is None:
+    raise ConfigError('--workdir=DIR is missing, e.g. --workdir=runs/demo')
+  return pathlib.Path(_WORKDIR.value)
 
 
 def _is_ours(record: python_logging.LogRecord) -> bool:

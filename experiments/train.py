@@ -4,30 +4,65 @@
       --workdir=DIR [--config.KEY=VALUE ...]
 """
 
+import contextlib
+import pathlib
+
 import jax
-from absl import flags, logging
+import ml_collections
+from absl import logging
 from ml_collections import config_flags
 
 from experiments import build, evaluation, launch, metrics
 from hrm_jax import checkpoints, inference, sharding, training
 from hrm_jax.errors import ConfigError
+from hrm_jax.train_state import TrainState
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment.')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
 
 
 def main(_) -> None:
-  config, workdir = _CONFIG.value, _WORKDIR.value
-  if config is None or workdir is None:
+  if _CONFIG.value is None:
     raise ConfigError(
-      '--config=FILE.py and --workdir=DIR are needed, e.g. '
-      '--config=experiments/configs/arc1.py:demo --workdir=runs/demo'
+      '--config=FILE.py is missing, e.g. '
+      '--config=experiments/configs/arc1.py:demo'
     )
+  workdir = launch.workdir()
+  state = run(_CONFIG.value, workdir)
+  logging.info('Step %d is saved in %s', int(state.step), workdir)
+
+
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
+  """Trains, or goes on, as `config` says; returns the last state.
+
+  Raises:
+    ConfigError, DataError: settings, data or workdir that cannot be used;
+      nothing has been written then.
+  """
+  # All that can be wrong is looked at before anything is written.
   mesh = sharding.make_mesh()
-  sharding.check_batch_size(mesh, config.batch_size, 'batch_size')
+  for field, rows in (
+    ('batch_size', config.batch_size),
+    ('evaluation.batch_size', config.evaluation.batch_size),
+  ):
+    sharding.check_batch_size(mesh, rows, field)
+  if config.keep_checkpoints < 1:
+    raise ConfigError(
+      f'keep_checkpoints={config.keep_checkpoints} must be at least 1'
+    )
+  settings = training.LoopSettings(
+    stop_at_step=config.stop_at_step,
+    log_every=config.log_every,
+    evaluate_every=config.evaluate_every,
+    checkpoint_every=config.checkpoint_every,
+  )
   puzzles = build.arc_set(config)
   setup = build.train_setup(config, puzzles)
   chosen = puzzles.evaluation_rows(config.evaluation.max_augmentations or None)
+  if config.evaluate_every and not len(chosen):
+    raise ConfigError(
+      f'evaluate_every={config.evaluate_every}, but data.evaluate names no '
+      'tasks; name some or set evaluate_every=0'
+    )
   predict = inference.sharded_predict(
     setup.model, setup.act, config.evaluation.halting, mesh
   )
@@ -50,30 +85,18 @@ def main(_) -> None:
       config.evaluation.batch_size,
     ).metrics
 
-  state = training.train(
-    setup,
-    mesh,
-    saved,
-    training.LoopSettings(
-      stop_at_step=config.stop_at_step,
-      log_every=config.log_every,
-      evaluate_every=config.evaluate_every,
-      checkpoint_every=config.checkpoint_every,
+  hooks = training.Hooks(
+    batches=lambda position: puzzles.train_batches(
+      config.batch_size, config.seed, position, rows
     ),
-    training.Hooks(
-      batches=lambda position: puzzles.train_batches(
-        config.batch_size, config.seed, position, rows
-      ),
-      position=lambda position: checkpoints.Position(
-        position, puzzles.identifier_names(), puzzles.version
-      ),
-      evaluate=evaluate,
-      write=writer.write if jax.process_index() == 0 else lambda *_: None,
+    position=lambda position: checkpoints.Position(
+      position, puzzles.identifier_names(), puzzles.version
     ),
+    evaluate=evaluate,
+    write=writer.write if jax.process_index() == 0 else lambda *_: None,
   )
-  saved.close()
-  writer.close()
-  logging.info('Step %d is saved in %s', int(state.step), workdir)
+  with contextlib.closing(saved), contextlib.closing(writer):
+    return training.train(setup, mesh, saved, settings, hooks)
 
 
 if __name__ == '__main__':

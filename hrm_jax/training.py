@@ -12,6 +12,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from hrm_jax import act, checkpoints, sharding, train_step
+from hrm_jax.errors import ConfigError
 from hrm_jax.train_state import TrainState, count_parameters
 
 Metrics = dict[str, float]
@@ -32,6 +33,11 @@ class LoopSettings:
   log_every: int
   evaluate_every: int
   checkpoint_every: int
+
+  def __post_init__(self):
+    for name, value in dataclasses.asdict(self).items():
+      if value < 0:
+        raise ConfigError(f'{name}={value} must not be negative; 0 is never')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -81,5 +81,5 @@ def test_a_wrong_number_exceeds_its_tolerance(tmp_path):
 def test_not_an_archive(tmp_path):
   path = tmp_path / 'text.npz'
   path.write_text('not an archive')
-  with pytest.raises(ConfigError, match='text.npz'):
+  with pytest.raises(ConfigError, match=r'text\.npz'):
     verify_parity.replay(str(path))
