@@ -11,6 +11,7 @@ import pytest
 
 from hrm_jax.errors import ConfigError
 from hrm_jax.models import HRM, layers
+from hrm_jax.models.hrm import State
 
 EPS = float(np.finfo(np.float32).eps)
 B, S, D, V = 2, 9, 32, 12
@@ -93,7 +94,7 @@ def test_initial_kernels_have_their_standard_deviation():
     # 2.4): 5σ. Without the correction for the truncation it would be 12 %
     # too small. Kernels out × in would have the fan in of their other side.
     bound = 3 / value.size**0.5
-    assert bound < 0.04
+    assert bound < 0.06
     assert abs(np.std(value) / std - 1) < bound, name
     assert abs(np.mean(value)) < 5 * std / value.size**0.5, name
     # Truncated at ±2σ of the untruncated normal: 2 / 0.87963 of its std.
@@ -173,52 +174,51 @@ def _relative(a, b):
   return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
 
 
-@pytest.mark.parametrize('H_cycles, L_cycles', [(1, 1), (1, 3), (3, 1), (2, 2)])
+@pytest.mark.parametrize('H_cycles, L_cycles', [(1, 1), (2, 3)])
 def test_gradient_is_that_of_the_last_update_of_each_level(H_cycles, L_cycles):
+  variables = _variables(_model())
   model = _model(H_cycles=H_cycles, L_cycles=L_cycles)
-  variables = _variables(model)
-  params, constants = variables['params'], variables['constants']
   rng = np.random.default_rng(0)
-  z_H, z_L, x, weights_H, weights_L = rng.normal(
-    size=(5, B, model.num_tokens, D)
-  ).astype(np.float32)
-  z = type(model.apply(variables, 1, method='initial_state'))(z_H, z_L)
+  shape = (B, model.num_tokens, D)
+  z_H, z_L, x, weights_H, weights_L = rng.normal(size=(5, *shape)).astype(
+    np.float32
+  )
 
-  def value_and_gradients(segment):
+  def ours(params, z, x):
+    z = model.apply(
+      variables | {'params': params}, State(*z), x, method='segment'
+    )
+    return tuple(z)
+
+  def gradients(segment):
     def weighted(params, z, x):
       z_H, z_L = segment(params, z, x)
-      # Both outputs: z_L reaches the loss through z_H alone in training.
+      # Training's loss sees z_L through z_H alone; here both count.
       return jnp.sum(z_H * weights_H) + jnp.sum(z_L * weights_L), (z_H, z_L)
 
     return jax.jit(jax.grad(weighted, argnums=(0, 1, 2), has_aux=True))(
-      params, z, x
+      variables['params'], (z_H, z_L), x
     )
 
-  ours, ours_z = value_and_gradients(
-    lambda params, z, x: model.apply(
-      {'params': params, 'constants': constants}, z, x, method='segment'
-    )
-  )
-  one_step, one_step_z = value_and_gradients(
+  (of_params, of_z, of_x), z = gradients(ours)
+  one_step, one_step_z = gradients(
     functools.partial(_unrolled, model, jax.lax.stop_gradient)
   )
-  full, _ = value_and_gradients(
-    functools.partial(_unrolled, model, lambda z: z)
-  )
   # The same float32 sums, grouped otherwise by the compiler, through up to
-  # six blocks that each amplify a little.
-  assert _relative(ours_z, one_step_z) < 1e-5
-  for name in ('H_level', 'L_level'):
-    assert _relative(ours[0][name], one_step[0][name]) < 1e-5, name
-  assert _relative(ours[2], one_step[2]) < 1e-5
-  # No gradient at all into the state that came in.
-  assert not any(np.any(leaf) for leaf in ours[1])
-  # And this is the one-step gradient, not the whole: with one cycle of each
-  # the two differ in the incoming state alone.
-  assert any(np.any(leaf) for leaf in full[1])
+  # eight blocks that each amplify a little.
+  assert _relative(z, one_step_z) < 1e-5
+  for level in ('H_level', 'L_level'):
+    assert _relative(of_params[level], one_step[0][level]) < 1e-5
+  assert _relative(of_x, one_step[2]) < 1e-5
+  # None at all into the state that came in.
+  assert not any(np.any(leaf) for leaf in of_z)
   if (H_cycles, L_cycles) != (1, 1):
-    assert _relative(full[0], ours[0]) > 0.05
-    assert _relative(full[2], ours[2]) > 0.05
+    # This is an approximation: the whole gradient is another one.
+    whole, _ = gradients(functools.partial(_unrolled, model, lambda z: z))
+    assert any(np.any(leaf) for leaf in whole[1])
+    assert _relative(whole[0]['L_level'], of_params['L_level']) > 0.05
+    assert _relative(whole[0]['H_level'], of_params['H_level']) > 0.05
+    assert _relative(whole[2], of_x) > 0.05
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,9 @@ def test_embedding_is_prefix_then_tokens(E, length, P, pos_encodings):
   params = {'token_embedding': tokens, 'position_embedding': positions}
   if pos_encodings == 'rope':
     del params['position_embedding']
-  x = model.apply({'params': params}, inputs, puzzles, method='embed')
+  constants = {'z_H_init': np.zeros(D), 'z_L_init': np.zeros(D)}
+  variables = {'params': params, 'constants': constants}
+  x = model.apply(variables, inputs, puzzles, method='embed')
 
   assert model.prefix_len == P
   assert model.num_tokens == P + S
@@ -255,7 +257,7 @@ def test_puzzle_embedding_len_needs_a_puzzle_embedding():
 
 def test_logits_are_of_the_cells_and_q_of_the_first_token():
   model = _model(puzzle_emb_ndim=2 * D)
-  variables = _variables(model)
+  variables = _variables(_model())
   rng = np.random.default_rng(0)
   z_H = rng.normal(size=(B, 2 + S, D)).astype(np.float32)
   q_kernel = rng.normal(size=(D, 2)).astype(np.float32)
@@ -334,8 +336,8 @@ def _attention_64(params, x, num_heads):
 def test_attention_is_full_softmax_attention():
   attention = layers.Attention(D, 4, rope=False, dtype=jnp.float32)
   x = 3 * np.random.default_rng(0).normal(size=(B, S, D)).astype(np.float32)
-  variables = attention.init(jax.random.key(0), x)
-  ours = attention.apply(variables, x)
+  variables = jax.jit(attention.init)(jax.random.key(0), x)
+  ours = jax.jit(attention.apply)(variables, x)
   params = jax.tree.map(lambda p: np.asarray(p, np.float64), variables)
   expected = _attention_64(params['params'], x, 4)
   # Scores of size 10 in float32, their exponentials, sums of 32 products.
@@ -365,8 +367,8 @@ def test_every_cell_sees_every_cell_and_its_place(pos_encodings):
 def test_block_is_post_norm():
   block = layers.Block(D, 4, 4.0, rope=True, dtype=jnp.float32)
   x = 5 * np.random.default_rng(0).normal(size=(B, S, D)).astype(np.float32)
-  variables = block.init(jax.random.key(0), x)
-  out = block.apply(variables, x)
+  variables = jax.jit(block.init)(jax.random.key(0), x)
+  out = jax.jit(block.apply)(variables, x)
   # A post-norm block's outputs have mean square 1, whatever comes in.
   np.testing.assert_allclose(jnp.mean(out**2, axis=-1), 1, rtol=1e-4)
 
@@ -374,21 +376,25 @@ def test_block_is_post_norm():
 @pytest.mark.parametrize('pos_encodings', ['rope', 'learned'])
 def test_bfloat16_activations_keep_float32_parameters(pos_encodings):
   model = _model(dtype=jnp.bfloat16, pos_encodings=pos_encodings)
-  variables = _variables(model)
+  variables = jax.eval_shape(model.init, jax.random.key(0), *_inputs(model))
   inputs, puzzles = _inputs(model)
 
-  def types(params, puzzles):
-    variables_ = {'params': params, 'constants': variables['constants']}
-    x = model.apply(variables_, inputs, puzzles, method='embed')
-    z = model.apply(variables_, B, method='initial_state')
-    z = model.apply(variables_, z, x, method='segment')
-    logits, q = model.apply(variables_, z, method='heads')
-    assert {leaf.dtype for leaf in (x, *z, logits)} == {jnp.bfloat16}
+  def q_and_logits(params, puzzles, constants):
+    variables = {'params': params, 'constants': constants}
+    x = model.apply(variables, inputs, puzzles, method='embed')
+    z = model.apply(variables, B, method='initial_state')
+    z = model.apply(variables, z, x, method='segment')
+    logits, q = model.apply(variables, z, method='heads')
+    # The state stays what it was, as scans and carries demand.
+    assert {a.dtype for a in (x, *z, logits)} == {jnp.dtype('bfloat16')}
     assert q.dtype == jnp.float32
     return jnp.sum(q) + jnp.sum(logits.astype(jnp.float32))
 
   gradients = jax.eval_shape(
-    jax.grad(types, argnums=(0, 1)), variables['params'], puzzles
+    jax.grad(q_and_logits, argnums=(0, 1)),
+    variables['params'],
+    puzzles,
+    variables['constants'],
   )
   for leaf in jax.tree.leaves((variables['params'], gradients)):
     assert leaf.dtype == jnp.float32

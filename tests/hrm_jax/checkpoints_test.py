@@ -1,0 +1,296 @@
+"""What is saved comes back bit for bit, and what is damaged is named."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hrm_jax import act, checkpoints, sharding, train_step
+from hrm_jax.checkpoints import Checkpoints, Position
+from hrm_jax.errors import ConfigError
+from hrm_jax.models import HRM
+
+POSITION = Position(
+  data_position=7,
+  identifier_names=['<blank>', '007bbfb7', 'Übung/π→∞ 日本', ''],
+  data_version='v1-ä',
+)
+
+
+def _setup(**fields):
+  model = dict(
+    vocab_size=12,
+    seq_len=9,
+    hidden_size=32,
+    num_heads=4,
+    H_layers=1,
+    L_layers=1,
+    puzzle_emb_ndim=32,
+    dtype=jnp.bfloat16,
+  )
+  return train_step.TrainSetup(
+    model=HRM(**(model | fields)),
+    act=act.ActSettings(),
+    optimizer=train_step.OptimizerSettings(),
+    loss='stablemax',
+    total_steps=100,
+    batch_size=8,
+    num_puzzle_identifiers=20,
+    seed=0,
+  )
+
+
+def _like(devices=8, **fields):
+  mesh = sharding.make_mesh(jax.devices()[:devices])
+  return train_step.abstract_state(_setup(**fields), mesh)
+
+
+def _state(step, **fields):
+  """A state in which no leaf is equal to another or to zero."""
+  rng = np.random.default_rng(step)
+
+  def random(leaf):
+    values = rng.normal(scale=100, size=leaf.shape)
+    if leaf.dtype == jnp.bool_:
+      values = values > 0
+    return jax.device_put(jnp.asarray(values).astype(leaf.dtype), leaf.sharding)
+
+  state = jax.tree.map(random, _like(**fields))
+  return state.replace(
+    step=jax.device_put(jnp.int32(step), state.step.sharding)
+  )
+
+
+def _assert_same(ours, theirs):
+  """Bit for bit, types included."""
+
+  def same(a, b):
+    assert a.dtype == b.dtype
+    np.testing.assert_array_equal(a, b)
+
+  jax.tree.map(same, ours, theirs)
+
+
+def _save(workdir, *states, keep=10):
+  saved = Checkpoints(workdir, keep=keep)
+  for state in states:
+    saved.save(state, POSITION)
+  saved.close()
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  """A workdir with a checkpoint of step 3 and one of step 5."""
+  workdir = tmp_path_factory.mktemp('run')
+  _save(workdir, _state(3), _state(5))
+  return workdir
+
+
+def test_restoring_gives_back_every_leaf_and_the_position(workdir):
+  saved = Checkpoints(workdir)
+  for step in (3, 5):
+    state, position = saved.restore(step, _like())
+    _assert_same(state, _state(step))
+    assert position == POSITION
+
+  def placed(leaf, like):
+    assert leaf.sharding.is_equivalent_to(like.sharding, leaf.ndim)
+
+  jax.tree.map(placed, state, _like())
+  saved.close()
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+def test_a_checkpoint_of_eight_devices_fits_fewer(workdir, devices):
+  saved = Checkpoints(workdir)
+  state, _ = saved.restore(5, _like(devices))
+  _assert_same(state, _state(5))
+  used = {d for leaf in jax.tree.leaves(state) for d in leaf.devices()}
+  assert used == set(jax.devices()[:devices])
+  saved.close()
+
+
+def test_weights_come_back_alone(workdir):
+  saved = Checkpoints(workdir)
+  variables, table, position = saved.restore_weights(5, _like())
+  state = _state(5)
+  assert variables.keys() == {'params', 'constants'}
+  _assert_same(variables, state.variables)
+  _assert_same(table, state.puzzle_table)
+  assert position == POSITION
+  saved.close()
+
+
+def test_weights_need_no_training_state(workdir):
+  # A batch size of evaluation's own, and another optimizer: only what
+  # predicts is looked at.
+  like = _like().replace(carry=None, opt_state=None, step=None)
+  saved = Checkpoints(workdir)
+  variables, _, _ = saved.restore_weights(3, like)
+  _assert_same(variables, _state(3).variables)
+  saved.close()
+
+
+def test_the_newest_is_found_unless_a_step_is_named(workdir):
+  saved = Checkpoints(workdir)
+  assert saved.steps() == [3, 5]
+  assert saved.find() == 5
+  assert saved.find(3) == 3
+  with pytest.raises(ConfigError, match='no checkpoint of step 4.* 3, 5'):
+    saved.find(4)
+  saved.close()
+
+
+def test_no_checkpoint_at_all_is_named(tmp_path):
+  saved = Checkpoints(tmp_path / 'new')
+  assert saved.steps() == []
+  with pytest.raises(ConfigError, match='new/checkpoints: no checkpoint'):
+    saved.find()
+  saved.close()
+  # Looking leaves nothing behind.
+  assert not (tmp_path / 'new').exists()
+
+
+def test_the_oldest_are_removed(tmp_path):
+  _save(tmp_path, *map(_state, (1, 2, 3)), keep=2)
+  saved = Checkpoints(tmp_path)
+  assert saved.steps() == [2, 3]
+  saved.close()
+  names = {path.name for path in (tmp_path / 'checkpoints').iterdir()}
+  assert names == {'2', '3'}
+
+
+def test_a_saved_step_is_not_saved_again(tmp_path):
+  _save(tmp_path, _state(1))
+  other = _state(1).replace(puzzle_table=_state(2).puzzle_table)
+  _save(tmp_path, other)
+  saved = Checkpoints(tmp_path)
+  state, _ = saved.restore(1, _like())
+  _assert_same(state, _state(1))
+  saved.close()
+
+
+def test_a_checkpoint_that_was_not_finished_does_not_count(workdir, tmp_path):
+  del workdir
+  _save(tmp_path, _state(1))
+  # What a process leaves that is killed while it writes.
+  part = tmp_path / 'checkpoints' / '2.orbax-checkpoint-tmp-17'
+  (part / 'weights').mkdir(parents=True)
+  saved = Checkpoints(tmp_path)
+  assert saved.find() == 1
+  saved.close()
+
+
+def test_a_checkpoint_of_a_newer_format_is_refused(tmp_path, monkeypatch):
+  newer = checkpoints.FORMAT_VERSION + 1
+  monkeypatch.setattr(checkpoints, 'FORMAT_VERSION', newer)
+  _save(tmp_path, _state(1))
+  monkeypatch.undo()
+  saved = Checkpoints(tmp_path)
+  for restore in (saved.restore, saved.restore_weights):
+    with pytest.raises(ConfigError, match=f'format {newer}'):
+      restore(1, _like())
+  saved.close()
+
+
+CONFIG = {
+  'seed': 0,
+  'model': {'hidden_size': 32, 'name': 'ä'},
+  'log': {'every': 10, 'dir': None},
+}
+
+
+def test_a_new_workdir_is_claimed(tmp_path):
+  workdir = tmp_path / 'a' / 'b'
+  assert checkpoints.read_config(workdir) is None
+  checkpoints.claim_workdir(workdir, CONFIG, free=())
+  assert checkpoints.read_config(workdir) == CONFIG
+  assert [path.name for path in workdir.iterdir()] == ['config.json']
+
+
+def test_the_same_settings_go_on(tmp_path):
+  checkpoints.claim_workdir(tmp_path, CONFIG | {'sizes': (1, 2)}, free=())
+  before = (tmp_path / 'config.json').read_bytes()
+  # JSON knows no tuples.
+  checkpoints.claim_workdir(tmp_path, CONFIG | {'sizes': (1, 2)}, free=())
+  assert (tmp_path / 'config.json').read_bytes() == before
+
+
+@pytest.mark.parametrize(
+  'change, named',
+  [
+    ({'seed': 1}, ['seed (0 there, 1 here)']),
+    (
+      {'model': {'hidden_size': 64, 'name': 'b'}},
+      ['model.hidden_size (32 there, 64 here)', "model.name ('ä' there"],
+    ),
+    ({'extra': 5}, ['extra (None there, 5 here)']),
+    ({'model': {'name': 'ä'}}, ['model.hidden_size (32 there, None here)']),
+  ],
+)
+def test_other_settings_are_listed_and_nothing_is_written(
+  tmp_path, change, named
+):
+  checkpoints.claim_workdir(tmp_path, CONFIG, free=())
+  before = (tmp_path / 'config.json').read_bytes()
+  with pytest.raises(ConfigError) as error:
+    checkpoints.claim_workdir(tmp_path, CONFIG | change, free=('log',))
+  for text in named:
+    assert text in str(error.value)
+  # And nothing that is the same.
+  assert 'log.every' not in str(error.value)
+  assert (tmp_path / 'config.json').read_bytes() == before
+  assert [path.name for path in tmp_path.iterdir()] == ['config.json']
+
+
+@pytest.mark.parametrize('free', [('log',), ('log.every',)])
+def test_free_settings_may_differ(tmp_path, free):
+  checkpoints.claim_workdir(tmp_path, CONFIG, free=())
+  before = (tmp_path / 'config.json').read_bytes()
+  other = CONFIG | {'log': {'every': 20, 'dir': None}}
+  checkpoints.claim_workdir(tmp_path, other, free=free)
+  # The file tells how the run was started.
+  assert (tmp_path / 'config.json').read_bytes() == before
+
+
+def test_a_free_name_frees_no_longer_names(tmp_path):
+  config = {'log': 1, 'logarithm': 1}
+  checkpoints.claim_workdir(tmp_path, config, free=())
+  with pytest.raises(ConfigError, match='logarithm'):
+    checkpoints.claim_workdir(tmp_path, config | {'logarithm': 2}, ('log',))
+
+
+@pytest.mark.parametrize(
+  'content', ['', '{"seed": 0', '[1]', 'null', b'\xff\xfe{'], ids=repr
+)
+def test_a_damaged_config_is_named(tmp_path, content):
+  if isinstance(content, str):
+    content = content.encode()
+  (tmp_path / 'config.json').write_bytes(content)
+  with pytest.raises(ConfigError, match=r'config\.json'):
+    checkpoints.claim_workdir(tmp_path, CONFIG, free=())
+  assert (tmp_path / 'config.json').read_bytes() == content
+
+
+def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(ConfigError, match='--workdir=.*file/run'):
+    checkpoints.claim_workdir(tmp_path / 'file' / 'run', CONFIG, free=())
+
+
+def test_config_is_readable_json(tmp_path):
+  checkpoints.claim_workdir(tmp_path, CONFIG, free=())
+  text = (tmp_path / 'config.json').read_text()
+  assert json.loads(text) == CONFIG
+  assert text.count('\n') > len(CONFIG)
+
+
+def test_a_state_without_a_puzzle_table_is_saved(tmp_path):
+  _save(tmp_path, _state(1, puzzle_emb_ndim=0))
+  saved = Checkpoints(tmp_path)
+  state, _ = saved.restore(1, _like(puzzle_emb_ndim=0))
+  assert state.puzzle_table.shape == (20, 0)
+  _assert_same(state, _state(1, puzzle_emb_ndim=0))
+  saved.close()

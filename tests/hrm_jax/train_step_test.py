@@ -1,0 +1,318 @@
+"""The optimizer step on a mesh: what it changes, and what it must not."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hrm_jax import act, sharding, train_step
+from hrm_jax.errors import ConfigError
+from hrm_jax.losses import IGNORE_LABEL
+from hrm_jax.models import HRM
+from hrm_jax.train_state import TrainState, count_parameters
+
+B, S, V, R, D = 8, 9, 12, 20, 32
+HALT_MAX_STEPS = 3
+STEPS = 20
+PUZZLE_RATE, PUZZLE_DECAY = 0.01, 0.1
+
+
+def _setup(batch_size=B, loss='stablemax', **fields):
+  model = dict(
+    vocab_size=V,
+    seq_len=S,
+    hidden_size=D,
+    num_heads=4,
+    H_layers=1,
+    L_layers=1,
+    puzzle_emb_ndim=D,
+  )
+  return train_step.TrainSetup(
+    model=HRM(**(model | fields)),
+    act=act.ActSettings(HALT_MAX_STEPS, 0.1),
+    optimizer=train_step.OptimizerSettings(
+      learning_rate=1e-3,
+      puzzle_learning_rate=PUZZLE_RATE,
+      puzzle_weight_decay=PUZZLE_DECAY,
+      warmup_steps=1,
+    ),
+    loss=loss,
+    total_steps=100,
+    batch_size=batch_size,
+    num_puzzle_identifiers=R,
+    seed=0,
+  )
+
+
+def _batch(number):
+  """Batch `number`: random cells, a third of them ignored."""
+  rng = np.random.default_rng(number)
+  labels = rng.integers(0, V, (B, S), np.int32)
+  labels[rng.uniform(size=(B, S)) < 0.3] = IGNORE_LABEL
+  return {
+    'inputs': rng.integers(0, V, (B, S), np.int32),
+    'labels': labels,
+    'puzzle_identifiers': rng.integers(0, R, B, np.int32),
+  }
+
+
+@dataclasses.dataclass
+class Program:
+  """A compiled step, and how to start and feed it."""
+
+  mesh: Any
+  first: TrainState
+  step: train_step.StepFunction
+
+  def start(self, table=None):
+    """A copy of the first state: the step takes its argument's memory."""
+    state = jax.tree.map(jnp.copy, self.first)
+    if table is not None:
+      placed = jax.device_put(table, self.first.puzzle_table.sharding)
+      state = state.replace(puzzle_table=placed)
+    return state
+
+  def run(self, steps):
+    """Metrics of all steps, by name, and the last state."""
+    state, metrics = self.start(), []
+    for number in range(steps):
+      batch = sharding.global_batch(self.mesh, _batch(number))
+      state, new = self.step(state, batch)
+      metrics.append(jax.device_get(new))
+    return {n: np.stack([m[n] for m in metrics]) for n in metrics[0]}, state
+
+
+def _program(devices):
+  mesh = sharding.make_mesh(jax.devices()[:devices])
+  setup = _setup()
+  return Program(
+    mesh,
+    train_step.sharded_init(setup, mesh),
+    train_step.sharded_step(setup, mesh),
+  )
+
+
+@pytest.fixture(scope='module')
+def program():
+  return _program(8)
+
+
+@pytest.fixture(scope='module')
+def run(program):
+  return program.run(STEPS)
+
+
+def _table(seed=0):
+  rng = np.random.default_rng(seed)
+  return rng.normal(size=(R, D)).astype(np.float32)
+
+
+def _relative(a, b):
+  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+  return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+
+def test_the_run_below_admits_and_learns(run):
+  # The premise of the tests that compare runs.
+  metrics, state = run
+  assert np.isfinite(metrics['loss']).all()
+  assert metrics['count'].sum() >= B * (STEPS // HALT_MAX_STEPS)
+  assert metrics['loss'][-3:].mean() < metrics['loss'][:3].mean()
+  assert np.any(state.puzzle_table)
+  assert state.step == STEPS
+
+
+def test_the_step_is_traced_once(program, run):
+  del run
+  assert program.step._cache_size() == 1
+
+
+def test_the_same_seed_gives_the_same_run_bit_for_bit(program, run):
+  metrics, state = program.run(STEPS)
+  for name, values in run[0].items():
+    np.testing.assert_array_equal(metrics[name], values, err_msg=name)
+  jax.tree.map(np.testing.assert_array_equal, state, run[1])
+
+
+def test_one_device_and_eight_devices_train_alike(run):
+  metrics, state = _program(1).run(STEPS)
+  # Sums over rows in another order, float32, amplified over 20 steps: the
+  # bars are the project's promise.
+  for name, values in run[0].items():
+    if name.endswith('loss'):
+      np.testing.assert_allclose(metrics[name], values, rtol=1e-4)
+    else:
+      # Counts, their exact shares, and a schedule: nothing to reorder but
+      # the sum of shares.
+      np.testing.assert_allclose(metrics[name], values, rtol=1e-6)
+  assert _relative(state.puzzle_table, run[1].puzzle_table) < 1e-4
+  for ours, theirs in zip(
+    jax.tree.leaves(state.params), jax.tree.leaves(run[1].params), strict=True
+  ):
+    assert _relative(ours, theirs) < 1e-4
+
+
+def test_the_state_is_made_of_arrays_alone(program):
+  for leaf in jax.tree.leaves(program.first):
+    assert isinstance(leaf, jax.Array)
+    # No keys: nothing random is stored.
+    assert leaf.dtype in (jnp.float32, jnp.int32, jnp.bool_)
+  abstract = train_step.abstract_state(_setup(), program.mesh)
+
+  def same(leaf, like):
+    assert (leaf.shape, leaf.dtype) == (like.shape, like.dtype)
+    assert leaf.sharding.is_equivalent_to(like.sharding, leaf.ndim)
+
+  jax.tree.map(same, program.first, abstract)
+
+
+def test_the_carry_is_split_and_the_rest_is_whole(program):
+  state = program.first
+  for leaf in jax.tree.leaves(state.carry):
+    assert {s.data.shape[0] for s in leaf.addressable_shards} == {1}
+    assert leaf.shape[0] == B
+  for leaf in jax.tree.leaves(state.replace(carry=None)):
+    assert leaf.is_fully_replicated
+    assert len(leaf.addressable_shards) == 8
+
+
+def test_the_old_state_is_donated(program):
+  state = program.start()
+  batch = sharding.global_batch(program.mesh, _batch(0))
+  new, _ = program.step(state, batch)
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+  assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((new, batch)))
+
+
+def test_constants_are_never_trained(program, run):
+  jax.tree.map(
+    np.testing.assert_array_equal, run[1].constants, program.first.constants
+  )
+  # Whereas every dense parameter is.
+  for before, after in zip(
+    jax.tree.leaves(program.first.params),
+    jax.tree.leaves(run[1].params),
+    strict=True,
+  ):
+    assert np.mean(np.asarray(before) != np.asarray(after)) > 0.5
+
+
+def test_the_puzzle_rows_worked_on_move_and_the_others_stay(program):
+  # Batches of rows 0 to 4 and 5 to 9; no row halts before HALT_MAX_STEPS.
+  table = _table()
+  state, first, second = program.start(table), _batch(0), _batch(1)
+  first['puzzle_identifiers'] = np.array([0, 1, 2, 3, 4, 4, 4, 0], np.int32)
+  second['puzzle_identifiers'] = np.array([5, 6, 7, 8, 9, 9, 9, 5], np.int32)
+  for number, batch in enumerate((first, second)):
+    assert np.all(state.carry.halted) == (number == 0)
+    before = np.asarray(state.puzzle_table)
+    state, _ = program.step(state, sharding.global_batch(program.mesh, batch))
+    after = np.asarray(state.puzzle_table)
+    # Twice those of the first batch, which the carry holds on to.
+    np.testing.assert_array_equal(after[5:], table[5:])
+    decayed = before[:5].astype(np.float64) * (1 - PUZZLE_RATE * PUZZLE_DECAY)
+    # Each value moves by the rate, up or down, however often its row
+    # stands there. Two roundings of numbers below 4.
+    np.testing.assert_allclose(
+      np.abs(after[:5] - decayed), PUZZLE_RATE, rtol=0, atol=1e-6
+    )
+  np.testing.assert_array_equal(
+    state.carry.data['puzzle_identifiers'], first['puzzle_identifiers']
+  )
+
+
+def test_halted_rows_take_the_next_batch(program):
+  state, seen = program.start(), []
+  for number in range(HALT_MAX_STEPS + 1):
+    batch = sharding.global_batch(program.mesh, _batch(number))
+    state, metrics = program.step(state, batch)
+    seen.append((np.asarray(state.carry.steps), int(metrics['count'])))
+  # Q starts at (-5, -5), and halts nobody early in these few steps.
+  for steps, (row_steps, count) in zip((1, 2, 3, 1), seen, strict=True):
+    np.testing.assert_array_equal(row_steps, np.full(B, steps))
+    assert count == (B if steps == HALT_MAX_STEPS else 0)
+  expected = _batch(HALT_MAX_STEPS)
+  jax.tree.map(np.testing.assert_array_equal, state.carry.data, expected)
+
+
+def test_a_row_without_counted_cells_teaches_its_puzzle_nothing(program):
+  # At first the q head has weight 0 and passes nothing on: with no counted
+  # cell there is no gradient, and the row only decays.
+  table, batch = _table(), _batch(0)
+  batch['puzzle_identifiers'] = np.arange(B, dtype=np.int32)
+  batch['labels'][:] = 3
+  batch['labels'][2] = IGNORE_LABEL
+  state, _ = program.step(
+    program.start(table), sharding.global_batch(program.mesh, batch)
+  )
+  moved = np.asarray(state.puzzle_table)
+  decayed = table * np.float32(1 - PUZZLE_RATE * PUZZLE_DECAY)
+  # One rounding of the factor and one of the product.
+  np.testing.assert_allclose(moved[2], decayed[2], rtol=3e-7)
+  assert np.all(np.abs(moved - decayed)[[0, 1, 3, 4]] > PUZZLE_RATE / 2)
+
+
+def test_metrics_are_sums_and_gradients_means_over_the_global_batch(program):
+  # A batch of eight equal rows, for each row: together as much as the rows.
+  def step(batch):
+    batch = sharding.global_batch(program.mesh, batch)
+    state, metrics = program.step(program.start(), batch)
+    # After one step the first moment is the gradient, but for a factor.
+    return metrics, state.opt_state[0].mu
+
+  batch = _batch(0)
+  metrics, moment = step(batch)
+  rows = [
+    step({name: np.stack([v[i]] * B) for name, v in batch.items()})
+    for i in range(B)
+  ]
+  for name in ('lm_loss', 'q_halt_loss', 'q_continue_loss', 'loss'):
+    expected = sum(float(of_row[name]) / B for of_row, _ in rows)
+    assert float(metrics[name]) == pytest.approx(expected, rel=1e-6), name
+  assert metrics['learning_rate'] == np.float32(1e-3)
+  mean = jax.tree.map(lambda *g: sum(g) / B, *(of_row for _, of_row in rows))
+  for ours, theirs in zip(
+    jax.tree.leaves(moment), jax.tree.leaves(mean), strict=True
+  ):
+    # Sums over rows and tokens in another order.
+    assert _relative(ours, theirs) < 1e-5
+
+
+def test_no_puzzle_embedding_at_all():
+  mesh = sharding.make_mesh()
+  setup = _setup(puzzle_emb_ndim=0, H_cycles=1, L_cycles=1)
+  state = train_step.sharded_init(setup, mesh)
+  assert state.puzzle_table.shape == (R, 0)
+  assert state.carry.z.z_H.shape == (B, S, D)
+  step, losses = train_step.sharded_step(setup, mesh), []
+  for _ in range(STEPS):
+    state, metrics = step(state, sharding.global_batch(mesh, _batch(0)))
+    losses.append(float(metrics['lm_loss']))
+  assert losses[-1] < losses[0]
+
+
+def test_parameters_are_reported_apart(program):
+  counts = count_parameters(program.first)
+  F, P = 256, D * D
+  level = 3 * P + P + 3 * F * D
+  trunk = 2 * level + 2 * V * D + 2 * D + 2
+  assert counts == {
+    'trunk': trunk,
+    'puzzle table': R * D,
+    'total': trunk + R * D,
+  }
+
+
+def test_batch_that_devices_do_not_divide_is_named():
+  with pytest.raises(ConfigError, match=r'batch_size=12 .* 8 devices'):
+    train_step.sharded_step(_setup(batch_size=12), sharding.make_mesh())
+
+
+def test_wrong_settings_are_named():
+  with pytest.raises(ConfigError, match="loss='hinge'"):
+    _setup(loss='hinge')
+  with pytest.raises(ConfigError, match='num_heads=5'):
+    _setup(num_heads=5)
