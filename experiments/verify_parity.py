@@ -237,7 +237,7 @@ def replay(path: str) -> Errors:
   ]
   _replay_evaluation(setup, variables, table, batches[0], arrays, errors)
 
-  carry, _, (dense, rows) = jax.jit(
+  _, _, (dense, rows) = jax.jit(
     lambda state, batch: train_step.loss_and_gradients(setup, state, batch)
   )(fresh_state(), batches[0])
   gradients = published.to_published({'params': dense})
@@ -246,7 +246,6 @@ def replay(path: str) -> Errors:
   for name, gradient in gradients.items():
     golden = arrays.take(f'train/step0/grad/{name}')
     errors.compare('gradients', f'step 0 {name}', gradient, golden)
-  del carry
 
   step = train_step.sharded_step(setup, sharding.make_mesh(jax.devices()[:1]))
   state = fresh_state()

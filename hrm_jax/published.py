@@ -4,7 +4,7 @@ Its linear weights are out × in, ours in × out; all else is stored alike.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -78,11 +78,7 @@ def from_published(
       expected = leaf.shape[::-1] if transposed else leaf.shape
       problems.append(f'{name} has shape {arrays[name].shape}, not {expected}')
     flat[path] = np.asarray(array, leaf.dtype)
-  problems += [f'{name} is not known' for name in _sorted(arrays, used)]
+  problems += [f'{name} is not known' for name in sorted({*arrays} - used)]
   if problems:
     raise ValueError('; '.join(problems))
   return flax.traverse_util.unflatten_dict(flat, sep='/')
-
-
-def _sorted(names: Iterable[str], used: set[str]) -> list[str]:
-  return sorted(set(names) - used)

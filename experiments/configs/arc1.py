@@ -41,21 +41,27 @@ def _demo(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.data.num_aug = 100
 
   config.batch_size = 128
-  config.total_steps = 2000
-  config.log_every = 50
-  config.checkpoint_every = 500
+  config.total_steps = 3000
+  config.log_every = 100
+  config.checkpoint_every = 1000
 
   config.model.hidden_size = 128
   config.model.num_heads = 4
   config.model.H_layers = config.model.L_layers = 2
   config.model.expansion = 2.0
-  config.model.puzzle_emb_ndim = 128
+  # Four prefix tokens and fast rows: an augmented task is told apart by its
+  # embedding alone, and is seen a few dozen times only.
+  config.model.puzzle_emb_ndim = 512
   config.model.dtype = 'float32'
 
-  config.act.halt_max_steps = 4
+  # Fewer segments of more puzzles, and no segment for the Q target: what the
+  # minutes buy most with.
+  config.act.halt_max_steps = 2
   config.act.halting = 'halt_only'
+  config.loss = 'softmax'
 
   config.optimizer.learning_rate = 1e-3
+  config.optimizer.puzzle_learning_rate = 0.1
   config.optimizer.warmup_steps = 100
   config.optimizer.min_ratio = 0.1
 

@@ -10,10 +10,14 @@ from hrm_jax.losses import IGNORE_LABEL
 from hrm_jax.models import HRM
 
 B, S, V, R, D = 8, 9, 12, 20, 32
+SEGMENTS = 4
 SETTINGS = {
-  'q_learning': act.ActSettings(6, 0.5, 'q_learning'),
-  'halt_only': act.ActSettings(6, 0.5, 'halt_only'),
+  'q_learning': act.ActSettings(SEGMENTS, 0.5, 'q_learning'),
+  'halt_only': act.ActSettings(SEGMENTS, 0.5, 'halt_only'),
 }
+# Of Q values of size 10, after up to 16 blocks of float32 that amplify what
+# two compilations of the same sums differ by.
+Q_TOLERANCE = 1e-4
 MODEL = HRM(
   vocab_size=V,
   seq_len=S,
@@ -28,12 +32,12 @@ MODEL = HRM(
 @pytest.fixture(scope='module')
 def weights():
   """Variables and a puzzle table for which rows halt at different times."""
-  rng = np.random.default_rng(0)
+  rng = np.random.default_rng(100)
   inputs, puzzles = np.zeros((1, S), np.int32), np.zeros((1, D), np.float32)
   variables = jax.jit(MODEL.init)(jax.random.key(0), inputs, puzzles)
   q_head = {
     'kernel': rng.normal(size=(D, 2)).astype(np.float32),
-    'bias': np.float32([-6, -2]),
+    'bias': np.float32([-3, 0]),
   }
   params = variables['params'] | {'q_head': q_head}
   table = rng.normal(size=(R, D)).astype(np.float32)
@@ -51,7 +55,7 @@ def _batch(seed=0):
 
 @pytest.fixture(scope='module')
 def by_hand(weights):
-  """Logits [6, B, S, V] and q [6, B, 2] after each of six segments."""
+  """Logits [4, B, S, V] and q [4, B, 2] after each of four segments."""
   variables, table = weights
   batch = _batch()
   puzzles = table[batch['puzzle_identifiers']]
@@ -68,11 +72,17 @@ def by_hand(weights):
 
   z, x = start(batch['inputs'], puzzles)
   logits, q = [], []
-  for _ in range(6):
+  for _ in range(SEGMENTS):
     z, new_logits, new_q = segment(z, x)
     logits.append(np.asarray(new_logits))
     q.append(np.asarray(new_q))
-  return np.stack(logits), np.stack(q)
+  logits, q = np.stack(logits), np.stack(q)
+  # No answer and no halt below may hang on a rounding error.
+  best = np.sort(logits, axis=-1)
+  assert (best[..., -1] - best[..., -2]).min() > 10 * Q_TOLERANCE
+  assert np.abs(q[..., 0] - q[..., 1]).min() > 10 * Q_TOLERANCE
+  assert np.abs(q[..., 0]).min() > 10 * Q_TOLERANCE
+  return logits, q
 
 
 @pytest.fixture(scope='module')
@@ -99,16 +109,15 @@ def _assert_as_after(steps, by_hand, ours):
   rows = np.arange(B)
   np.testing.assert_array_equal(ours.steps, steps)
   np.testing.assert_array_equal(ours.tokens, logits[steps - 1, rows].argmax(-1))
-  # The same segments compiled as a scan; Q values of size 10 in float32.
   np.testing.assert_allclose(
-    ours.q_halt, q[steps - 1, rows, 0], rtol=0, atol=1e-4
+    ours.q_halt, q[steps - 1, rows, 0], rtol=0, atol=Q_TOLERANCE
   )
   assert ours.tokens.dtype == np.uint8
 
 
 def test_fixed_runs_all_segments(weights, by_hand, predict):
   ours = predict(weights, _batch(), 'fixed')
-  _assert_as_after(np.full(B, 6), by_hand, ours)
+  _assert_as_after(np.full(B, SEGMENTS), by_hand, ours)
 
 
 @pytest.mark.parametrize('halting', SETTINGS)
@@ -116,11 +125,10 @@ def test_act_freezes_each_row_at_its_own_first_halt(
   halting, weights, by_hand, predict
 ):
   _, q = by_hand
-  if halting == 'q_learning':
-    wants = q[..., 0] > q[..., 1]
-  else:
-    wants = q[..., 0] > 0
-  steps = np.where(wants.any(axis=0), wants.argmax(axis=0) + 1, 6)
+  bar = {'q_learning': q[..., 1], 'halt_only': 0}[halting]
+  wants = q[..., 0] > bar
+  first = wants.argmax(axis=0) + 1
+  steps = np.where(wants.any(axis=0), first, SEGMENTS)
   # Rows must differ, and some must want to go on after their first halt:
   # else stopping all rows at once, or at the last halt, would do.
   assert len(set(steps.tolist())) >= 3
@@ -163,8 +171,7 @@ def test_eight_devices_and_one_answer_alike(mode, weights, predict):
   np.testing.assert_array_equal(eight.tokens, one.tokens)
   np.testing.assert_array_equal(eight.steps, one.steps)
   np.testing.assert_array_equal(eight.exact, one.exact)
-  # As above: the same sums, grouped otherwise.
-  np.testing.assert_allclose(eight.q_halt, one.q_halt, rtol=0, atol=1e-4)
+  np.testing.assert_allclose(eight.q_halt, one.q_halt, rtol=0, atol=Q_TOLERANCE)
 
 
 def test_accuracy_counts_the_labels_cells_alone(weights, predict):
@@ -188,7 +195,7 @@ def test_accuracy_counts_the_labels_cells_alone(weights, predict):
 
 
 def test_an_unknown_mode_is_named():
-  with pytest.raises(ConfigError, match="halting='sometimes'.*fixed, act"):
+  with pytest.raises(ConfigError, match=r"halting='sometimes'.*fixed, act"):
     inference.sharded_predict(
       MODEL, SETTINGS['q_learning'], 'sometimes', sharding.make_mesh()
     )
