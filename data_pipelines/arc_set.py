@@ -1,6 +1,7 @@
 """ARC tasks as training batches and evaluation rows, encoded on the fly."""
 
 import dataclasses
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -295,7 +296,29 @@ class ArcSet:
       indices, output_signature=signature
     )
     dataset = dataset.map(encode, num_parallel_calls=2, deterministic=True)
-    return dataset.prefetch(4).as_numpy_iterator()
+    return _freed_before_exit(dataset.prefetch(4))
+
+
+def _freed_before_exit(dataset: tf.data.Dataset) -> Iterator[Batch]:
+  """Iterates over a dataset that calls Python (`from_generator`).
+
+  Freeing tf.data's iterator waits for its threads, and in an interpreter that
+  is shutting down a thread that calls Python never comes back: the process
+  would hang. So an exit handler frees it while Python is still whole.
+  """
+  alive = [dataset.as_numpy_iterator()]
+
+  def batches():
+    while alive:
+      try:
+        batch = next(alive[0])
+      except StopIteration:
+        return
+      yield batch
+
+  iterator = batches()
+  weakref.finalize(iterator, alive.clear)
+  return iterator
 
 
 def _encode_all(

@@ -364,13 +364,23 @@ def test_every_cell_sees_every_cell_and_its_place(pos_encodings):
   assert np.abs(run(swapped)[:, 0] - before[:, 0]).max() > 1e-4
 
 
-def test_block_is_post_norm():
-  block = layers.Block(D, 4, 4.0, rope=True, dtype=jnp.float32)
-  x = 5 * np.random.default_rng(0).normal(size=(B, S, D)).astype(np.float32)
+def test_block_is_post_norm_with_swiglu():
+  block = layers.Block(D, 4, 4.0, rope=False, dtype=jnp.float32)
+  x = 3 * np.random.default_rng(0).normal(size=(B, S, D)).astype(np.float32)
   variables = jax.jit(block.init)(jax.random.key(0), x)
-  out = jax.jit(block.apply)(variables, x)
-  # A post-norm block's outputs have mean square 1, whatever comes in.
-  np.testing.assert_allclose(jnp.mean(out**2, axis=-1), 1, rtol=1e-4)
+  ours = jax.jit(block.apply)(variables, x)
+
+  def norm(x):
+    return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + 1e-5)
+
+  params = jax.tree.map(lambda p: np.asarray(p, np.float64), variables)
+  params = params['params']
+  x = norm(x + _attention_64(params['attention'], x, 4))
+  gate, up = np.split(x @ params['mlp']['gate_up']['kernel'], 2, axis=-1)
+  hidden = gate / (1 + np.exp(-gate)) * up
+  expected = norm(x + hidden @ params['mlp']['down']['kernel'])
+  # As for attention, and sums of 256 products of numbers of size 1.
+  np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize('pos_encodings', ['rope', 'learned'])

@@ -17,7 +17,9 @@ from hrm_jax.train_state import TrainState, count_parameters
 B, S, V, R, D = 8, 9, 12, 20, 32
 HALT_MAX_STEPS = 3
 STEPS = 20
-PUZZLE_RATE, PUZZLE_DECAY = 0.01, 0.1
+RATE, PUZZLE_RATE, PUZZLE_DECAY = 1e-3, 0.01, 0.1
+# The first step has half the rates, the others have all of them.
+WARMUP_STEPS = 2
 
 
 def _setup(batch_size=B, loss='stablemax', **fields):
@@ -32,12 +34,12 @@ def _setup(batch_size=B, loss='stablemax', **fields):
   )
   return train_step.TrainSetup(
     model=HRM(**(model | fields)),
-    act=act.ActSettings(HALT_MAX_STEPS, 0.1),
+    act=act.ActSettings(HALT_MAX_STEPS, 0.5),
     optimizer=train_step.OptimizerSettings(
-      learning_rate=1e-3,
+      learning_rate=RATE,
       puzzle_learning_rate=PUZZLE_RATE,
       puzzle_weight_decay=PUZZLE_DECAY,
-      warmup_steps=1,
+      warmup_steps=WARMUP_STEPS,
     ),
     loss=loss,
     total_steps=100,
@@ -76,12 +78,19 @@ class Program:
     return state
 
   def run(self, steps):
-    """Metrics of all steps, by name, and the last state."""
+    """Metrics of all steps, by name, and the last state.
+
+    Q starts in favour of halting, so that exploration decides who goes on.
+    """
     state, metrics = self.start(), []
+    bias = state.params['q_head']['bias']
+    state.params['q_head']['bias'] = jax.device_put(
+      np.float32([5, -5]), bias.sharding
+    )
     for number in range(steps):
       batch = sharding.global_batch(self.mesh, _batch(number))
       state, new = self.step(state, batch)
-      metrics.append(jax.device_get(new))
+      metrics.append(jax.device_get(new | {'halted': state.carry.halted}))
     return {n: np.stack([m[n] for m in metrics]) for n in metrics[0]}, state
 
 
@@ -119,10 +128,19 @@ def test_the_run_below_admits_and_learns(run):
   # The premise of the tests that compare runs.
   metrics, state = run
   assert np.isfinite(metrics['loss']).all()
-  assert metrics['count'].sum() >= B * (STEPS // HALT_MAX_STEPS)
   assert metrics['loss'][-3:].mean() < metrics['loss'][:3].mean()
   assert np.any(state.puzzle_table)
   assert state.step == STEPS
+
+
+def test_exploration_is_drawn_anew_for_each_row_and_step(run):
+  # All rows want to halt; those that explore go on. Drawn once per row, each
+  # would halt at one pace; drawn once per step, all would halt together.
+  halted = run[0]['halted']
+  for row in halted.T:
+    assert len(set(np.diff(np.flatnonzero(row)))) > 1
+  assert (halted.any(axis=1) & ~halted.all(axis=1)).sum() > STEPS / 2
+  np.testing.assert_array_equal(run[0]['count'], halted.sum(axis=1))
 
 
 def test_the_step_is_traced_once(program, run):
@@ -213,11 +231,12 @@ def test_the_puzzle_rows_worked_on_move_and_the_others_stay(program):
     after = np.asarray(state.puzzle_table)
     # Twice those of the first batch, which the carry holds on to.
     np.testing.assert_array_equal(after[5:], table[5:])
-    decayed = before[:5].astype(np.float64) * (1 - PUZZLE_RATE * PUZZLE_DECAY)
+    rate = PUZZLE_RATE * (number + 1) / WARMUP_STEPS
+    decayed = before[:5].astype(np.float64) * (1 - rate * PUZZLE_DECAY)
     # Each value moves by the rate, up or down, however often its row
     # stands there. Two roundings of numbers below 4.
     np.testing.assert_allclose(
-      np.abs(after[:5] - decayed), PUZZLE_RATE, rtol=0, atol=1e-6
+      np.abs(after[:5] - decayed), rate, rtol=0, atol=1e-6
     )
   np.testing.assert_array_equal(
     state.carry.data['puzzle_identifiers'], first['puzzle_identifiers']
@@ -230,6 +249,7 @@ def test_halted_rows_take_the_next_batch(program):
     batch = sharding.global_batch(program.mesh, _batch(number))
     state, metrics = program.step(state, batch)
     seen.append((np.asarray(state.carry.steps), int(metrics['count'])))
+    assert metrics['steps'] == seen[-1][1] * HALT_MAX_STEPS
   # Q starts at (-5, -5), and halts nobody early in these few steps.
   for steps, (row_steps, count) in zip((1, 2, 3, 1), seen, strict=True):
     np.testing.assert_array_equal(row_steps, np.full(B, steps))
@@ -249,10 +269,11 @@ def test_a_row_without_counted_cells_teaches_its_puzzle_nothing(program):
     program.start(table), sharding.global_batch(program.mesh, batch)
   )
   moved = np.asarray(state.puzzle_table)
-  decayed = table * np.float32(1 - PUZZLE_RATE * PUZZLE_DECAY)
+  rate = PUZZLE_RATE / WARMUP_STEPS
+  decayed = table * np.float32(1 - rate * PUZZLE_DECAY)
   # One rounding of the factor and one of the product.
   np.testing.assert_allclose(moved[2], decayed[2], rtol=3e-7)
-  assert np.all(np.abs(moved - decayed)[[0, 1, 3, 4]] > PUZZLE_RATE / 2)
+  assert np.all(np.abs(moved - decayed)[[0, 1, 3, 4]] > rate / 2)
 
 
 def test_metrics_are_sums_and_gradients_means_over_the_global_batch(program):
@@ -272,13 +293,18 @@ def test_metrics_are_sums_and_gradients_means_over_the_global_batch(program):
   for name in ('lm_loss', 'q_halt_loss', 'q_continue_loss', 'loss'):
     expected = sum(float(of_row[name]) / B for of_row, _ in rows)
     assert float(metrics[name]) == pytest.approx(expected, rel=1e-6), name
-  assert metrics['learning_rate'] == np.float32(1e-3)
+  assert metrics['learning_rate'] == np.float32(RATE / WARMUP_STEPS)
   mean = jax.tree.map(lambda *g: sum(g) / B, *(of_row for _, of_row in rows))
   for ours, theirs in zip(
     jax.tree.leaves(moment), jax.tree.leaves(mean), strict=True
   ):
     # Sums over rows and tokens in another order.
     assert _relative(ours, theirs) < 1e-5
+  # Its size, where it can be told by hand: no row is solved and q is -5 at
+  # first, half the halt loss of a mean row; q_continue is on target.
+  of_bias = np.asarray(moment['q_head']['bias']) / (1 - 0.9)
+  expected = [0.5 / (1 + np.exp(5)), 0]
+  np.testing.assert_allclose(of_bias, expected, rtol=1e-5, atol=1e-9)
 
 
 def test_no_puzzle_embedding_at_all():
