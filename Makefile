@@ -3,7 +3,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 DEMO_WORKDIR ?= runs/demo
-# More flags for the demo's training, e.g. DEMO_FLAGS=--config.seed=1
+# More flags for the demo's training; other settings want another workdir:
+# make demo DEMO_WORKDIR=runs/demo1 DEMO_FLAGS=--config.seed=1
 DEMO_FLAGS ?=
 
 .PHONY: demo test lint clean

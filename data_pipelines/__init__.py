@@ -11,7 +11,14 @@ def _import_tensorflow_quietly() -> None:
   An error of the import is raised as usual.
   """
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+  try:
+    saved = os.dup(2)
+  except OSError:
+    # Standard error is closed: nothing to keep quiet.
+    import tensorflow as tf
+
+    return
+  sink = os.open(os.devnull, os.O_WRONLY)
   os.dup2(sink, 2)
   try:
     import tensorflow as tf

@@ -2,7 +2,7 @@
 
 import dataclasses
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from data_pipelines import augmentation, encoding, sampler
 from data_pipelines.arc import Task, TaskSet, load_tasks
 from data_pipelines.errors import DataError
 
+# Pairs of one task are numbered in a byte.
+_MAX_PAIRS = 255
 # What the loss does not count: cells of the label outside of the grid.
 IGNORE_LABEL = -100
 
@@ -74,8 +76,9 @@ class ArcSet:
     """
     if not 1 <= canvas <= encoding.CANVAS:
       raise DataError(f'data.canvas={canvas} must lie in 1 … {encoding.CANVAS}')
-    if num_aug < 0:
-      raise DataError(f'data.num_aug={num_aug} must not be negative')
+    for field, value in (('num_aug', num_aug), ('seed', seed)):
+      if value < 0:
+        raise DataError(f'data.{field}={value} must not be negative')
     parts = [
       [task for task in tasks.tasks if task.fits(canvas)] if tasks else []
       for tasks in (train, evaluate)
@@ -85,11 +88,12 @@ class ArcSet:
     self.canvas = canvas
     versions = [tasks.version for tasks in (train, evaluate) if tasks]
     self.version = ', '.join(versions)
-    if not self.tasks:
-      raise DataError(
-        f'data.canvas={canvas}: no task of {self.version or "data.train"} '
-        'fits; raise it (30 fits all) or name other tasks'
-      )
+    for tasks, fitting in zip((train, evaluate), parts, strict=True):
+      if tasks and not fitting:
+        raise DataError(
+          f'data.canvas={canvas}: no task of {tasks.version} fits; raise it '
+          '(30 fits all) or name other tasks'
+        )
     names = [task.name for task in self.tasks]
     if len(set(names)) < len(names):
       twice = sorted({name for name in names if names.count(name) > 1})
@@ -108,6 +112,11 @@ class ArcSet:
       for pairs in trained
     ]
     self.members = np.array([len(pairs) for pairs in trained])
+    if self.members.max() > _MAX_PAIRS:
+      name = self.tasks[int(self.members.argmax())].name
+      raise DataError(
+        f"task '{name}' has more than {_MAX_PAIRS} pairs; split it into several"
+      )
     self.table = augmentation.draw(self.tasks, self.members, num_aug, seed)
     self._pair_of_member = np.concatenate(trained)
     self._first_member = np.cumsum(np.r_[0, self.members])
@@ -181,9 +190,11 @@ class ArcSet:
       for examples in order.batches(position):
         yield self._train_indices(examples.rows(rows))
 
-    return self._encoded(indices, self._signature())
+    return self._encoded(indices)
 
-  def evaluation_rows(self, max_augmentations: int | None = None):
+  def evaluation_rows(
+    self, max_augmentations: int | None = None
+  ) -> EvaluationRows:
     """The rows that evaluation predicts, those of a test input together.
 
     Args:
@@ -204,27 +215,23 @@ class ArcSet:
   ) -> Iterator[Batch]:
     """Batches of `chosen` in order, never shifted.
 
-    The last batch is filled up by repeating its last row; `mask` [rows] is
-    False there. `labels` are those of the test outputs, none counted where an
-    output is not known.
+    The last batch is filled up by repeating the last of the chosen rows.
+    `labels` are those of the test outputs, none counted where an output is not
+    known.
     """
 
     def indices():
       count = len(chosen)
       for begin in range(0, count, batch_size):
         index = np.arange(begin, begin + batch_size)[rows]
-        mask = index < count
         index = np.minimum(index, count - 1)
         task = chosen.task[index]
         demonstrations = self._num_demonstrations[task]
         pair = self._first_pair[task] + demonstrations + chosen.test[index]
         shift = np.zeros((len(index), 2), np.int64)
-        yield self._indices(pair, chosen.augmentation[index], shift) | {
-          'mask': mask
-        }
+        yield self._indices(pair, chosen.augmentation[index], shift)
 
-    signature = self._signature() | {'mask': tf.TensorSpec([None], tf.bool)}
-    return self._encoded(indices, signature)
+    return self._encoded(indices)
 
   @property
   def _num_demonstrations(self) -> np.ndarray:
@@ -263,7 +270,10 @@ class ArcSet:
       'puzzle_identifiers': tf.TensorSpec([None], tf.int32),
     }
 
-  def _encoded(self, indices, signature) -> Iterator[Batch]:
+  def _encoded(
+    self, indices: Callable[[], Iterator[dict[str, np.ndarray]]]
+  ) -> Iterator[Batch]:
+    """The batches that `indices` describes, encoded by TensorFlow."""
     side, size = self.canvas, self.seq_len
     canvases = tf.constant(self._canvases.reshape(-1, 2, size))
     cell_row = tf.repeat(tf.range(side), side)
@@ -283,17 +293,14 @@ class ArcSet:
         )
         for i in (0, 1)
       )
-      batch = {
+      return {
         'inputs': inputs,
         'labels': tf.where(labels == encoding.PAD, IGNORE_LABEL, labels),
         'puzzle_identifiers': index['puzzle_identifiers'],
       }
-      if 'mask' in index:
-        batch['mask'] = index['mask']
-      return batch
 
     dataset = tf.data.Dataset.from_generator(
-      indices, output_signature=signature
+      indices, output_signature=self._signature()
     )
     dataset = dataset.map(encode, num_parallel_calls=2, deterministic=True)
     return _freed_before_exit(dataset.prefetch(4))

@@ -58,7 +58,8 @@ class GroupSampler:
 
   @property
   def batches_per_run(self) -> int:
-    """As many as the smallest number of whole passes ≥ 1024 batches gives."""
+    """Batches until the random numbers change: at least 1024, and whole passes
+    where groups are not cut (what is cut takes a little of a further pass)."""
     per_pass = int(self.members.sum())
     passes = -(-_MIN_RUN * self.batch_size // per_pass)
     return passes * per_pass // self.batch_size

@@ -1,11 +1,14 @@
 """From a config to the objects that it describes."""
 
+import pathlib
 from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
+from flax.traverse_util import flatten_dict
 
 from data_pipelines.arc_set import ArcSet, load_arc_set
+from experiments.configs import base
 from hrm_jax import act, train_step
 from hrm_jax.errors import ConfigError
 from hrm_jax.models import HRM
@@ -21,8 +24,29 @@ FREE_KEYS = (
 )
 
 
+def check(config: ml_collections.ConfigDict) -> None:
+  """Raises ConfigError where keys are missing or not known."""
+  known = _keys(base.get_config())
+  given = _keys(config)
+  if given != known:
+    problems = [f'{key} is missing' for key in sorted(known - given)]
+    problems += [f'{key} is not known' for key in sorted(given - known)]
+    raise ConfigError(
+      f'config: {", ".join(problems)}; a config starts from '
+      'experiments.configs.base.get_config()'
+    )
+
+
+def _keys(config: ml_collections.ConfigDict) -> set[str]:
+  return set(flatten_dict(config.to_dict(), sep='.'))
+
+
 def arc_set(config: ml_collections.ConfigDict) -> ArcSet:
-  """The puzzles that `config.data` names."""
+  """The puzzles that `config.data` names.
+
+  Raises:
+    DataError: they cannot be used.
+  """
   return load_arc_set(**config.data)
 
 
@@ -46,16 +70,20 @@ def total_steps(config: ml_collections.ConfigDict, puzzles: ArcSet) -> int:
 def train_setup(
   config: ml_collections.ConfigDict, puzzles: ArcSet
 ) -> train_step.TrainSetup:
-  """What defines the training step."""
-  if config.batch_size < 1:
-    raise ConfigError(f'batch_size={config.batch_size} must be positive')
+  """What defines the training step.
+
+  Raises:
+    ConfigError: settings that are out of range or do not fit together.
+  """
+  if config.seed < 0:
+    raise ConfigError(f'seed={config.seed} must not be negative')
   fields = dict(config.model)
-  try:
-    fields['dtype'] = jnp.dtype(fields['dtype'])
-  except TypeError:
+  # Not float64: JAX would quietly make it float32.
+  if fields['dtype'] not in ('float32', 'bfloat16'):
     raise ConfigError(
       f"model.dtype='{fields['dtype']}' is unknown; use float32 or bfloat16"
-    ) from None
+    )
+  fields['dtype'] = jnp.dtype(fields['dtype'])
   return train_step.TrainSetup(
     model=HRM(vocab_size=puzzles.vocab_size, seq_len=puzzles.seq_len, **fields),
     act=act.ActSettings(**config.act),
@@ -75,8 +103,23 @@ def record(
   return {**config.to_dict(), 'data_version': puzzles.version}
 
 
-def from_record(fields: dict[str, Any]) -> ml_collections.ConfigDict:
-  """The config that `record` wrote."""
-  return ml_collections.ConfigDict(
-    {key: fields[key] for key in fields if key != 'data_version'}
-  )
+def from_record(
+  fields: dict[str, Any], path: pathlib.Path
+) -> ml_collections.ConfigDict:
+  """The config that `record` wrote; keys since added have their defaults.
+
+  Raises:
+    ConfigError: `path` holds a setting that this version does not know.
+  """
+  config = base.get_config()
+  known = _keys(config)
+  for key, value in flatten_dict(fields, sep='.').items():
+    if key == 'data_version':
+      continue
+    if key not in known:
+      raise ConfigError(
+        f"{path}: setting '{key}' is not known; use the version of hrm_jax "
+        'that wrote it'
+      )
+    config.update_from_flattened_dict({key: value})
+  return config

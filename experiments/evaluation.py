@@ -37,23 +37,24 @@ class Result(NamedTuple):
 def match_identifiers(
   puzzles: ArcSet, chosen: EvaluationRows, saved_names: Sequence[str]
 ) -> np.ndarray:
-  """Rows of a checkpoint's puzzle table for the chosen rows, by name.
+  """Row of a checkpoint's puzzle table for each of our puzzle identifiers.
+
+  Matched by name; -1 for what the checkpoint lacks and `chosen` does not need.
 
   Raises:
-    ConfigError: the checkpoint does not know some of the augmented puzzles.
+    ConfigError: the checkpoint does not know some of the chosen puzzles.
   """
-  names = puzzles.identifier_names()
-  ours = chosen.augmentation + 1
-  if names == list(saved_names):
-    return ours
   saved = {name: row for row, name in enumerate(saved_names)}
-  missing = sorted({names[i] for i in ours} - saved.keys())
-  if missing:
+  names = puzzles.identifier_names()
+  rows = np.array([saved.get(name, -1) for name in names], np.int32)
+  wanted = np.unique(chosen.augmentation + 1)
+  missing = wanted[rows[wanted] < 0]
+  if len(missing):
     raise ConfigError(
       f'the checkpoint has no embedding of {len(missing)} puzzles, e.g. '
-      f"'{missing[0]}'; evaluate with the data that it was trained on"
+      f"'{names[missing[0]]}'; evaluate with the data that it was trained on"
     )
-  return np.array([saved[names[i]] for i in ours])
+  return rows
 
 
 def evaluate(
@@ -71,24 +72,21 @@ def evaluate(
   Args:
     puzzles: where the tasks come from.
     chosen: the rows to predict, those of a test input together.
-    identifiers: the row of `puzzle_table` of each chosen row.
+    identifiers: the row of `puzzle_table` of each puzzle identifier.
     predict: of `inference.sharded_predict`.
     mesh: that `predict` runs on.
     variables: of the model.
     puzzle_table: float32 [R, E].
-    batch_size: rows at a time; the last batch is filled up and masked.
+    batch_size: rows at a time; the last batch is filled up, and what is
+      predicted for the filling is dropped.
   """
   tally = _Tally(puzzles, chosen)
   local = sharding.local_rows(mesh, batch_size)
   begin = shown = time.monotonic()
   batches = puzzles.evaluation_batches(chosen, batch_size, local)
   for number, batch in enumerate(batches):
-    batch.pop('mask')
     first = number * batch_size
-    index = np.arange(first, first + batch_size)[local]
-    batch['puzzle_identifiers'] = identifiers[
-      np.minimum(index, len(chosen) - 1)
-    ].astype(np.int32)
+    batch['puzzle_identifiers'] = identifiers[batch['puzzle_identifiers']]
     found = predict(variables, puzzle_table, sharding.global_batch(mesh, batch))
     count = min(batch_size, len(chosen) - first)
     tally.add(_rows(jax.device_get(found), 0, count))
@@ -142,19 +140,34 @@ class _Tally:
     confidence = 1.0 / (1.0 + np.exp(-found.q_halt.astype(np.float64)))
     task = self._puzzles.tasks[self._chosen.task[rows.start]]
     key = (task.name, int(self._chosen.test[rows.start]))
-    self._candidates[key] = voting.vote(grids, heights, widths, confidence)
+    self._candidates[key] = voting.vote(
+      grids, heights, widths, confidence, first=max(voting.ATTEMPTS)
+    )
 
   def result(self) -> Result:
+    tasks, chosen = self._puzzles.tasks, self._chosen
     scores = voting.score(self._candidates, self._puzzles.evaluation_tasks)
-    count = len(self._chosen)
-    metrics = {
-      f'eval/{name}': total / count for name, total in self._sums.items()
-    }
-    for k, score in scores.items():
-      if score.outputs.scored:
+    metrics = {'eval/steps': self._sums['steps'] / len(chosen)}
+    known = sum(
+      tasks[task].tests[test].output is not None
+      for task, test in zip(chosen.task, chosen.test, strict=True)
+    )
+    if known:
+      metrics['eval/exact'] = self._sums['exact'] / known
+      metrics['eval/accuracy'] = self._sums['accuracy'] / known
+      for k, score in scores.items():
         for rule, tally in score._asdict().items():
           metrics[f'eval/pass@{k}/{rule}'] = tally.rate
     return Result(self._candidates, scores, metrics)
+
+
+def summary(result: Result) -> str:
+  """pass@1 and pass@2 over test outputs, in a few words."""
+  parts = []
+  for k in (1, 2):
+    tally = result.scores[k].outputs
+    parts.append(f'pass@{k} {tally.solved}/{tally.scored}')
+  return ', '.join(parts)
 
 
 def _rows(

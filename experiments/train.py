@@ -9,10 +9,12 @@ import pathlib
 
 import jax
 import ml_collections
+import numpy as np
 from absl import logging
 from ml_collections import config_flags
 
 from experiments import build, evaluation, launch, metrics
+from experiments.configs import base
 from hrm_jax import checkpoints, inference, sharding, training
 from hrm_jax.errors import ConfigError
 from hrm_jax.train_state import TrainState
@@ -39,6 +41,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
       nothing has been written then.
   """
   # All that can be wrong is looked at before anything is written.
+  build.check(config)
   mesh = sharding.make_mesh()
   for field, rows in (
     ('batch_size', config.batch_size),
@@ -57,6 +60,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
   )
   puzzles = build.arc_set(config)
   setup = build.train_setup(config, puzzles)
+  if config.evaluation.max_augmentations < 0:
+    raise ConfigError(
+      f'evaluation.max_augmentations={config.evaluation.max_augmentations} '
+      'must not be negative; 0 is all'
+    )
   chosen = puzzles.evaluation_rows(config.evaluation.max_augmentations or None)
   if config.evaluate_every and not len(chosen):
     raise ConfigError(
@@ -66,24 +74,31 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
   predict = inference.sharded_predict(
     setup.model, setup.act, config.evaluation.halting, mesh
   )
-  checkpoints.claim_workdir(
-    workdir, build.record(config, puzzles), build.FREE_KEYS
-  )
+  first = jax.process_index() == 0
+  if first:
+    checkpoints.claim_workdir(
+      workdir,
+      build.record(config, puzzles),
+      build.FREE_KEYS,
+      base.get_config().to_dict(),
+    )
   saved = checkpoints.Checkpoints(workdir, keep=config.keep_checkpoints)
-  writer = metrics.MetricsWriter(workdir, max(saved.steps(), default=0))
+  writer = metrics.MetricsWriter(workdir, max(saved.steps(), default=0), first)
   rows = sharding.local_rows(mesh, config.batch_size)
 
   def evaluate(state):
-    return evaluation.evaluate(
+    result = evaluation.evaluate(
       puzzles,
       chosen,
-      chosen.augmentation + 1,
+      np.arange(puzzles.num_identifiers, dtype=np.int32),
       predict,
       mesh,
       state.variables,
       state.puzzle_table,
       config.evaluation.batch_size,
-    ).metrics
+    )
+    logging.info('Held-out test outputs: %s', evaluation.summary(result))
+    return result.metrics
 
   hooks = training.Hooks(
     batches=lambda position: puzzles.train_batches(
@@ -93,7 +108,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
       position, puzzles.identifier_names(), puzzles.version
     ),
     evaluate=evaluate,
-    write=writer.write if jax.process_index() == 0 else lambda *_: None,
+    write=writer.write,
   )
   with contextlib.closing(saved), contextlib.closing(writer):
     return training.train(setup, mesh, saved, settings, hooks)

@@ -8,6 +8,7 @@ exit code is 1 where any group exceeds its tolerance.
 
 import collections
 import json
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -159,7 +160,13 @@ def load_golden(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   try:
     with np.load(path) as file:
       arrays = dict(file)
-  except (OSError, ValueError) as error:
+  except (
+    OSError,
+    ValueError,
+    TypeError,
+    EOFError,
+    zipfile.BadZipFile,
+  ) as error:
     raise ConfigError(f'{path}: not a readable .npz file ({error})') from None
   if 'config' not in arrays:
     raise ConfigError(f"{path}: key 'config' is missing; not a golden file?")
@@ -208,6 +215,10 @@ def replay(path: str) -> Errors:
     variables = published.from_published(initial, state.variables)
   except ValueError as error:
     raise ConfigError(f'{path}: param/: {error}') from None
+  if model.puzzle_emb_ndim and published.PUZZLE_TABLE not in initial:
+    raise ConfigError(
+      f"{path}: key 'param/{published.PUZZLE_TABLE}' is missing"
+    )
   table = np.asarray(initial.get(published.PUZZLE_TABLE, state.puzzle_table))
   if table.shape != state.puzzle_table.shape:
     raise ConfigError(
@@ -317,7 +328,11 @@ def report(path: str, errors: Errors) -> str:
   result = {
     'ok': errors.ok,
     'file': path,
-    'worst': {group: worst for group, (worst, _) in errors.worst.items()},
+    # JSON has no infinity: null where an error is not finite.
+    'worst': {
+      group: worst if np.isfinite(worst) else None
+      for group, (worst, _) in errors.worst.items()
+    },
   }
   return '\n'.join([*lines, json.dumps(result)])
 

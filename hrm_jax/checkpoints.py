@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from absl import logging
 
@@ -97,34 +98,51 @@ class Checkpoints:
       ),
     )
 
-  def restore(self, step: int, like: TrainState) -> tuple[TrainState, Position]:
+  def position(self, step: int) -> Position:
+    """Where the checkpoint of `step` stands; reads no arrays."""
+    fields = dict(self._read(step, position=ocp.args.JsonRestore())['position'])
+    version = fields.pop('format_version')
+    if version > FORMAT_VERSION:
+      raise ConfigError(
+        f'{self.directory}/{step}: has format {version}, this code reads up '
+        f'to {FORMAT_VERSION}; use a newer hrm_jax'
+      )
+    return Position(**fields)
+
+  def restore(self, step: int, like: TrainState) -> TrainState:
     """The whole training state, placed as `like` (abstract arrays) says."""
     weights, training = _split(like)
-    found = self._manager.restore(
+    found = self._read(
       step,
-      args=ocp.args.Composite(
-        weights=ocp.args.StandardRestore(weights),
-        training=ocp.args.StandardRestore(training),
-        position=ocp.args.JsonRestore(),
-      ),
+      weights=ocp.args.StandardRestore(weights),
+      training=ocp.args.StandardRestore(training),
     )
     logging.info('Restored step %d of %s', step, self.directory)
-    return _join(found['weights'], found['training']), _position(found)
+    return TrainState(
+      **{'puzzle_table': _empty_table(like), **found['weights']},
+      **found['training'],
+    )
 
   def restore_weights(
     self, step: int, like: TrainState
-  ) -> tuple[dict[str, Any], jax.Array, Position]:
-    """Only what predicts: model variables, puzzle table, and the position."""
+  ) -> tuple[dict[str, Any], jax.Array]:
+    """Only what predicts: the model's variables and the puzzle table."""
     weights, _ = _split(like)
-    found = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        weights=ocp.args.StandardRestore(weights),
-        position=ocp.args.JsonRestore(),
-      ),
-    )
+    found = self._read(step, weights=ocp.args.StandardRestore(weights))
     variables = dict(found['weights'])
-    return variables, variables.pop('puzzle_table'), _position(found)
+    table = variables.pop('puzzle_table', None)
+    return variables, _empty_table(like) if table is None else table
+
+  def _read(self, step: int, **items: Any) -> Any:
+    try:
+      return self._manager.restore(step, args=ocp.args.Composite(**items))
+    # orbax, tensorstore and JSON each have their own errors for damage.
+    except Exception as error:
+      reason = str(error).strip().splitlines() or [type(error).__name__]
+      raise ConfigError(
+        f'{self.directory}/{step}: cannot be restored, it may be damaged; '
+        f'remove it or choose another step ({reason[0][:200]})'
+      ) from error
 
   def close(self) -> None:
     """Waits for what is being written."""
@@ -137,25 +155,15 @@ _TRAINING = ('step', 'opt_state', 'carry')
 
 
 def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
-  return (
-    {name: getattr(state, name) for name in _WEIGHTS},
-    {name: getattr(state, name) for name in _TRAINING},
-  )
+  weights = {name: getattr(state, name) for name in _WEIGHTS}
+  if not state.puzzle_table.size:
+    # A model without puzzle embeddings; orbax refuses arrays of no elements.
+    del weights['puzzle_table']
+  return weights, {name: getattr(state, name) for name in _TRAINING}
 
 
-def _join(weights: dict[str, Any], training: dict[str, Any]) -> TrainState:
-  return TrainState(**weights, **training)
-
-
-def _position(found: Any) -> Position:
-  fields = dict(found['position'])
-  version = fields.pop('format_version')
-  if version > FORMAT_VERSION:
-    raise ConfigError(
-      f'the checkpoint has format {version}, this code reads up to '
-      f'{FORMAT_VERSION}; use a newer hrm_jax'
-    )
-  return Position(**fields)
+def _empty_table(like: TrainState) -> jax.Array:
+  return jnp.zeros((len(like.puzzle_table), 0))
 
 
 def read_config(workdir: str | pathlib.Path) -> dict[str, Any] | None:
@@ -168,20 +176,27 @@ def read_config(workdir: str | pathlib.Path) -> dict[str, Any] | None:
   if not path.exists():
     return None
   try:
-    return json.loads(path.read_text())
+    config = json.loads(path.read_text())
   except (ValueError, OSError) as error:
     raise ConfigError(f'{path}: not readable as JSON ({error})') from None
+  if not isinstance(config, dict):
+    raise ConfigError(f'{path}: must hold an object of settings')
+  return config
 
 
 def claim_workdir(
-  workdir: str | pathlib.Path, config: dict[str, Any], free: Sequence[str]
+  workdir: str | pathlib.Path,
+  config: dict[str, Any],
+  free: Sequence[str],
+  defaults: dict[str, Any],
 ) -> None:
-  """Writes config.json into a new workdir, or checks it against an old one's.
+  """Writes config.json into a workdir that is new or belongs to this run.
 
   Args:
     workdir: made where it is missing.
     config: of this run, as plain JSON values.
     free: keys ('a' or 'a.b') that may differ when a run goes on.
+    defaults: what a key means that an older config.json does not have yet.
 
   Raises:
     ConfigError: the workdir belongs to a run with other settings; lists the
@@ -189,8 +204,15 @@ def claim_workdir(
   """
   workdir = pathlib.Path(workdir)
   old = read_config(workdir)
-  if old is not None:
-    before, now = _flat(old), _flat(json.loads(json.dumps(config)))
+  # Where nothing was trained yet, a first start that failed blocks nothing.
+  if _has_results(workdir):
+    if old is None:
+      raise ConfigError(
+        f'{workdir}: holds the results of a run but not its config.json; use '
+        'another --workdir'
+      )
+    before = {**_flat(defaults), **_flat(old)}
+    now = _flat(json.loads(json.dumps(config)))
     differing = sorted(
       key
       for key in before.keys() | now.keys()
@@ -206,7 +228,6 @@ def claim_workdir(
         f'{workdir}: belongs to a run with other settings: {changes}; use '
         'another --workdir, or the old settings to go on with it'
       )
-    return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     part = workdir / 'config.json.part'
@@ -217,6 +238,14 @@ def claim_workdir(
       f'--workdir={workdir} cannot be written ({error.strerror}); name a '
       'directory of yours'
     ) from None
+
+
+def _has_results(workdir: pathlib.Path) -> bool:
+  metrics = workdir / 'metrics.jsonl'
+  if metrics.exists() and metrics.stat().st_size:
+    return True
+  saved = workdir / 'checkpoints'
+  return saved.is_dir() and any(path.name.isdigit() for path in saved.iterdir())
 
 
 def _flat(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from hrm_jax import act, sharding
 from hrm_jax.errors import ConfigError
+from hrm_jax.losses import IGNORE_LABEL
 
 HALTING_MODES = ('fixed', 'act')
 
@@ -22,7 +23,8 @@ class Predictions(NamedTuple):
     tokens: uint8 [B, S], most likely token of each cell.
     q_halt: float32 [B], logit of "this answer is right".
     steps: int32 [B], segments that the answer took.
-    exact: bool [B], every counted cell of the label is right.
+    exact: bool [B], every counted cell of the label is right; False where no
+      cell counts, the answer being unknown.
     accuracy: float32 [B], share of the counted cells that are right.
   """
 
@@ -77,14 +79,14 @@ def predict(
   )
   logits, q = model.apply(variables, z, method='heads')
   tokens = jnp.argmax(logits, axis=-1)
-  counted = labels >= 0
+  counted = labels != IGNORE_LABEL
   right = counted & (tokens == labels)
   cells, right = jnp.sum(counted, axis=-1), jnp.sum(right, axis=-1)
   return Predictions(
     tokens=tokens.astype(jnp.uint8),
     q_halt=q[:, 0],
     steps=steps,
-    exact=right == cells,
+    exact=(right == cells) & (cells > 0),
     accuracy=right / jnp.maximum(cells, 1),
   )
 

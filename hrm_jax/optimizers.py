@@ -20,7 +20,9 @@ def warmup_cosine(
 
   def schedule(count: chex.Numeric) -> chex.Numeric:
     step = jnp.asarray(count, jnp.float32) + 1.0
-    remaining = (total_steps - step) / max(1, total_steps - warmup_steps)
+    remaining = 1.0
+    if total_steps > warmup_steps:
+      remaining = (total_steps - step) / (total_steps - warmup_steps)
     # ½(1 + cos π(1 - r)), in the form that stays exact to float32 near r = 0.
     cosine = jnp.sin(0.5 * jnp.pi * jnp.clip(remaining, 0.0, 1.0)) ** 2
     return jnp.where(

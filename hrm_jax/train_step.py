@@ -1,6 +1,7 @@
 """One optimizer step: one segment of every row, over a mesh of devices."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,15 @@ class OptimizerSettings:
   puzzle_weight_decay: float = 0.1
   warmup_steps: int = 2000
   min_ratio: float = 1.0
+
+  def __post_init__(self):
+    for name, value in dataclasses.asdict(self).items():
+      limit = 1.0 if name in ('b1', 'b2', 'min_ratio') else math.inf
+      if not 0 <= value <= limit or (name in ('b1', 'b2') and value == 1):
+        raise ConfigError(
+          f'optimizer.{name}={value} is out of range: rates, decays and steps '
+          'are not negative, b1 and b2 lie in [0, 1), min_ratio in [0, 1]'
+        )
 
 
 @dataclasses.dataclass(frozen=True)

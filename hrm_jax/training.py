@@ -69,13 +69,16 @@ def train(
   The order at step i is: evaluate, save, draw batch i, dispatch the step,
   then write the metrics of step i - 1 while step i computes.
   """
-  state, position = _start(setup, mesh, saved)
+  state, position = _start(setup, mesh, saved, hooks)
   logging.info('Parameters: %s', _overview(state))
   step_function = train_step.sharded_step(setup, mesh)
   first = int(state.step)
   end = setup.total_steps
   if settings.stop_at_step:
     end = min(end, settings.stop_at_step)
+  if first >= end:
+    logging.info('Step %d is done: nothing to train', first)
+    return state
   logging.info(
     'Training steps %d to %d on %d × %s, batch size %d',
     first, end, mesh.size, mesh.devices.flat[0].device_kind, setup.batch_size,
@@ -188,13 +191,27 @@ class _MetricsLog:
 
 
 def _start(
-  setup: train_step.TrainSetup, mesh: Mesh, saved: checkpoints.Checkpoints
+  setup: train_step.TrainSetup,
+  mesh: Mesh,
+  saved: checkpoints.Checkpoints,
+  hooks: Hooks,
 ) -> tuple[TrainState, int]:
-  """The newest checkpoint's state and data position, or fresh ones."""
+  """The newest checkpoint's state and data position, or fresh ones.
+
+  Raises:
+    ConfigError: the rows of its puzzle table belong to other puzzles.
+  """
   if not saved.steps():
     return train_step.sharded_init(setup, mesh), 0
-  like = train_step.abstract_state(setup, mesh)
-  state, position = saved.restore(saved.find(), like)
+  step = saved.find()
+  position = saved.position(step)
+  expected = hooks.position(position.data_position)
+  if position.identifier_names != expected.identifier_names:
+    raise ConfigError(
+      f'{saved.directory}: step {step} was trained on other puzzles or '
+      'augmentations than the data gives now; train in another --workdir'
+    )
+  state = saved.restore(step, train_step.abstract_state(setup, mesh))
   return state, position.data_position
 
 

@@ -17,5 +17,6 @@ def get_config() -> ml_collections.ConfigDict:
   config = base.get_config()
   config.data.train = 'arc2:training'
   config.data.evaluate = 'arc2:evaluation'
-  config.evaluate_every = config.checkpoint_every = 50_000
+  config.evaluate_every = 50_000
+  config.checkpoint_every = 2_000
   return config

@@ -13,9 +13,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.batch_size = 768
   config.epochs = 100_000
   config.total_steps = 0
-  # Ends this call early and changes nothing else; 0 for the end.
+  # Ends this call early, to go on later; 0 for the end.
   config.stop_at_step = 0
-  # In steps; 0 for never.
+  # In steps; 0 for never. Metrics are written at checkpoints and evaluations
+  # too, of the steps since the last line.
   config.log_every = 100
   config.evaluate_every = 0
   config.checkpoint_every = 0

@@ -12,6 +12,17 @@ from hrm_jax.errors import ConfigError
 from hrm_jax.models import layers
 
 POS_ENCODINGS = ('rope', 'learned')
+_POSITIVE = (
+  'vocab_size',
+  'seq_len',
+  'hidden_size',
+  'num_heads',
+  'H_layers',
+  'L_layers',
+  'H_cycles',
+  'L_cycles',
+  'expansion',
+)
 
 
 class State(NamedTuple):
@@ -77,6 +88,16 @@ class HRM(nn.Module):
 
   def validate(self) -> None:
     """Raises ConfigError where the attributes do not fit together."""
+    for name in _POSITIVE:
+      if getattr(self, name) <= 0:
+        raise ConfigError(
+          f'model.{name}={getattr(self, name)} must be positive'
+        )
+    for name in ('puzzle_emb_ndim', 'puzzle_emb_len'):
+      if getattr(self, name) < 0:
+        raise ConfigError(
+          f'model.{name}={getattr(self, name)} must not be negative'
+        )
     head_size, rest = divmod(self.hidden_size, self.num_heads)
     if rest:
       raise ConfigError(
@@ -99,11 +120,6 @@ class HRM(nn.Module):
         f'model.puzzle_emb_len={self.puzzle_emb_len} tokens of '
         f'model.hidden_size={self.hidden_size}; raise puzzle_emb_len'
       )
-    for name in ('H_layers', 'L_layers', 'H_cycles', 'L_cycles'):
-      if getattr(self, name) < 1:
-        raise ConfigError(
-          f'model.{name}={getattr(self, name)} must be at least 1'
-        )
 
   def setup(self):
     self.validate()

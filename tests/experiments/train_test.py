@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import DataError
-from experiments import evaluate, evaluation, train
-from experiments.configs import arc1
+from experiments import build, evaluate, evaluation, train
+from experiments.configs import arc1, base
 from hrm_jax import checkpoints
 from hrm_jax.errors import ConfigError
 
@@ -108,6 +108,15 @@ def test_a_run_with_other_settings_keeps_its_workdir(straight, tmp_path):
     ({'total_steps': 0, 'epochs': 0}, 'epochs=0'),
     ({'checkpoint_every': -1}, 'checkpoint_every=-1'),
     ({'keep_checkpoints': 0}, 'keep_checkpoints=0'),
+    ({'seed': -1}, 'seed=-1'),
+    ({'data.seed': -1}, r'data\.seed=-1'),
+    ({'model.dtype': 'float64'}, "dtype='float64'"),
+    ({'model.num_heads': 0}, 'num_heads=0'),
+    ({'model.puzzle_emb_ndim': -3}, 'puzzle_emb_ndim=-3'),
+    ({'optimizer.b1': 1.0}, r'optimizer\.b1=1'),
+    ({'optimizer.warmup_steps': -1}, r'optimizer\.warmup_steps=-1'),
+    ({'evaluation.max_augmentations': -5}, 'max_augmentations=-5'),
+    ({'surprise': 1}, 'config: surprise is not known'),
     (
       {'data.evaluate': '', 'data.train': 'arc1', 'evaluate_every': 1},
       'data.evaluate names no tasks',
@@ -132,7 +141,7 @@ def test_workdir_that_cannot_be_made(tmp_path):
 def test_checkpoint_knows_its_puzzles_by_name(straight):
   state, workdir = straight
   saved = checkpoints.Checkpoints(workdir)
-  _, position = saved.restore(60, state)
+  position = saved.position(60)
   saved.close()
   assert position.data_position == 60
   assert len(position.identifier_names) == len(state.puzzle_table)
@@ -144,6 +153,8 @@ def _evaluate(workdir, **flags):
   result = evaluate.run(workdir, **flags)
   step = flags.get('step') or 60
   directory = workdir / 'evaluation' / f'step_{step}'
+  if count := flags.get('max_augmentations'):
+    directory = directory.with_name(f'step_{step}_{count}_augmentations')
   files = {
     name: json.loads((directory / f'{name}.json').read_text())
     for name in ('submission', 'predictions', 'scores')
@@ -224,12 +235,71 @@ class _Rows:
 
 
 def test_identifiers_are_matched_by_name():
-  found = evaluation.match_identifiers(
-    _Names(), _Rows, ['<blank>', 'x', 'b', 'a', 'a_t1']
-  )
-  np.testing.assert_array_equal(found, [2, 3])
+  found = evaluation.match_identifiers(_Names(), _Rows, ['x', 'b', 'a'])
+  np.testing.assert_array_equal(found, [-1, 2, -1, 1])
 
 
 def test_an_augmentation_that_the_checkpoint_lacks():
   with pytest.raises(ConfigError, match='no embedding of 1 puzzles'):
     evaluation.match_identifiers(_Names(), _Rows, ['<blank>', 'a'])
+
+
+def _write_tasks(directory, answers):
+  """Two tasks of one test input each, with or without their answers."""
+  directory.mkdir(exist_ok=True)
+  for number in range(2):
+    grid = [[1 + number, 2], [3, 4]]
+    test = {'input': grid[::-1]} | ({'output': grid} if answers else {})
+    demonstration = {'input': grid, 'output': grid[::-1]}
+    task = {'train': [demonstration], 'test': [test]}
+    (directory / f'task{number}.json').write_text(json.dumps(task))
+
+
+def test_unknown_answers_are_predicted_and_not_scored(tmp_path, capsys):
+  tasks, workdir = tmp_path / 'tasks', tmp_path / 'run'
+  _write_tasks(tasks, answers=False)
+  config = _config(**{'data.evaluate': str(tasks), 'stop_at_step': 2})
+  train.run(config, workdir)
+  result = evaluate.run(workdir)
+  assert 'nothing to score' in capsys.readouterr().out
+  assert result.metrics.keys() == {'eval/steps'}
+
+  # The answers become known, and a task is added: rows match by name.
+  _write_tasks(tasks, answers=True)
+  with pytest.raises(ConfigError, match='data_version'):
+    train.run(config, workdir)
+  result = evaluate.run(workdir)
+  assert result.scores[1].outputs.scored == 2
+  (tasks / 'new.json').write_text((tasks / 'task0.json').read_text())
+  with pytest.raises(ConfigError, match=r"no embedding of \d+ puzzles.*'new'"):
+    evaluate.run(workdir)
+
+
+def test_a_partial_evaluation_does_not_replace_the_full_one(straight):
+  evaluate.run(straight[1])
+  path = straight[1] / 'evaluation' / 'step_60' / 'scores.json'
+  before = path.read_bytes()
+  evaluate.run(straight[1], max_augmentations=1, halting='act')
+  assert path.read_bytes() == before
+  other = path.parent.with_name('step_60_act_1_augmentations')
+  assert json.loads((other / 'scores.json').read_text())['rows'] == 31
+
+
+@pytest.mark.parametrize('key', ['evaluation', 'batch_size'])
+def test_a_config_of_another_version(straight, tmp_path, key):
+  """What it lacks has its default; what nobody knows is named."""
+  fields = json.loads((straight[1] / 'config.json').read_text())
+  lacking = {name: fields[name] for name in fields if name != key}
+  path = tmp_path / 'config.json'
+  default = base.get_config()[key]
+  assert build.from_record(lacking, path)[key] == default
+  with pytest.raises(ConfigError, match=r"config\.json: setting 'odd'"):
+    build.from_record({**fields, 'odd': 1}, path)
+
+
+def test_a_run_is_not_continued_with_other_puzzles(straight, monkeypatch):
+  """The names of the rows decide, not their number."""
+  names = checkpoints.Position(60, ['<blank>', 'other'], '')
+  monkeypatch.setattr(checkpoints.Checkpoints, 'position', lambda *_: names)
+  with pytest.raises(ConfigError, match='trained on other puzzles'):
+    train.run(_config(), straight[1])

@@ -136,9 +136,6 @@ def test_schedule_is_linear_then_cosine(warmup, total, min_ratio):
   np.testing.assert_allclose(ours, expected, rtol=4 * EPS, atol=4 * EPS)
 
 
-@pytest.mark.xfail(
-  strict=True, reason='the last step gets min_ratio where no cosine is left'
-)
 def test_schedule_of_warmup_alone_ends_at_the_base_rate():
   # The published code's progress is (step - warmup) / max(1, 0) = 0 there.
   schedule = optimizers.warmup_cosine(10, 10, 0.1)
