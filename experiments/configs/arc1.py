@@ -42,7 +42,7 @@ def _demo(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.data.num_aug = 100
 
   config.batch_size = 128
-  config.total_steps = 3000
+  config.total_steps = 2000
   config.log_every = 100
   config.checkpoint_every = 1000
 
