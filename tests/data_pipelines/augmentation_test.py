@@ -57,6 +57,8 @@ _SWAPPED = _task(
   'task, distinct',
   [
     (_BLANK, 1),
+    # No colour at all, but lying or standing: the shape counts.
+    (_task('lying', (_grid([0, 0]), _grid([0]))), 2),
     # Nine colours, one shape.
     (_ONE_COLOUR, 9),
     # Nine colours, lying or standing.
