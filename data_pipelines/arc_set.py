@@ -1,8 +1,9 @@
 """ARC tasks as training batches and evaluation rows, encoded on the fly."""
 
 import dataclasses
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from data_pipelines.errors import DataError
 _MAX_PAIRS = 255
 # What the loss does not count: cells of the label outside of the grid.
 IGNORE_LABEL = -100
+
+# Batches whose indices are handed to TensorFlow at once.
+_BLOCK = 64
 
 Batch = dict[str, np.ndarray]
 
@@ -74,6 +78,10 @@ class ArcSet:
       DataError: no task fits, a setting is out of range, or a task stands in
         both sets.
     """
+    if train is None and evaluate is None:
+      raise DataError(
+        "data.train and data.evaluate are both empty; name one, e.g. 'arc1'"
+      )
     if not 1 <= canvas <= encoding.CANVAS:
       raise DataError(f'data.canvas={canvas} must lie in 1 … {encoding.CANVAS}')
     for field, value in (('num_aug', num_aug), ('seed', seed)):
@@ -190,7 +198,7 @@ class ArcSet:
       for examples in order.batches(position):
         yield self._train_indices(examples.rows(rows))
 
-    return self._encoded(indices)
+    return self._encoded(indices())
 
   def evaluation_rows(
     self, max_augmentations: int | None = None
@@ -231,7 +239,7 @@ class ArcSet:
         shift = np.zeros((len(index), 2), np.int64)
         yield self._indices(pair, chosen.augmentation[index], shift)
 
-    return self._encoded(indices)
+    return self._encoded(indices())
 
   @property
   def _num_demonstrations(self) -> np.ndarray:
@@ -262,23 +270,25 @@ class ArcSet:
       'puzzle_identifiers': (row + 1).astype(np.int32),
     }
 
-  def _signature(self) -> dict[str, tf.TensorSpec]:
-    return {
-      'canvas': tf.TensorSpec([None], tf.int64),
-      'token': tf.TensorSpec([None, encoding.VOCAB_SIZE], tf.int32),
-      'shift': tf.TensorSpec([None, 2], tf.int32),
-      'puzzle_identifiers': tf.TensorSpec([None], tf.int32),
-    }
-
   def _encoded(
-    self, indices: Callable[[], Iterator[dict[str, np.ndarray]]]
+    self, indices: Iterator[dict[str, np.ndarray]]
   ) -> Iterator[Batch]:
-    """The batches that `indices` describes, encoded by TensorFlow."""
+    """The batches that `indices` describes, encoded by TensorFlow.
+
+    TensorFlow gets the indices in blocks and never calls Python: a thread of
+    `from_generator` that is at work when the interpreter ends, be it by Ctrl-C
+    or an error, waits for Python for ever, and Python for the thread.
+    """
     side, size = self.canvas, self.seq_len
     canvases = tf.constant(self._canvases.reshape(-1, 2, size))
     cell_row = tf.repeat(tf.range(side), side)
     cell_column = tf.tile(tf.range(side), [side])
 
+    options = tf.data.Options()
+    # Nothing is left to tune, and freeing a tuned iterator can take a second.
+    options.autotune.enabled = False
+
+    @tf.function  # Traced once, not in every block.
     def encode(index):
       grids = tf.gather(canvases, index['canvas'])  # [B, 2, S]
       grids = tf.gather(index['token'], tf.cast(grids, tf.int32), batch_dims=1)
@@ -299,33 +309,24 @@ class ArcSet:
         'puzzle_identifiers': index['puzzle_identifiers'],
       }
 
-    dataset = tf.data.Dataset.from_generator(
-      indices, output_signature=self._signature()
-    )
-    dataset = dataset.map(encode, num_parallel_calls=2, deterministic=True)
-    return _freed_before_exit(dataset.prefetch(4))
+    def next_block() -> list[Iterator[Batch]]:
+      block = list(itertools.islice(indices, _BLOCK))
+      if not block:
+        return []
+      dataset = tf.data.Dataset.from_tensor_slices(
+        {name: np.stack([index[name] for index in block]) for name in block[0]}
+      )
+      dataset = dataset.map(encode, num_parallel_calls=2, deterministic=True)
+      dataset = dataset.prefetch(4).with_options(options)
+      batches = dataset.as_numpy_iterator()
+      return [itertools.chain([next(batches)], batches)]
 
-
-def _freed_before_exit(dataset: tf.data.Dataset) -> Iterator[Batch]:
-  """Iterates over a dataset that calls Python (`from_generator`).
-
-  Freeing tf.data's iterator waits for its threads, and in an interpreter that
-  is shutting down a thread that calls Python never comes back: the process
-  would hang. So an exit handler frees it while Python is still whole.
-  """
-  alive = [dataset.as_numpy_iterator()]
-
-  def batches():
-    while alive:
-      try:
-        batch = next(alive[0])
-      except StopIteration:
-        return
-      yield batch
-
-  iterator = batches()
-  weakref.finalize(iterator, alive.clear)
-  return iterator
+    # The next block is made ready while this one is used.
+    with futures.ThreadPoolExecutor(1) as pool:
+      ready = pool.submit(next_block)
+      while blocks := ready.result():
+        ready = pool.submit(next_block)
+        yield from blocks[0]
 
 
 def _encode_all(
@@ -362,10 +363,6 @@ def load_arc_set(
   Raises:
     DataError: a SPEC cannot be loaded, or the tasks do not fit together.
   """
-  if not train and not evaluate:
-    raise DataError(
-      "data.train and data.evaluate are both empty; name one, e.g. 'arc1'"
-    )
   arc_set = ArcSet(
     load_tasks(train) if train else None,
     load_tasks(evaluate) if evaluate else None,
