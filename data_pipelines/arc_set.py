@@ -1,49 +1,38 @@
 """ARC tasks as training batches and evaluation rows, encoded on the fly."""
 
-import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent import futures
-from typing import Any
 
 import numpy as np
-import tensorflow as tf
-from absl import logging
 
-from data_pipelines import augmentation, encoding, sampler
-from data_pipelines.arc import Task, TaskSet, load_tasks
+from data_pipelines import (
+  augmentation,
+  encoding,
+  judging,
+  leak_check,
+  puzzle_set,
+  quiet,
+  sampler,
+)
+from data_pipelines.arc import Task, TaskSet
 from data_pipelines.errors import DataError
+from data_pipelines.puzzle_set import (
+  IGNORE_LABEL,
+  Batch,
+  EvaluationRows,
+  PuzzleSet,
+)
+
+tf = quiet.tensorflow()
 
 # Pairs of one task are numbered in a byte.
 _MAX_PAIRS = 255
-# What the loss does not count: cells of the label outside of the grid.
-IGNORE_LABEL = -100
-
 # Batches whose indices are handed to TensorFlow at once.
 _BLOCK = 64
 
-Batch = dict[str, np.ndarray]
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class EvaluationRows:
-  """Every augmentation of every evaluation test input; arrays of one length.
-
-  Attributes:
-    task: index into `ArcSet.tasks`.
-    test: test pair of the task.
-    augmentation: row of the augmentation table.
-  """
-
-  task: np.ndarray
-  test: np.ndarray
-  augmentation: np.ndarray
-
-  def __len__(self) -> int:
-    return len(self.task)
-
-
-class ArcSet:
+class ArcSet(PuzzleSet):
   """Tasks to train on and to be scored on, with their augmentations.
 
   Attributes:
@@ -84,9 +73,8 @@ class ArcSet:
       )
     if not 1 <= canvas <= encoding.CANVAS:
       raise DataError(f'data.canvas={canvas} must lie in 1 … {encoding.CANVAS}')
-    for field, value in (('num_aug', num_aug), ('seed', seed)):
-      if value < 0:
-        raise DataError(f'data.{field}={value} must not be negative')
+    if num_aug < 0:
+      raise DataError(f'data.num_aug={num_aug} must not be negative')
     parts = [
       [task for task in tasks.tasks if task.fits(canvas)] if tasks else []
       for tasks in (train, evaluate)
@@ -107,7 +95,8 @@ class ArcSet:
       twice = sorted({name for name in names if names.count(name) > 1})
       raise DataError(
         f'data.train and data.evaluate share the tasks {", ".join(twice[:5])}'
-        f'{" …" if len(twice) > 5 else ""}; a task can be in one of them only'
+        f'{" …" if len(twice) > 5 else ""}; a task can be in one of them only '
+        '(data.evaluate alone trains on its demonstrations too)'
       )
 
     trained = [
@@ -119,15 +108,19 @@ class ArcSet:
       [i for i, pair in enumerate(pairs) if pair.output is not None]
       for pairs in trained
     ]
-    self.members = np.array([len(pairs) for pairs in trained])
-    if self.members.max() > _MAX_PAIRS:
-      name = self.tasks[int(self.members.argmax())].name
+    self._pairs_trained = np.array([len(pairs) for pairs in trained])
+    if self._pairs_trained.max() > _MAX_PAIRS:
+      name = self.tasks[int(self._pairs_trained.argmax())].name
       raise DataError(
         f"task '{name}' has more than {_MAX_PAIRS} pairs; split it into several"
       )
-    self.table = augmentation.draw(self.tasks, self.members, num_aug, seed)
+    self.table = augmentation.draw(
+      self.tasks, self._pairs_trained, num_aug, seed
+    )
+    self.variants = np.diff(self.table.start)
+    self.members = np.repeat(self._pairs_trained, self.variants)
     self._pair_of_member = np.concatenate(trained)
-    self._first_member = np.cumsum(np.r_[0, self.members])
+    self._first_member = np.cumsum(np.r_[0, self._pairs_trained])
     self._canvases, self._sizes, self._first_pair = _encode_all(
       self.tasks, canvas
     )
@@ -144,20 +137,9 @@ class ArcSet:
     return len(self.table) + 1
 
   @property
-  def variants(self) -> np.ndarray:
-    """Augmentations of each task, the identity included."""
-    return np.diff(self.table.start)
-
-  @property
   def evaluation_tasks(self) -> list[Task]:
     """The tasks that are scored."""
     return self.tasks[self.num_train :]
-
-  @property
-  def examples_per_pass(self) -> float:
-    """Groups × mean examples per puzzle, as the paper counts an epoch."""
-    mean = (self.members * self.variants).sum() / self.variants.sum()
-    return float(len(self.tasks) * mean)
 
   def identifier_names(self) -> list[str]:
     """The name of each puzzle identifier."""
@@ -170,91 +152,54 @@ class ArcSet:
     held_out = sum(len(task.tests) for task in self.evaluation_tasks)
     return (
       f'{self.version}: {len(self.tasks)} tasks that fit {self.canvas} × '
-      f'{self.canvas}, {self.members.sum()} training pairs, '
+      f'{self.canvas}, {self._pairs_trained.sum()} training pairs, '
       f'{len(self.table)} augmented tasks, {held_out} test inputs held out'
     )
 
-  def train_batches(
-    self,
-    batch_size: int,
-    seed: int,
-    position: int = 0,
-    rows: slice = slice(None),
-  ) -> Iterator[Batch]:
-    """Training batches from `position` on: batch i depends on (seed, i) alone.
-
-    Args:
-      batch_size: of the global batch.
-      seed: of the order, the augmentations chosen and the shifts.
-      position: number of the first batch.
-      rows: of the global batch that this process feeds.
-
-    Yields:
-      int32 `inputs` and `labels` [rows, S], `puzzle_identifiers` [rows].
-    """
-    order = sampler.GroupSampler(self.members, self.variants, batch_size, seed)
-
-    def indices():
-      for examples in order.batches(position):
-        yield self._train_indices(examples.rows(rows))
-
-    return self._encoded(indices())
-
   def evaluation_rows(
-    self, max_augmentations: int | None = None
+    self, max_augmentations: int | None = None, max_puzzles: int | None = None
   ) -> EvaluationRows:
-    """The rows that evaluation predicts, those of a test input together.
-
-    Args:
-      max_augmentations: at most so many of each task, the identity first.
-    """
     columns = []
-    for task in range(self.num_train, len(self.tasks)):
-      first, end = self.table.start[task : task + 2]
+    for task in puzzle_set.spread(len(self.evaluation_tasks), max_puzzles):
+      first, end = self.table.start[self.num_train + task :][:2]
       if max_augmentations is not None:
         end = min(end, first + max_augmentations)
-      for test in range(len(self.tasks[task].tests)):
-        columns += [(task, test, row) for row in range(first, end)]
-    array = np.array(columns, np.int64).reshape(-1, 3)
-    return EvaluationRows(*array.T)
+      pair = self._first_pair[self.num_train + task]
+      pair += len(self.evaluation_tasks[task].demonstrations)
+      for test in range(len(self.evaluation_tasks[task].tests)):
+        columns += [(task, test, r + 1, pair + test) for r in range(first, end)]
+    return EvaluationRows(*np.array(columns, np.int64).reshape(-1, 4).T)
 
-  def evaluation_batches(
-    self, chosen: EvaluationRows, batch_size: int, rows: slice = slice(None)
-  ) -> Iterator[Batch]:
-    """Batches of `chosen` in order, never shifted.
+  def judge(self, chosen: EvaluationRows) -> judging.VoteJudge:
+    return judging.VoteJudge(
+      self.evaluation_tasks,
+      chosen.group,
+      chosen.test,
+      self.table.dihedral[chosen.identifier - 1],
+      self.table.colours[chosen.identifier - 1],
+    )
 
-    The last batch is filled up by repeating the last of the chosen rows.
-    `labels` are those of the test outputs, none counted where an output is not
-    known.
-    """
+  def leaks(self) -> list[leak_check.Leak]:
+    return leak_check.between_tasks(
+      self.tasks[: self.num_train], self.evaluation_tasks
+    )
 
-    def indices():
-      count = len(chosen)
-      for begin in range(0, count, batch_size):
-        index = np.arange(begin, begin + batch_size)[rows]
-        index = np.minimum(index, count - 1)
-        task = chosen.task[index]
-        demonstrations = self._num_demonstrations[task]
-        pair = self._first_pair[task] + demonstrations + chosen.test[index]
-        shift = np.zeros((len(index), 2), np.int64)
-        yield self._indices(pair, chosen.augmentation[index], shift)
+  def _evaluation_index(self, chosen: EvaluationRows) -> Batch:
+    shift = np.zeros((len(chosen), 2), np.int64)
+    return self._index(chosen.example, chosen.identifier - 1, shift)
 
-    return self._encoded(indices())
-
-  @property
-  def _num_demonstrations(self) -> np.ndarray:
-    return np.array([len(task.demonstrations) for task in self.tasks])
-
-  def _train_indices(self, examples: sampler.Examples) -> dict[str, Any]:
+  def _train_index(self, examples: sampler.Examples) -> Batch:
     row = self.table.start[examples.group] + examples.variant
     member = self._first_member[examples.group] + examples.member
     pair = self._first_pair[examples.group] + self._pair_of_member[member]
     room = self.canvas - self._sizes[self.table.dihedral[row], pair]
     shift = (examples.noise * (room + 1)).astype(np.int64)
     shift[examples.member == self.table.fixed_pair[row]] = 0
-    return self._indices(pair, row, shift)
+    return self._index(pair, row, shift)
 
-  def _indices(self, pair, row, shift) -> dict[str, np.ndarray]:
+  def _index(
+    self, pair: np.ndarray, row: np.ndarray, shift: np.ndarray
+  ) -> Batch:
     """What TensorFlow needs to build the batch, a few bytes a row."""
     colour_token = np.empty((len(row), encoding.VOCAB_SIZE), np.int32)
     colour_token[:, : encoding.FIRST_COLOUR] = (encoding.PAD, encoding.END)
@@ -270,9 +215,7 @@ class ArcSet:
       'puzzle_identifiers': (row + 1).astype(np.int32),
     }
 
-  def _encoded(
-    self, indices: Iterator[dict[str, np.ndarray]]
-  ) -> Iterator[Batch]:
+  def _batches(self, indices: Iterator[Batch]) -> Iterator[Batch]:
     """The batches that `indices` describes, encoded by TensorFlow.
 
     TensorFlow gets the indices in blocks and never calls Python: a thread of
@@ -353,22 +296,3 @@ def _encode_all(
             sizes[transform, index], turned.shape
           )
   return canvases, sizes, first_pair
-
-
-def load_arc_set(
-  train: str, evaluate: str, canvas: int, num_aug: int, seed: int
-) -> ArcSet:
-  """An ArcSet from SPECs (see `arc.load_tasks`); '' names no tasks.
-
-  Raises:
-    DataError: a SPEC cannot be loaded, or the tasks do not fit together.
-  """
-  arc_set = ArcSet(
-    load_tasks(train) if train else None,
-    load_tasks(evaluate) if evaluate else None,
-    canvas,
-    num_aug,
-    seed,
-  )
-  logging.info('Data: %s', arc_set.describe())
-  return arc_set

@@ -8,6 +8,8 @@
     config = arc_tfds.ArcConfig(name='mine', splits={'mine': 'path/to/tasks'})
     tfds.load('arc_tasks', builder_kwargs={'config': config})
 
+`arc_tasks/concept` is ConceptARC, which no package carries: the environment
+variable CONCEPT_ARC says where it is.
 Nothing is downloaded. TFDS prepares a data set once under its name: give data
 that has changed another name, or delete the prepared folder. What a prepared
 data set was made from is in `info.metadata`, one version for each split.
@@ -18,9 +20,11 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from data_pipelines import arc
+from data_pipelines import arc, quiet
+
+quiet.tensorflow()  # TFDS would import it with all its start-up notes.
+import tensorflow_datasets as tfds  # noqa: E402
 
 _DESCRIPTION = """
 Tasks of the Abstraction and Reasoning Corpus (ARC). In a task, a hidden rule
@@ -66,6 +70,11 @@ class ArcTasks(tfds.core.GeneratorBasedBuilder):
   BUILDER_CONFIGS: ClassVar = [
     _bundled('arc1', 'ARC-AGI-1: 400 training and 400 evaluation tasks.'),
     _bundled('arc2', 'ARC-AGI-2: 1000 training and 120 evaluation tasks.'),
+    ArcConfig(
+      name='concept',
+      description='ConceptARC: 160 tasks, 10 for each of 16 concepts.',
+      splits={'corpus': arc.CONCEPT},
+    ),
   ]
 
   def _info(self) -> tfds.core.DatasetInfo:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines import encoding
+from data_pipelines import encoding, sampler
 from data_pipelines.arc import Task
 
 # Draws per wanted augmentation: tasks with few colours or much symmetry have
@@ -130,7 +130,7 @@ def _multiset_hashes(
     by_colour = np.stack(
       [_weight_of_colours(grids, d, weights) for d in range(8)]
     )
-    total += _mix((by_colour[dihedral] * permutation).sum(axis=1))
+    total += sampler.mix((by_colour[dihedral] * permutation).sum(axis=1))
   return total
 
 
@@ -144,11 +144,3 @@ def _weight_of_colours(
     height, width = turned.shape
     np.add.at(total, turned, weight[:height, :width])
   return total
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-  """Scrambles 64 bits (the finaliser of splitmix64), so that sums of hashes
-  tell multisets apart."""
-  x = (x ^ (x >> 30)) * np.uint64(0xBF58476D1CE4E5B9)
-  x = (x ^ (x >> 27)) * np.uint64(0x94D049BB133111EB)
-  return x ^ (x >> 31)

@@ -84,14 +84,15 @@ def deaugment(
 
 
 def augmentation_name(
-  task_name: str, transform: int, colours: np.ndarray
+  task_name: str, transform: int, colours: np.ndarray, separator: str = '_'
 ) -> str:
-  """Names an augmented task as HRM does: `TASK_t3_0152...`.
+  """Names an augmented task: `TASK_t3_0152...`.
 
   Args:
     task_name: the task's name.
     transform: as for `dihedral`.
     colours: [10], as for `augment`.
+    separator: '_' as HRM writes it, or '|||' as TRM does.
 
   Returns:
     `task_name` itself for the identity; else with the transform and the ten
@@ -100,7 +101,7 @@ def augmentation_name(
   digits = ''.join(str(int(colour)) for colour in colours)
   if transform == 0 and digits == '0123456789':
     return task_name
-  return f'{task_name}_t{int(transform)}_{digits}'
+  return separator.join((task_name, f't{int(transform)}', digits))
 
 
 def parse_augmentation_name(name: str) -> tuple[str, int, np.ndarray]:
@@ -154,6 +155,38 @@ def encode(
   tokens[bottom : bottom + 1, column:right] = END
   tokens[row:bottom, right : right + 1] = END
   return tokens.reshape(-1)
+
+
+def uncover(tokens: np.ndarray) -> np.ndarray | None:
+  """Undoes `encode`, wherever on the canvas the grid was put.
+
+  Args:
+    tokens: [C * C], as `encode` makes them.
+
+  Returns:
+    The grid, uint8 [h, w]; None where the canvas is all padding.
+
+  Raises:
+    ValueError: there is something else on the canvas than one grid.
+  """
+  side = math.isqrt(len(tokens))
+  canvas = np.asarray(tokens).reshape(side, side)
+  covered = canvas != PAD
+  if not covered.any():
+    return None
+  row, column = covered.any(axis=1).argmax(), covered.any(axis=0).argmax()
+  part = canvas[row:, column:]
+  height, width = (
+    int(line.argmin()) or len(line)
+    for line in (part[:, 0] >= FIRST_COLOUR, part[0] >= FIRST_COLOUR)
+  )
+  grid = part[:height, :width].astype(np.int64) - FIRST_COLOUR
+  if grid.min() < 0 or grid.max() >= NUM_COLOURS:
+    raise ValueError('its canvas does not hold one grid of colours')
+  grid = grid.astype(np.uint8)
+  if not np.array_equal(encode(grid, side, row, column), tokens):
+    raise ValueError('its canvas does not hold one grid with end-of-grid marks')
+  return grid
 
 
 def _crop(tokens_NCC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

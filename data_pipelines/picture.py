@@ -1,14 +1,17 @@
-"""A picture of predictions: test inputs, true answers and two attempts."""
+"""Pictures: of predictions, and of examples as the model sees them."""
 
 import math
 import os
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from data_pipelines import encoding, files
 from data_pipelines.arc import Task
+from data_pipelines.maze import Maze
+from data_pipelines.sudoku import Sudoku
 from data_pipelines.voting import Candidate, Candidates, is_solved
 
 # The colours 0 to 9 as arcprize.org shows them.
@@ -24,7 +27,6 @@ PALETTE = (
   '#7fdbff',
   '#870c25',
 )
-HEADINGS = ('test input', 'true answer', 'attempt 1', 'attempt 2')
 
 PAPER, INK, FAINT, RULE = '#ffffff', '#222222', '#777777', '#d0d0d0'
 SOLVED, WRONG = '#1a7f37', '#c62828'
@@ -40,22 +42,74 @@ CELL, MAX_GRID = 18, 182  # a grid's cells are at most CELL wide
 MIN_PANEL = 120  # holds the caption 'solved  1000 votes'
 
 
+class Style(NamedTuple):
+  """How the values of a grid are drawn.
+
+  Attributes:
+    colours: of each value.
+    texts: written into the cells of each value.
+    line: between cells.
+    box: cells, [rows, columns], between heavier lines; None for no such.
+  """
+
+  colours: Sequence[str]
+  texts: Sequence[str]
+  line: str = GRID_LINE
+  box: tuple[int, int] | None = None
+
+
+ARC_GRID = Style(PALETTE, [''] * len(PALETTE))
+# Padding is blank, end-of-grid marks are crosses.
+ARC_CANVAS = Style(
+  [PAPER, '#eeeeee', *PALETTE], ['', '×', *[''] * len(PALETTE)], '#cccccc'
+)
+
+
+def style_of(domain: Any, vocab_size: int) -> Style:
+  """How tokens are drawn; `domain` is None but for Sudoku and Maze."""
+  if isinstance(domain, Sudoku):
+    digits = [str(digit) for digit in range(1, vocab_size - 1)]
+    box = (domain.box_rows, domain.box_columns)
+    return Style([PAPER] * vocab_size, ['', '', *digits], RULE, box)
+  if isinstance(domain, Maze):
+    colours = [PAPER, '#333333', PAPER, '#2ecc40', '#ff4136', '#7fdbff']
+    return Style(colours, ['', '', '', 'S', 'G', ''], RULE)
+  if vocab_size == encoding.VOCAB_SIZE:
+    return ARC_CANVAS
+  return Style([PAPER] * vocab_size, [str(i) for i in range(vocab_size)])
+
+
 class _Panel(NamedTuple):
   """A grid and what is written under it: a mark in its colour, then a note."""
 
   grid: np.ndarray | None
-  mark: str
-  mark_colour: str
-  note: str
+  style: Style
+  mark: str = ''
+  mark_colour: str = INK
+  note: str = ''
 
 
 class _Row(NamedTuple):
-  """One test input; `cell` is the side of all its cells, pixels."""
+  """What is drawn side by side, under one title and on one scale."""
 
   title: str
   panels: list[_Panel]
-  cell: int
-  height: int
+
+  @property
+  def cell(self) -> int:
+    """Side of all cells, pixels."""
+    longest = max(
+      max(panel.grid.shape) for panel in self.panels if panel.grid is not None
+    )
+    return max(2, min(CELL, MAX_GRID // longest))
+
+  @property
+  def height(self) -> int:
+    """Pixels."""
+    tallest = max(
+      len(panel.grid) for panel in self.panels if panel.grid is not None
+    )
+    return tallest * self.cell + 1 + 2 * LINE + ROW_GAP
 
 
 def draw_predictions(
@@ -64,11 +118,10 @@ def draw_predictions(
   path: str | os.PathLike,
   max_rows: int = 40,
 ) -> None:
-  """Draws a PNG with one row for each test input.
+  """Draws a PNG with one row for each test input of ARC tasks.
 
   A row shows the test input, the true answer and the first two candidates,
-  each with its votes and, where the answer is known, whether it is right. The
-  grids of a row have one scale. Rows run down one column, then the next.
+  each with its votes and, where the answer is known, whether it is right.
 
   Args:
     tasks: what to draw, in order; a test output may be None.
@@ -77,21 +130,157 @@ def draw_predictions(
     max_rows: test inputs beyond these are left out, and the heading says so.
   """
   rows = [
-    _row(task, index, candidates.get((task.name, index), ()))
+    _task_row(task, index, candidates.get((task.name, index), ()))
     for task in tasks
     for index in range(len(task.tests))
   ]
-  heading = _heading(rows, max_rows)
-  rows = rows[:max_rows]
+  num_known = sum(row.panels[1].grid is not None for row in rows)
+  num_solved = sum(
+    any(panel.mark == 'solved' for panel in row.panels) for row in rows
+  )
+  if num_known:
+    heading = f'{num_solved} of {num_known} test outputs solved in two attempts'
+  else:
+    heading = f'{len(rows)} test inputs, true answers unknown'
+  columns = ('test input', 'true answer', 'attempt 1', 'attempt 2')
+  _draw(rows, heading, columns, path, max_rows)
 
+
+def draw_answers(
+  style: Style,
+  names: Sequence[str],
+  questions: np.ndarray,
+  labels: np.ndarray,
+  found: Mapping[str, np.ndarray],
+  path: str | os.PathLike,
+  max_rows: int = 24,
+) -> None:
+  """Draws a PNG with one row for each question with one answer.
+
+  Args:
+    style: of the tokens.
+    names: of the puzzles.
+    questions: tokens, [N, S].
+    labels: tokens, [N, S].
+    found: `tokens` [N, S], `exact` [N], `accuracy` [N] and maybe `valid` [N].
+    path: the file to write; it appears whole or not at all.
+    max_rows: questions beyond these are left out, and the heading says so.
+  """
+  rows = []
+  for row in range(min(max_rows, len(names))):
+    if found['exact'][row]:
+      mark = 'exact'
+    elif 'valid' in found and found['valid'][row]:
+      mark = 'valid'
+    else:
+      mark = 'wrong'
+    panel = _Panel(
+      _square(found['tokens'][row]),
+      style,
+      mark,
+      WRONG if mark == 'wrong' else SOLVED,
+      f'{100 * found["accuracy"][row]:.0f} % of the cells',
+    )
+    panels = [
+      _Panel(_square(tokens[row]), style) for tokens in (questions, labels)
+    ]
+    rows.append(_Row(names[row], [*panels, panel]))
+  heading = f'{int(found["exact"].sum())} of {len(names)} exact'
+  if len(names) > len(rows):
+    heading += f' (first {len(rows)} shown)'
+  columns = ('question', 'true answer', 'prediction')
+  _draw(rows, heading, columns, path, max_rows)
+
+
+def draw_examples(
+  style: Style,
+  titles: Sequence[str],
+  originals: Mapping[str, np.ndarray],
+  shown: Mapping[str, np.ndarray],
+  heading: str,
+  path: str | os.PathLike,
+) -> None:
+  """Draws a PNG of examples as they are and as the model sees them.
+
+  Args:
+    style: of the tokens.
+    titles: of the examples.
+    originals: `inputs` and `labels` [N, S], cells that do not count being 0.
+    shown: the same, as training shows them.
+    heading: of the picture.
+    path: the file to write; it appears whole or not at all.
+  """
+  rows = [
+    _Row(
+      title,
+      [
+        _Panel(_square(batch[name][row]), style)
+        for batch in (originals, shown)
+        for name in ('inputs', 'labels')
+      ],
+    )
+    for row, title in enumerate(titles)
+  ]
+  columns = ('input', 'output', 'input as trained on', 'label as trained on')
+  _draw(rows, heading, columns, path, len(rows))
+
+
+def _square(tokens: np.ndarray) -> np.ndarray:
+  """[S] as the square that it is, or else as one row."""
+  side = math.isqrt(len(tokens))
+  return tokens.reshape((side, side) if side**2 == len(tokens) else (1, -1))
+
+
+def _task_row(task: Task, index: int, candidates: Sequence[Candidate]) -> _Row:
+  title = task.name
+  if len(task.tests) > 1:
+    title += f'   test {index + 1} of {len(task.tests)}'
+  test = task.tests[index]
+  panels = [_Panel(test.input, ARC_GRID, note=_size(test.input))]
+  if test.output is None:
+    panels.append(_Panel(None, ARC_GRID, note='unknown'))
+  else:
+    panels.append(_Panel(test.output, ARC_GRID, note=_size(test.output)))
+  for attempt in (0, 1):
+    if attempt >= len(candidates):
+      panels.append(_Panel(None, ARC_GRID, note='no prediction'))
+      continue
+    candidate = candidates[attempt]
+    mark, colour = '', INK
+    if test.output is not None:
+      right = is_solved([candidate], test.output, 1)
+      mark, colour = ('solved', SOLVED) if right else ('wrong', WRONG)
+    votes = f'{candidate.votes} vote' + 's' * (candidate.votes != 1)
+    panels.append(_Panel(candidate.grid, ARC_GRID, mark, colour, votes))
+  return _Row(title, panels)
+
+
+def _size(grid: np.ndarray) -> str:
+  height, width = grid.shape
+  return f'{height} x {width}'
+
+
+def _draw(
+  rows: Sequence[_Row],
+  heading: str,
+  columns: Sequence[str],
+  path: str | os.PathLike,
+  max_rows: int,
+) -> None:
+  """Draws rows down one block, then the next, under a heading."""
+  if len(rows) > max_rows:
+    heading += f' (first {max_rows} shown)'
+    rows = rows[:max_rows]
+  small = ImageFont.load_default(13)
   widths = [
     panel.grid.shape[1] * row.cell + 1
     for row in rows
     for panel in row.panels
     if panel.grid is not None
   ]
-  pitch = max([MIN_PANEL, *widths]) + PANEL_GAP
-  block_width = len(HEADINGS) * pitch - PANEL_GAP + BLOCK_GAP
+  names = [math.ceil(small.getlength(column)) for column in columns]
+  pitch = max([MIN_PANEL, *widths, *names]) + PANEL_GAP
+  block_width = len(columns) * pitch - PANEL_GAP + BLOCK_GAP
   # As many blocks, columns of rows, as make the picture about square.
   height = sum(row.height for row in rows)
   num_blocks = max(1, round(math.sqrt(height / block_width)))
@@ -103,88 +292,42 @@ def draw_predictions(
 
   top = MARGIN + 2 * LINE
   tallest = max(sum(row.height for row in block) for block in blocks)
-  image = Image.new(
-    'RGB',
-    (
-      2 * MARGIN + len(blocks) * block_width - BLOCK_GAP,
-      top + LINE + tallest + MARGIN - ROW_GAP,
-    ),
-    PAPER,
+  large = ImageFont.load_default(17)
+  width = max(len(blocks) * block_width - BLOCK_GAP, large.getlength(heading))
+  size = (
+    2 * MARGIN + math.ceil(width),
+    top + LINE + tallest + MARGIN - ROW_GAP,
   )
+  image = Image.new('RGB', size, PAPER)
   draw = ImageDraw.Draw(image)
-  draw.text((MARGIN, MARGIN), heading, INK, ImageFont.load_default(17))
+  draw.text((MARGIN, MARGIN), heading, INK, large)
   for i, block in enumerate(blocks):
-    _draw_block(draw, MARGIN + i * block_width, top, block, pitch)
-
-  # At no time can a half-written file be seen.
-  part = f'{os.fspath(path)}.{os.getpid()}.part'
-  image.save(part, format='PNG')
-  os.replace(part, path)
-
-
-def _heading(rows: list[_Row], max_rows: int) -> str:
-  num_known = sum(row.panels[1].grid is not None for row in rows)
-  num_solved = sum(
-    any(panel.mark == 'solved' for panel in row.panels) for row in rows
-  )
-  if num_known:
-    heading = f'{num_solved} of {num_known} test outputs solved in two attempts'
-  else:
-    heading = f'{len(rows)} test inputs, true answers unknown'
-  if len(rows) > max_rows:
-    heading += f' (first {max_rows} shown)'
-  return heading
-
-
-def _row(task: Task, index: int, candidates: Sequence[Candidate]) -> _Row:
-  title = task.name
-  if len(task.tests) > 1:
-    title += f'   test {index + 1} of {len(task.tests)}'
-  test = task.tests[index]
-  panels = [_Panel(test.input, '', INK, _size(test.input))]
-  if test.output is None:
-    panels.append(_Panel(None, '', INK, 'unknown'))
-  else:
-    panels.append(_Panel(test.output, '', INK, _size(test.output)))
-  for attempt in (0, 1):
-    if attempt >= len(candidates):
-      panels.append(_Panel(None, '', INK, 'no prediction'))
-      continue
-    candidate = candidates[attempt]
-    mark, colour = '', INK
-    if test.output is not None:
-      right = is_solved([candidate], test.output, 1)
-      mark, colour = ('solved', SOLVED) if right else ('wrong', WRONG)
-    votes = f'{candidate.votes} vote' + 's' * (candidate.votes != 1)
-    panels.append(_Panel(candidate.grid, mark, colour, votes))
-
-  shapes = [panel.grid.shape for panel in panels if panel.grid is not None]
-  cell = min(CELL, MAX_GRID // max(max(shape) for shape in shapes))
-  tallest = max(height for height, _ in shapes)
-  return _Row(title, panels, cell, tallest * cell + 1 + 2 * LINE + ROW_GAP)
-
-
-def _size(grid: np.ndarray) -> str:
-  height, width = grid.shape
-  return f'{height} x {width}'
+    _draw_block(draw, MARGIN + i * block_width, top, block, columns, pitch)
+  with files.replacing(path) as part:
+    image.save(part, format='PNG')
 
 
 def _draw_block(
-  draw: ImageDraw.ImageDraw, left: int, top: int, rows: list[_Row], pitch: int
+  draw: ImageDraw.ImageDraw,
+  left: int,
+  top: int,
+  rows: Sequence[_Row],
+  columns: Sequence[str],
+  pitch: int,
 ) -> None:
-  """Draws a column of rows under its headings, panels `pitch` pixels apart."""
+  """Draws rows under their headings, panels `pitch` pixels apart."""
   small, medium = ImageFont.load_default(13), ImageFont.load_default(15)
-  for i, text in enumerate(HEADINGS):
+  for i, text in enumerate(columns):
     draw.text((left + i * pitch, top), text, FAINT, small)
   top += LINE
   for row in rows:
-    right = left + len(HEADINGS) * pitch - PANEL_GAP
+    right = left + len(columns) * pitch - PANEL_GAP
     draw.line((left, top, right, top), RULE)
     draw.text((left, top + 5), row.title, INK, medium)
     for i, panel in enumerate(row.panels):
       x, y = left + i * pitch, top + 5 + LINE
       if panel.grid is not None:
-        _draw_grid(draw, x, y, panel.grid, row.cell)
+        _draw_grid(draw, x, y, panel, row.cell)
         y += panel.grid.shape[0] * row.cell + 4
       draw.text((x, y), panel.mark, panel.mark_colour, small)
       if panel.mark:
@@ -194,8 +337,21 @@ def _draw_block(
 
 
 def _draw_grid(
-  draw: ImageDraw.ImageDraw, left: int, top: int, grid: np.ndarray, cell: int
+  draw: ImageDraw.ImageDraw, left: int, top: int, panel: _Panel, cell: int
 ) -> None:
-  for (row, column), colour in np.ndenumerate(grid):
+  style = panel.style
+  font = ImageFont.load_default(max(5, round(0.75 * cell)))
+  for (row, column), value in np.ndenumerate(panel.grid):
     x, y = left + column * cell, top + row * cell
-    draw.rectangle((x, y, x + cell, y + cell), PALETTE[colour], GRID_LINE)
+    draw.rectangle((x, y, x + cell, y + cell), style.colours[value], style.line)
+    if style.texts[value]:
+      centre = (x + cell / 2, y + cell / 2)
+      draw.text(centre, style.texts[value], INK, font, anchor='mm')
+  if style.box:
+    height, width = panel.grid.shape
+    for row in range(0, height + 1, style.box[0]):
+      y = top + row * cell
+      draw.line((left, y, left + width * cell, y), INK)
+    for column in range(0, width + 1, style.box[1]):
+      x = left + column * cell
+      draw.line((x, top, x, top + height * cell), INK)

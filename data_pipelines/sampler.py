@@ -1,7 +1,9 @@
 """The order of training examples, a function of (seed, position) alone."""
 
 import dataclasses
+import functools
 import itertools
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -10,15 +12,18 @@ import numpy as np
 # Batches that share a run of passes, at the least: few passes are cut short,
 # and seeking inside a run stays cheap.
 _MIN_RUN = 1024
+# Groups whose examples are laid out at once: a set of millions takes no more
+# memory, or time before its first batch, than its permutation does.
+_CHUNK = 4096
 
 
 class Examples(NamedTuple):
   """One batch as indices; all arrays have the batch's length.
 
   Attributes:
-    group: the task.
-    variant: augmentation of the task, 0 is the first.
-    member: pair of the task.
+    group: a puzzle with its augmentations.
+    variant: augmentation of the group, 0 is the first.
+    member: example of the augmented puzzle, e.g. a pair of an ARC task.
     noise: float64 [B, 2] in [0, 1), for the pipeline's own draws.
   """
 
@@ -45,24 +50,30 @@ class GroupSampler:
   position is found by index arithmetic inside one run.
 
   Attributes:
-    members: int [groups], number of members (at least 1).
     variants: int [groups], number of variants (at least 1).
+    members: int [sum of variants], number of members (at least 1) of each
+      variant of the first group, then of the second, and so on.
     batch_size: global.
     seed: of everything drawn here.
   """
 
-  members: np.ndarray
   variants: np.ndarray
+  members: np.ndarray
   batch_size: int
   seed: int
 
-  @property
+  @functools.cached_property
+  def _first_variant(self) -> np.ndarray:
+    return np.cumsum(self.variants) - self.variants
+
+  @functools.cached_property
   def batches_per_run(self) -> int:
     """Batches until the random numbers change: at least 1024, and whole passes
     where groups are not cut (what is cut takes a little of a further pass)."""
-    per_pass = int(self.members.sum())
-    passes = -(-_MIN_RUN * self.batch_size // per_pass)
-    return passes * per_pass // self.batch_size
+    group = np.repeat(np.arange(len(self.variants)), self.variants)
+    per_pass = (np.bincount(group, self.members) / self.variants).sum()
+    passes = math.ceil(_MIN_RUN * self.batch_size / per_pass)
+    return int(passes * per_pass / self.batch_size)
 
   def batches(self, position: int) -> Iterator[Examples]:
     """All batches from `position` on, without end."""
@@ -75,14 +86,12 @@ class GroupSampler:
   def _run(self, run: int) -> Iterator[Examples]:
     """The batches of one run, without end."""
     parts, wanted = [], self.batch_size
-    for number in itertools.count():
-      examples, first = self._pass(run, number)
-      group = 0
-      while group < len(self.members):
+    for examples, first in self._chunks(run):
+      group, groups = 0, len(first) - 1
+      while group < groups:
         # Groups up to the one that fills the batch, which is cut.
         begin = first[group]
-        group = int(np.searchsorted(first, begin + wanted))
-        group = min(group, len(self.members))
+        group = min(int(np.searchsorted(first, begin + wanted)), groups)
         end = min(first[group], begin + wanted)
         parts.append(examples.rows(slice(begin, end)))
         wanted -= end - begin
@@ -90,19 +99,37 @@ class GroupSampler:
           yield Examples(*map(np.concatenate, zip(*parts, strict=True)))
           parts, wanted = [], self.batch_size
 
-  def _pass(self, run: int, number: int) -> tuple[Examples, np.ndarray]:
-    """All examples of one pass, and where each of its groups starts."""
-    rng = np.random.default_rng([self.seed, run, number])
-    order = rng.permutation(len(self.members))
-    sizes = self.members[order]
-    first = np.concatenate([[0], np.cumsum(sizes)])
-    place = np.repeat(np.arange(len(order)), sizes)
-    # Sorting random keys inside each group shuffles its members.
-    shuffled = np.lexsort((rng.random(len(place)), place))
-    variant = rng.integers(0, self.variants[order])
-    return Examples(
-      group=order[place],
-      variant=variant[place],
-      member=shuffled - first[place],
-      noise=rng.random((len(place), 2)),
-    ), first
+  def _chunks(self, run: int) -> Iterator[tuple[Examples, np.ndarray]]:
+    """The passes of a run, without end: examples of some groups after each
+    other, and where each of these groups starts."""
+    for number in itertools.count():
+      rng = np.random.default_rng([self.seed, run, number])
+      order = rng.permutation(len(self.variants))
+      for begin in range(0, len(order), _CHUNK):
+        group = order[begin : begin + _CHUNK]
+        variant = rng.integers(0, self.variants[group])
+        sizes = self.members[self._first_variant[group] + variant]
+        first = np.concatenate([[0], np.cumsum(sizes)])
+        place = np.repeat(np.arange(len(group)), sizes)
+        # Sorting random keys inside each group shuffles its members.
+        shuffled = np.lexsort((rng.random(len(place)), place))
+        yield (
+          Examples(
+            group=group[place],
+            variant=variant[place],
+            member=shuffled - first[place],
+            noise=rng.random((len(place), 2)),
+          ),
+          first,
+        )
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+  """Scrambles uint64 numbers, one to one (the finaliser of splitmix64).
+
+  Neighbouring numbers come out unrelated, and sums of what comes out tell
+  multisets apart.
+  """
+  x = (x ^ (x >> 30)) * np.uint64(0xBF58476D1CE4E5B9)
+  x = (x ^ (x >> 27)) * np.uint64(0x94D049BB133111EB)
+  return x ^ (x >> 31)

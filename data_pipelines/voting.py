@@ -8,10 +8,8 @@ Shape letters: N predictions of one test input, C canvas side, G groups of
 equal grids.
 """
 
-import json
-import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -217,13 +215,3 @@ def submission(
 def _two_attempts(candidates: Sequence[Candidate]) -> dict[str, list]:
   grids = [candidate.grid.tolist() for candidate in candidates[:2]] or [[[0]]]
   return {'attempt_1': grids[0], 'attempt_2': grids[-1]}
-
-
-def write_json_atomically(path: str | os.PathLike, value: Any) -> None:
-  """Writes a JSON file that at no time can be read half-written."""
-  part = f'{os.fspath(path)}.{os.getpid()}.part'
-  with open(part, 'w') as file:
-    json.dump(value, file)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(part, path)

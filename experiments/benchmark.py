@@ -1,13 +1,17 @@
 """Measures; prints figures and the ratios of what it compared in one run.
 
 python -m experiments.benchmark puzzle_table
-python -m experiments.benchmark ready
+python -m experiments.benchmark input_pipeline
 python -m experiments.benchmark voting
 """
 
 import functools
-import resource
+import json
+import pathlib
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 
@@ -16,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import encoding, voting
-from data_pipelines.arc_set import load_arc_set
 from experiments import launch
 from hrm_jax import optimizers
 from hrm_jax.errors import ConfigError
@@ -51,25 +54,52 @@ def puzzle_table() -> None:
   print(f'ratio: {medians[1] / medians[0]:.2f}')
 
 
-def ready() -> None:
-  """ARC-1 with 1000 augmentations, from nothing to the first batch."""
-  begin = time.perf_counter()
-  puzzles = load_arc_set('arc1:training', 'arc1:evaluation', 30, 1000, 0)
-  loaded = time.perf_counter()
-  batches = puzzles.train_batches(768, seed=0)
-  next(batches)
-  first = time.perf_counter()
-  count = 100
-  for _ in range(count):
-    next(batches)
-  rate = count * 768 / (time.perf_counter() - first)
-  resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-  print(puzzles.describe())
-  print(
-    f'tasks and augmentations {loaded - begin:.1f} s, first batch of 768 '
-    f'{first - loaded:.1f} s later, then {rate:,.0f} examples/s; peak '
-    f'{resident:.2f} GiB resident in this process, nothing on disk'
+def input_pipeline() -> None:
+  """Each kind of set, in a process of its own; needs 0.4 GB of disk."""
+  with tempfile.TemporaryDirectory() as scratch:
+    published = pathlib.Path(scratch) / 'arc1'
+    _python(
+      'data_pipelines.export', '--train=arc1:training',
+      '--evaluate=arc1:evaluation', '--num_aug=50', f'--out={published}',
+    )  # fmt: skip
+    for title, *arguments in (
+      (
+        'ARC-1 × 1000',
+        '--train=arc1:training',
+        '--evaluate=arc1:evaluation',
+      ),
+      (
+        'ARC-2 × 1000',
+        '--train=arc2:training',
+        '--evaluate=arc2:evaluation',
+      ),
+      ('Sudoku 9 × 9, 1000 × 1000', '--train=sudoku'),
+      ('mazes 30 × 30, 1000', '--train=maze', '--num_aug=0'),
+      (
+        'ARC-1 × 50, published format',
+        f'--train={published}',
+        f'--evaluate={published}',
+      ),
+    ):
+      found = json.loads(_python('experiments.benchmark_input', *arguments))
+      print(
+        f'{title:28}  {found["examples"]:9,.0f} examples/s  '
+        f'{found["batches"]:6.1f} batches of 768/s  peak '
+        f'{found["resident"]:5.0f} MiB  load {found["load"]:.1f} s, first '
+        f'batch {found["first_batch"]:.1f} s later, at position 10^6 '
+        f'{found["far"]:+.2f} s\n{"":28}  {found["set"]}'
+      )
+
+
+def _python(module: str, *arguments: str) -> str:
+  """Runs a module in a new interpreter; returns the last line it printed."""
+  done = subprocess.run(
+    [sys.executable, '-m', module, *arguments],
+    stdout=subprocess.PIPE,
+    text=True,
+    check=True,
   )
+  return done.stdout.strip().splitlines()[-1]
 
 
 def decode_and_vote() -> None:
@@ -111,7 +141,7 @@ def _predictions(rng: np.random.Generator, count: int):
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
   'puzzle_table': puzzle_table,
-  'ready': ready,
+  'input_pipeline': input_pipeline,
   'voting': decode_and_vote,
 }
 

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import ml_collections
 from flax.traverse_util import flatten_dict
 
-from data_pipelines.arc_set import ArcSet, load_arc_set
+from data_pipelines import leak_check
+from data_pipelines.puzzle_set import PuzzleSet
+from data_pipelines.puzzles import load_puzzles
 from experiments.configs import base
 from hrm_jax import act, train_step
 from hrm_jax.errors import ConfigError
@@ -41,16 +43,36 @@ def _keys(config: ml_collections.ConfigDict) -> set[str]:
   return set(flatten_dict(config.to_dict(), sep='.'))
 
 
-def arc_set(config: ml_collections.ConfigDict) -> ArcSet:
+def puzzle_set(config: ml_collections.ConfigDict) -> PuzzleSet:
   """The puzzles that `config.data` names.
 
   Raises:
     DataError: they cannot be used.
   """
-  return load_arc_set(**config.data)
+  data = config.data
+  return load_puzzles(
+    data.train, data.evaluate, data.canvas, data.num_aug, data.seed
+  )
 
 
-def total_steps(config: ml_collections.ConfigDict, puzzles: ArcSet) -> int:
+def check_leaks(
+  config: ml_collections.ConfigDict, puzzles: PuzzleSet
+) -> leak_check.Verdict:
+  """Which held-out answers are trained on, and by which rule that is allowed.
+
+  Raises:
+    ConfigError: `config.data` does not allow it.
+  """
+  data = config.data
+  verdict = leak_check.Verdict(
+    puzzles.leaks(), data.known_leaks, data.allow_leaks
+  )
+  if verdict.refused:
+    raise ConfigError(verdict.refusal())
+  return verdict
+
+
+def total_steps(config: ml_collections.ConfigDict, puzzles: PuzzleSet) -> int:
   """Length of the run: given, or by the paper's rule from the epochs.
 
   Raises:
@@ -68,7 +90,7 @@ def total_steps(config: ml_collections.ConfigDict, puzzles: ArcSet) -> int:
 
 
 def train_setup(
-  config: ml_collections.ConfigDict, puzzles: ArcSet
+  config: ml_collections.ConfigDict, puzzles: PuzzleSet
 ) -> train_step.TrainSetup:
   """What defines the training step.
 
@@ -97,7 +119,7 @@ def train_setup(
 
 
 def record(
-  config: ml_collections.ConfigDict, puzzles: ArcSet
+  config: ml_collections.ConfigDict, puzzles: PuzzleSet
 ) -> dict[str, Any]:
   """The config as JSON values, with the version of the data it names."""
   return {**config.to_dict(), 'data_version': puzzles.version}

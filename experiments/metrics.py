@@ -4,9 +4,12 @@ import json
 import pathlib
 
 from absl import logging
-from clu import metric_writers
 
+from data_pipelines import files, quiet
 from hrm_jax.training import Metrics
+
+quiet.tensorflow()  # clu would import it with all its start-up notes.
+from clu import metric_writers  # noqa: E402
 
 
 class MetricsWriter:
@@ -64,6 +67,4 @@ class MetricsWriter:
       len(lines) - len(kept),
       self._path,
     )
-    part = self._path.with_suffix('.part')
-    part.write_text(''.join(kept))
-    part.replace(self._path)
+    files.write_text(self._path, ''.join(kept))

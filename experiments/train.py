@@ -58,14 +58,19 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
     evaluate_every=config.evaluate_every,
     checkpoint_every=config.checkpoint_every,
   )
-  puzzles = build.arc_set(config)
+  puzzles = build.puzzle_set(config)
   setup = build.train_setup(config, puzzles)
-  if config.evaluation.max_augmentations < 0:
-    raise ConfigError(
-      f'evaluation.max_augmentations={config.evaluation.max_augmentations} '
-      'must not be negative; 0 is all'
-    )
-  chosen = puzzles.evaluation_rows(config.evaluation.max_augmentations or None)
+  leaking = build.check_leaks(config, puzzles)
+  for key in ('max_augmentations', 'max_puzzles'):
+    if config.evaluation[key] < 0:
+      raise ConfigError(
+        f'evaluation.{key}={config.evaluation[key]} must not be negative; 0 is '
+        'all'
+      )
+  chosen = puzzles.evaluation_rows(
+    config.evaluation.max_augmentations or None,
+    config.evaluation.max_puzzles or None,
+  )
   if config.evaluate_every and not len(chosen):
     raise ConfigError(
       f'evaluate_every={config.evaluate_every}, but data.evaluate names no '
@@ -87,7 +92,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
   rows = sharding.local_rows(mesh, config.batch_size)
 
   def evaluate(state):
-    result = evaluation.evaluate(
+    judge = evaluation.evaluate(
       puzzles,
       chosen,
       np.arange(puzzles.num_identifiers, dtype=np.int32),
@@ -97,8 +102,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
       state.puzzle_table,
       config.evaluation.batch_size,
     )
-    logging.info('Held-out test outputs: %s', evaluation.summary(result))
-    return result.metrics
+    logging.info('Held out: %s%s', judge.summary(), leaking.note())
+    return {**judge.metrics, **leaking.metrics()}
 
   hooks = training.Hooks(
     batches=lambda position: puzzles.train_batches(

@@ -23,14 +23,19 @@ def get_config() -> ml_collections.ConfigDict:
   config.keep_checkpoints = 3
 
   data = config.data = ml_collections.ConfigDict()
-  # SPECs (see data_pipelines.arc.load_tasks), comma-separated. Of the `train`
-  # tasks demonstrations and test pairs are trained on; of the `evaluate` tasks
-  # the demonstrations only: their test pairs are held out and scored.
+  # SPECs (see data_pipelines.puzzles). What `evaluate` names is held out and
+  # scored; of ARC tasks, their demonstrations are trained on nevertheless.
   data.train = ''
   data.evaluate = ''
+  # Of ARC: side of the canvas; tasks with larger grids are left out.
   data.canvas = 30
+  # Augmentations of each puzzle besides itself, drawn from the seed.
   data.num_aug = 1000
   data.seed = 0
+  # Held-out answers that are trained on: those that may be, by name as
+  # `python -m data_pipelines.leaks` prints them; or all of them.
+  data.known_leaks = ()
+  data.allow_leaks = False
 
   model = config.model = ml_collections.ConfigDict()
   model.hidden_size = 512
@@ -66,6 +71,8 @@ def get_config() -> ml_collections.ConfigDict:
   evaluation.batch_size = 768
   # 'fixed' runs all segments; 'act' freezes a row at its own halt.
   evaluation.halting = 'fixed'
-  # Of each test input while training, the identity first; 0 for all.
+  # While training: of each test input, the identity first; 0 for all.
   evaluation.max_augmentations = 0
+  # While training: spread evenly over the held-out ones; 0 for all.
+  evaluation.max_puzzles = 0
   return config

@@ -15,6 +15,7 @@ from scipy import stats
 from data_pipelines import arc, arc_set, encoding
 from data_pipelines.arc import Pair, Task, TaskSet
 from data_pipelines.errors import DataError
+from data_pipelines.puzzles import load_puzzles
 
 CANVAS = 7
 # Tasks of `puzzles` and which of their pairs training may show.
@@ -355,9 +356,9 @@ def test_evaluation_predicts_every_augmentation_of_every_test(puzzles):
   ]
   # Rows of a test input stand together, the identity first.
   assert [
-    (puzzles.tasks[task].name, test, names[1 + row])
-    for task, test, row in zip(
-      chosen.task, chosen.test, chosen.augmentation, strict=True
+    (puzzles.evaluation_tasks[task].name, test, names[identifier])
+    for task, test, identifier in zip(
+      chosen.group, chosen.test, chosen.identifier, strict=True
     )
   ] == expected
   assert len(chosen) == len(expected) == 3 * 13
@@ -369,10 +370,10 @@ def test_evaluation_predicts_every_augmentation_of_every_test(puzzles):
 def test_fewer_augmentations_keep_the_identity(puzzles, limit, count):
   chosen = puzzles.evaluation_rows(limit)
   assert len(chosen) == 3 * count
-  names = np.array(puzzles.identifier_names())[1 + chosen.augmentation]
+  names = np.array(puzzles.identifier_names())[chosen.identifier]
   assert [*names[::count]] == ['scored', 'scored', 'open']
   whole = puzzles.evaluation_rows()
-  for name in ('task', 'test', 'augmentation'):
+  for name in ('group', 'test', 'identifier', 'example'):
     part = getattr(whole, name).reshape(3, 13)[:, :count]
     np.testing.assert_array_equal(getattr(chosen, name), part.ravel())
 
@@ -386,8 +387,8 @@ def test_evaluation_rows_are_never_shifted(puzzles):
   # The last batch is filled up by repeating its last row.
   for place in range(48):
     row = min(place, len(chosen) - 1)
-    pair = puzzles.tasks[chosen.task[row]].tests[chosen.test[row]]
-    identifier = chosen.augmentation[row] + 1
+    pair = puzzles.evaluation_tasks[chosen.group[row]].tests[chosen.test[row]]
+    identifier = chosen.identifier[row]
     assert batch['puzzle_identifiers'][place] == identifier
     _, *augmentation = encoding.parse_augmentation_name(names[identifier])
     inputs, labels = expected_row(pair, *augmentation, 0, 0)
@@ -399,8 +400,8 @@ def test_evaluation_decodes_to_the_test_pair_as_it_was_written(puzzles):
   chosen = puzzles.evaluation_rows()
   batch = concatenated(list(puzzles.evaluation_batches(chosen, 13)))
   augmentations = (
-    puzzles.table.dihedral[chosen.augmentation],
-    puzzles.table.colours[chosen.augmentation],
+    puzzles.table.dihedral[chosen.identifier - 1],
+    puzzles.table.colours[chosen.identifier - 1],
   )
   num_unknown = 0
   for role in ('input', 'output'):
@@ -409,7 +410,7 @@ def test_evaluation_decodes_to_the_test_pair_as_it_was_written(puzzles):
       tokens.astype(np.uint8), *augmentations
     )
     for row in range(len(chosen)):
-      pair = puzzles.tasks[chosen.task[row]].tests[chosen.test[row]]
+      pair = puzzles.evaluation_tasks[chosen.group[row]].tests[chosen.test[row]]
       if getattr(pair, role) is None:
         num_unknown += 1
         assert (batch['labels'][row] == arc_set.IGNORE_LABEL).all()
@@ -437,7 +438,8 @@ def test_both_sets_in_their_order(puzzles):
   assert [task.name for task in puzzles.evaluation_tasks] == ['scored', 'open']
   assert puzzles.num_train == 3
   assert puzzles.version == 'some 1, others 2'
-  assert puzzles.members.tolist() == [len(pairs) for pairs in SHOWN.values()]
+  members = [len(pairs) for pairs in SHOWN.values() for _ in range(13)]
+  assert puzzles.members.tolist() == members
   assert puzzles.variants.tolist() == [13] * 5
   assert puzzles.num_identifiers == len(puzzles.identifier_names()) == 66
   assert puzzles.identifier_names()[0] == '<blank>'
@@ -477,7 +479,7 @@ def test_the_canvas_keeps_exactly_the_tasks_that_fit():
   ('train', 'evaluate'), [('arc1:training', ''), ('', 'arc1:training')]
 )
 def test_demo_set(train, evaluate):
-  puzzles = arc_set.load_arc_set(train, evaluate, 5, 0, 0)
+  puzzles = load_puzzles(train, evaluate, 5, 0, 0)
   assert len(puzzles.tasks) == 25
   assert sum(len(task.tests) for task in puzzles.tasks) == 31
   demonstrations = sum(len(task.demonstrations) for task in puzzles.tasks)
@@ -501,7 +503,7 @@ def test_examples_per_pass_by_hand():
   )
   # One puzzle of four pairs, and nine puzzles of two: 22 pairs in 10 puzzles.
   assert puzzles.variants.tolist() == [1, 9]
-  assert puzzles.members.tolist() == [4, 2]
+  assert puzzles.members.tolist() == [4] + 9 * [2]
   assert puzzles.examples_per_pass == pytest.approx(2 * 22 / 10)
 
 
@@ -527,10 +529,10 @@ LONG = Task('long', TASK.demonstrations * 128, ())
     (None, as_set(TASK), {'canvas': 1}, 'data.canvas=1: no task of here fits'),
     (as_set(TASK), as_set(BIG, version='big'), {}, 'no task of big fits'),
     (as_set(TASK), None, {'num_aug': -1}, 'data.num_aug=-1'),
-    (as_set(TASK), None, {'seed': -1}, 'data.seed=-1'),
     (as_set(LONG), None, {}, "task 'long' has more than 255 pairs"),
     (as_set(TASK), as_set(OTHER, TASK), {}, 'share the tasks one;'),
     (as_set(), None, {}, 'no task'),
+    (None, None, {}, 'data.train and data.evaluate are both empty'),
   ],
 )
 def test_what_cannot_be_used_says_so_in_one_line(
@@ -560,7 +562,7 @@ def test_many_shared_tasks_are_named_in_part():
 )
 def test_specs_that_cannot_be_used(train, evaluate, message):
   with pytest.raises(DataError, match=message) as info:
-    arc_set.load_arc_set(train, evaluate, 5, 0, 0)
+    load_puzzles(train, evaluate, 5, 0, 0)
   assert '\n' not in str(info.value)
 
 
@@ -592,7 +594,8 @@ def test_the_exit_does_not_hang_on_a_live_iterator(tmp_path, ending, code):
   task = {'train': [pair], 'test': [pair]}
   (tmp_path / 'task.json').write_text(json.dumps(task))
   script = f"""
-from data_pipelines import arc_set, sampler
+from data_pipelines import sampler
+from data_pipelines.puzzles import load_puzzles
 
 batches_of = sampler.GroupSampler.batches
 
@@ -604,7 +607,7 @@ def slow(self, position):
     yield examples
 
 sampler.GroupSampler.batches = slow
-puzzles = arc_set.load_arc_set({str(tmp_path)!r}, '', 5, 2, 0)
+puzzles = load_puzzles({str(tmp_path)!r}, '', 5, 2, 0)
 batches = puzzles.train_batches(8, 0)
 next(batches)
 {ending}"""

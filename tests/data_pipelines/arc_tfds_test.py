@@ -53,6 +53,25 @@ def test_arc2_has_both_splits_of_arc2():
   assert counts == {'training': 1000, 'evaluation': 120}
 
 
+def test_concept_is_where_the_variable_says(tmp_path, monkeypatch):
+  monkeypatch.delenv('CONCEPT_ARC', raising=False)
+  builder = tfds.builder('arc_tasks/concept', data_dir=tmp_path)
+  with pytest.raises(DataError, match='CONCEPT_ARC'):
+    builder.download_and_prepare()
+
+  pair = {'input': [[1, 2]], 'output': [[3]]}
+  for name in ('Above/Above1', 'Above/AboveMinimal1', 'Center/Center1'):
+    path = tmp_path / f'ConceptARC/corpus/{name}.json'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({'train': [pair], 'test': [pair]}))
+  monkeypatch.setenv('CONCEPT_ARC', str(tmp_path / 'ConceptARC'))
+  data, info = tfds.load('arc_tasks/concept', data_dir=tmp_path, with_info=True)
+  assert set(data) == {'corpus'}
+  names = [e['task'] for e in tfds.as_numpy(data['corpus'])]
+  assert names == [b'Above1', b'Above1', b'Center1', b'Center1']
+  assert info.metadata['corpus'].startswith('concept directory corpus ')
+
+
 def test_a_directory_with_an_unknown_output(tmp_path):
   task = {
     'train': [{'input': [[1, 2]], 'output': [[3], [4]]}],

@@ -13,15 +13,17 @@ MEMBERS = np.array([3, 1, 4, 2, 11, 5, 1, 7, 3])
 VARIANTS = np.array([1, 2, 3, 4, 5, 6, 7, 8, 9])
 
 
-@pytest.fixture
-def short_runs(monkeypatch):
-  """Runs of at least nine batches."""
+@pytest.fixture(params=[4, 4096])
+def short_runs(request, monkeypatch):
+  """Runs of at least nine batches, passes in one chunk or in several."""
   monkeypatch.setattr(sampler, '_MIN_RUN', 9)
+  monkeypatch.setattr(sampler, '_CHUNK', request.param)
 
 
 def make(members=MEMBERS, variants=VARIANTS, batch_size=10, seed=0):
+  """Variants of a group have as many members each."""
   return sampler.GroupSampler(
-    np.asarray(members), np.asarray(variants), batch_size, seed
+    np.asarray(variants), np.repeat(members, variants), batch_size, seed
   )
 
 
@@ -133,6 +135,22 @@ def test_a_group_is_cut_only_by_a_full_batch(short_runs):
 def test_length_of_a_run(short_runs, members, batch_size, expected):
   order = make(members, [1] * len(members), batch_size)
   assert order.batches_per_run == expected
+
+
+def test_variants_of_different_sizes(short_runs):
+  variants = np.array([3, 1, 2])
+  members = np.array([2, 5, 1, 4, 3, 0])
+  order = sampler.GroupSampler(variants, members, 6, seed=3)
+  # A pass has 8/3 + 4 + 3/2 examples on average: 7 passes, 57.2 examples.
+  assert order.batches_per_run == 9
+  seen = columns(take(order, 3000))
+  counts = np.zeros((3, 3, 5), int)
+  np.add.at(counts, tuple(seen.T), 1)
+  sizes = np.array([[2, 5, 1], [4, 0, 0], [3, 0, 0]])
+  for group, variant in np.ndindex(3, 3):
+    shown = counts[group, variant]
+    assert (shown[: sizes[group, variant]] > 0).all()
+    assert not shown[sizes[group, variant] :].any()
 
 
 def test_groups_of_one_member_fill_a_run_with_whole_passes(short_runs):

@@ -4,7 +4,6 @@ import json
 import math
 
 import numpy as np
-import pytest
 
 from data_pipelines import encoding, voting
 from data_pipelines.arc import Pair, Task
@@ -191,12 +190,3 @@ def test_submission():
   }
   assert list(answers) == ['z', 'a']
   assert json.loads(json.dumps(answers)) == answers
-
-
-def test_json_file_is_whole_or_absent(tmp_path):
-  path = tmp_path / 'submission.json'
-  voting.write_json_atomically(path, {'a': [1]})
-  assert json.loads(path.read_text()) == {'a': [1]}
-  with pytest.raises(TypeError):
-    voting.write_json_atomically(path, {'a': [1, object()]})
-  assert json.loads(path.read_text()) == {'a': [1]}

@@ -231,7 +231,7 @@ class _Names:
 
 
 class _Rows:
-  augmentation = np.array([2, 0])
+  identifier = np.array([3, 1])
 
 
 def test_identifiers_are_matched_by_name():
@@ -249,7 +249,8 @@ def _write_tasks(directory, answers):
   directory.mkdir(exist_ok=True)
   for number in range(2):
     grid = [[1 + number, 2], [3, 4]]
-    test = {'input': grid[::-1]} | ({'output': grid} if answers else {})
+    row = [[5, 6 + number]]
+    test = {'input': row} | ({'output': row[::-1]} if answers else {})
     demonstration = {'input': grid, 'output': grid[::-1]}
     task = {'train': [demonstration], 'test': [test]}
     (directory / f'task{number}.json').write_text(json.dumps(task))

@@ -1,0 +1,309 @@
+"""Which held-out answers can be reached from what is trained on.
+
+Tasks are compared pair by pair, whatever their names, order and files: most of
+ARC-1's evaluation tasks are in ARC-2's training tasks with their demonstrations
+in another order.
+
+Two pairs are the same where one of the eight dihedral transforms and one
+permutation of the colours, each applied to input and output alike, turn one
+into the other. Training shows pairs under all transforms and under the
+permutations that leave 0 where it is; here 0 may change its place with another
+colour too. So a leak is found where the background was recoloured as well.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_pipelines import arc, encoding
+
+# What may be the same, the worst first. An answer without its question lies
+# nearer to the held-out answer than the question with another answer does.
+_KINDS = ('both', 'output', 'input')
+
+_COLOURS = tuple(bytes([colour]) for colour in range(arc.NUM_COLOURS))
+
+
+class NamedPair(NamedTuple):
+  """A pair of grids and where it stands.
+
+  Attributes:
+    task: name of its task.
+    place: `train[2]` or `test[0]`, as in the task's file.
+    pair: the grids.
+  """
+
+  task: str
+  place: str
+  pair: arc.Pair
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Leak:
+  """A held-out pair that training shows, whole or in part.
+
+  Attributes:
+    evaluated: name of the held-out pair's task.
+    place: of the held-out pair, e.g. `test[0]`.
+    trained: name of the trained task.
+    trained_place: of the trained task's first pair that is the same.
+    what: is the same: `both` (the answer is reachable), `input` or `output`.
+  """
+
+  evaluated: str
+  place: str
+  trained: str
+  trained_place: str
+  what: str
+
+  @property
+  def name(self) -> str:
+    """As `data.known_leaks` lists it."""
+    return f'{self.trained}->{self.evaluated}'
+
+  def __str__(self) -> str:
+    places = (self.trained, self.trained_place, self.evaluated, self.place)
+    return f'{self.what:6}  {"{} {} -> {} {}".format(*places)}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+  """What leaks between two sets, and whether a run may train on them.
+
+  Attributes:
+    leaks: all that were found.
+    known: names of those that may be.
+    allowed: whether all may be.
+  """
+
+  leaks: Sequence[Leak]
+  known: Sequence[str]
+  allowed: bool
+
+  @property
+  def answers(self) -> list[Leak]:
+    """Of each held-out answer that can be reached, the first leak."""
+    first = {}
+    for leak in self.leaks:
+      if leak.what == 'both':
+        first.setdefault((leak.evaluated, leak.place), leak)
+    return list(first.values())
+
+  @property
+  def refused(self) -> list[Leak]:
+    """What keeps the run from starting."""
+    return [
+      leak
+      for leak in self.leaks
+      if leak.what == 'both'
+      and not self.allowed
+      and leak.name not in self.known
+    ]
+
+  def note(self) -> str:
+    """A line to stand beside every score; empty where nothing leaks."""
+    if not self.answers:
+      return ''
+    return f'\nTrained on {_listed(self.answers)}'
+
+  def metrics(self) -> dict[str, float]:
+    """For the log."""
+    return {'eval/leaking_answers': float(len(self.answers))}
+
+  def record(self) -> dict[str, Any]:
+    """For the files of an evaluation."""
+    return {
+      'answers': len(self.answers),
+      'names': sorted({leak.name for leak in self.answers}),
+      'allow_leaks': self.allowed,
+    }
+
+  def refusal(self) -> str:
+    """One line for the user whose run is refused."""
+    return (
+      f'data.train holds {_listed(self.refused)}; leave these puzzles out of '
+      'one of the two, name them in data.known_leaks, or say '
+      '--config.data.allow_leaks=True: every score will say so'
+    )
+
+
+def _listed(leaks: Sequence[Leak]) -> str:
+  names = list(dict.fromkeys(leak.name for leak in leaks))
+  more = f' and {len(names) - 5} more' if len(names) > 5 else ''
+  answers = len({(leak.evaluated, leak.place) for leak in leaks})
+  return (
+    f'{answers} held-out answer{"s" * (answers != 1)}: {", ".join(names[:5])}'
+    f'{more}'
+  )
+
+
+def between_tasks(
+  train: Sequence[arc.Task], evaluate: Sequence[arc.Task]
+) -> list[Leak]:
+  """Compares as training uses tasks: the `evaluate` tasks' demonstrations are
+  trained on, and their tests are held out."""
+  trained = [
+    *(pair for task in train for pair in _named_pairs(task)),
+    *(pair for task in evaluate for pair in _demonstrations(task)),
+  ]
+  return between_pairs(trained, held_out_pairs(evaluate))
+
+
+def held_out_pairs(tasks: Iterable[arc.Task]) -> list[NamedPair]:
+  """The test pairs of tasks."""
+  return [
+    NamedPair(task.name, f'test[{i}]', pair)
+    for task in tasks
+    for i, pair in enumerate(task.tests)
+  ]
+
+
+def _demonstrations(task: arc.Task) -> list[NamedPair]:
+  return [
+    NamedPair(task.name, f'train[{i}]', pair)
+    for i, pair in enumerate(task.demonstrations)
+  ]
+
+
+def _named_pairs(task: arc.Task) -> list[NamedPair]:
+  """Those that training shows of a task of the training set."""
+  return [
+    named
+    for named in (*_demonstrations(task), *held_out_pairs([task]))
+    if named.pair.output is not None
+  ]
+
+
+def between_questions(
+  domain: Any,
+  trained: np.ndarray,
+  trained_name: Callable[[int], str],
+  held_out: np.ndarray,
+  held_out_name: Callable[[int], str],
+) -> list[Leak]:
+  """Compares Sudokus or mazes, up to the symmetries of their domain.
+
+  A question has one answer, so that whoever knows the question knows it.
+
+  Args:
+    domain: `Sudoku` or `Maze`; None compares cell for cell.
+    trained: tokens of the questions that are trained on, [N, S].
+    trained_name: of a row of them.
+    held_out: tokens of the questions that are scored, [M, S].
+    held_out_name: of a row of them.
+
+  Returns:
+    One leak for each held-out question that is trained on.
+  """
+  signatures = _equality if domain is None else domain.signatures
+  # Rows at fault are few: the names of the others are never made.
+  ours, theirs = signatures(trained), signatures(held_out)
+  first = {}
+  for row in np.flatnonzero(np.isin(ours, theirs)):
+    first.setdefault(int(ours[row]), row)
+  return [
+    Leak(
+      held_out_name(row), 'question', trained_name(first[key]), 'question',
+      'both',
+    )
+    for row in np.flatnonzero(np.isin(theirs, ours))
+    for key in [int(theirs[row])]
+  ]  # fmt: skip
+
+
+def _equality(tokens: np.ndarray) -> np.ndarray:
+  """A number for each row, the same where all cells are, uint64."""
+  digests = (
+    hashlib.blake2b(np.ascontiguousarray(row, np.int32), digest_size=8).digest()
+    for row in tokens
+  )
+  return np.frombuffer(b''.join(digests), np.uint64)
+
+
+def between_pairs(
+  trained: Sequence[NamedPair], held_out: Sequence[NamedPair]
+) -> list[Leak]:
+  """Compares every held-out pair with every trained one.
+
+  A held-out pair and a trained task give one leak at most, the worst: `both`,
+  else `output` (the answer, under another input), else `input` (with another
+  answer, or one that is not known). A single grid of one colour, 1 x 1 among
+  them, tells nothing and is no leak by itself, though a pair of two such grids
+  may be.
+
+  Args:
+    trained: what is trained on; the demonstrations of held-out tasks too.
+    held_out: what is scored. Where its output is not known, a pair can leak
+      by its input only.
+
+  Returns:
+    The leaks in the order of `held_out`, and for each pair of `trained`.
+  """
+  # Canonical forms take the time, so only pairs of which some part has the
+  # same shape and counts of colours as a held-out part are given one.
+  wanted = {
+    (kind, _signature(grids))
+    for named in held_out
+    for kind, grids in _parts(named.pair)
+  }
+  # The first place in each trained task of each canonical form.
+  places: dict[tuple[str, bytes], dict[str, str]] = {}
+  for named in trained:
+    for kind, grids in _parts(named.pair):
+      if (kind, _signature(grids)) in wanted:
+        same = places.setdefault((kind, _canonical(grids)), {})
+        same.setdefault(named.task, named.place)
+
+  order = {}
+  for named in trained:
+    order.setdefault(named.task, len(order))
+  leaks = []
+  for named in held_out:
+    found: dict[str, Leak] = {}
+    for kind, grids in _parts(named.pair):
+      same = places.get((kind, _canonical(grids)), {})
+      for task, place in same.items():
+        leak = Leak(named.task, named.place, task, place, kind)
+        found.setdefault(task, leak)
+    leaks += sorted(found.values(), key=lambda leak: order[leak.trained])
+  return leaks
+
+
+def _parts(pair: arc.Pair) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:
+  """What of a pair is compared: the kind and its grids, the worst first."""
+  grids = {'input': (pair.input,)}
+  if pair.output is not None:
+    grids['both'] = (pair.input, pair.output)
+    grids['output'] = (pair.output,)
+  for kind in _KINDS:
+    if kind in grids and (kind == 'both' or np.ptp(grids[kind][0])):
+      yield kind, grids[kind]
+
+
+def _signature(grids: Sequence[np.ndarray]) -> tuple:
+  """A rough form that no transform and no permutation changes."""
+  counts = sum(
+    (arc.MAX_SIDE**2 + 1) ** i
+    * np.bincount(grid.ravel(), minlength=arc.NUM_COLOURS)
+    for i, grid in enumerate(grids)
+  )
+  shapes = tuple(tuple(sorted(grid.shape)) for grid in grids)
+  return shapes, np.sort(counts).tobytes()
+
+
+def _canonical(grids: Sequence[np.ndarray]) -> bytes:
+  """The same for grids that are the same, and for no others."""
+  forms = []
+  for transform in range(8):
+    turned = [encoding.dihedral(grid, transform) for grid in grids]
+    shapes = bytes(side for grid in turned for side in grid.shape)
+    cells = b''.join(grid.tobytes() for grid in turned)
+    # Colours are numbered by where they come first; those that are not there
+    # (-1) have no number to take.
+    colours = sorted((c for c in _COLOURS if c in cells), key=cells.index)
+    table = bytes.maketrans(b''.join(colours), bytes(range(len(colours))))
+    forms.append(shapes + cells.translate(table))
+  return min(forms)

@@ -1,0 +1,511 @@
+"""Directories in the published on-disk format, HRM's and TRM's.
+
+    DIR/{train,test}/dataset.json
+    DIR/{train,test}/all__{inputs,labels}.npy             examples × cells
+    DIR/{train,test}/all__puzzle_identifiers.npy          puzzles
+    DIR/{train,test}/all__{puzzle,group}_indices.npy      bounds, from 0
+    DIR/identifiers.json                                  names
+
+Examples of puzzle p are `puzzle_indices[p] … puzzle_indices[p + 1]`, puzzles of
+group g are `group_indices[g] … group_indices[g + 1]`. Inputs and labels are
+memory-mapped, and so need not fit the memory.
+"""
+
+import hashlib
+import json
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_pipelines import (
+  encoding,
+  judging,
+  leak_check,
+  puzzle_set,
+  sampler,
+)
+from data_pipelines.arc import Pair, Task
+from data_pipelines.errors import DataError
+from data_pipelines.maze import Maze
+from data_pipelines.puzzle_set import (
+  IGNORE_LABEL,
+  Batch,
+  EvaluationRows,
+  PuzzleSet,
+)
+from data_pipelines.sudoku import Sudoku
+
+SPLITS = ('train', 'test')
+# Bytes of the large arrays that tell versions of a data set apart.
+_SAMPLE = 2**20
+
+
+class Split(NamedTuple):
+  """One half of a directory; arrays as the module describes them.
+
+  Attributes:
+    directory: where it lies.
+    metadata: dataset.json.
+    inputs: [N, S], memory-mapped.
+    labels: [N, S], memory-mapped.
+    puzzle_identifiers: int64 [puzzles].
+    puzzle_indices: int64 [puzzles + 1].
+    group_indices: int64 [groups + 1].
+  """
+
+  directory: pathlib.Path
+  metadata: dict[str, Any]
+  inputs: np.ndarray
+  labels: np.ndarray
+  puzzle_identifiers: np.ndarray
+  puzzle_indices: np.ndarray
+  group_indices: np.ndarray
+
+  def read(self, example: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and labels, int32 [B, S]; labels with IGNORE_LABEL.
+
+    Raises:
+      DataError: a token is not of the vocabulary.
+    """
+    inputs = self.inputs[example].astype(np.int32)
+    labels = self.labels[example].astype(np.int32)
+    ignored = self.metadata['ignore_label_id']
+    counted = labels if ignored is None else labels[labels != ignored]
+    for name, tokens in (('inputs', inputs), ('labels', counted)):
+      size = self.metadata['vocab_size']
+      if tokens.size and not (tokens.min() >= 0 and tokens.max() < size):
+        raise DataError(
+          f'{self.path(name)}: one of the rows '
+          f'{", ".join(map(str, example[:3]))} … has a token outside of '
+          f'0 … {size - 1}; build the data set anew'
+        )
+    if ignored is not None:
+      labels[labels == ignored] = IGNORE_LABEL
+    return inputs, labels
+
+  def path(self, name: str) -> pathlib.Path:
+    """The file of one of the arrays."""
+    return self.directory / f'all__{name}.npy'
+
+
+def is_published(path: pathlib.Path) -> bool:
+  """Whether a directory looks like one that the published builders wrote."""
+  return any((path / split / 'dataset.json').exists() for split in SPLITS)
+
+
+class PublishedSet(PuzzleSet):
+  """The examples of a directory in the published format.
+
+  Augmentations and shifts are those that its builder wrote.
+
+  Attributes:
+    names: of each puzzle identifier.
+  """
+
+  def __init__(self, directory: pathlib.Path, train: bool, evaluate: bool):
+    """Opens DIR/train, DIR/test, or both.
+
+    Raises:
+      DataError: a file is missing, damaged or does not fit the others.
+    """
+    self._train = _open(directory / 'train') if train else None
+    self._test = _open(directory / 'test') if evaluate else None
+    splits = [split for split in (self._train, self._test) if split]
+    metadata = splits[0].metadata
+    for key in ('vocab_size', 'seq_len', 'num_puzzle_identifiers'):
+      if splits[-1].metadata[key] != metadata[key]:
+        raise DataError(
+          f'{directory}: {key} is {metadata[key]} in train/dataset.json and '
+          f'{splits[-1].metadata[key]} in test/dataset.json; they must agree'
+        )
+    self.vocab_size = metadata['vocab_size']
+    self.seq_len = metadata['seq_len']
+    self.names = _names(directory, metadata['num_puzzle_identifiers'])
+    self.version = f'published {directory.name} {_digest(splits)}'
+    self.variants = self.members = np.zeros(0, np.int64)
+    if self._train:
+      self.variants = np.diff(self._train.group_indices)
+      self.members = np.diff(self._train.puzzle_indices)
+    side = math.isqrt(self.seq_len)
+    is_square = side * side == self.seq_len
+    self._is_arc = (
+      len(self.names) > 1
+      and is_square
+      and self.vocab_size == encoding.VOCAB_SIZE
+    )
+    self.domain = None
+    if len(self.names) == 1 and is_square:
+      self.domain = _domain(self.vocab_size, side)
+    self.evaluation_tasks: list[Task] = []
+    self._rows = None
+    if self._test:
+      self._rows = self._arc_rows() if self._is_arc else self._plain_rows()
+
+  @property
+  def num_identifiers(self) -> int:
+    return len(self.names)
+
+  def identifier_names(self) -> list[str]:
+    return self.names
+
+  def describe(self) -> str:
+    held_out = len(self._rows) if self._rows else 0
+    return (
+      f'{self.version}: {len(self.variants):,} groups, {len(self.members):,} '
+      f'puzzles, {self.members.sum():,} training examples, '
+      f'{len(self.names):,} puzzle identifiers, {held_out:,} examples held out'
+    )
+
+  def evaluation_rows(
+    self, max_augmentations: int | None = None, max_puzzles: int | None = None
+  ) -> EvaluationRows:
+    rows = self._rows
+    if rows is None:
+      nothing = np.zeros(0, np.int64)
+      return EvaluationRows(nothing, nothing, nothing, nothing)
+    groups = int(rows.group.max()) + 1
+    kept = np.isin(rows.group, puzzle_set.spread(groups, max_puzzles))
+    if max_augmentations is not None:
+      # Rows of a test input stand together, in the order of its puzzles.
+      changes = (np.diff(rows.group) != 0) | (np.diff(rows.test) != 0)
+      first = np.r_[0, np.flatnonzero(changes) + 1]
+      length = np.diff(np.r_[first, len(rows)])
+      kept &= np.arange(len(rows)) - np.repeat(first, length) < (
+        max_augmentations
+      )
+    return rows.take(np.flatnonzero(kept))
+
+  def judge(self, chosen: EvaluationRows) -> judging.Judge:
+    if not self._is_arc:
+      inputs, labels = self._test.read(chosen.example)
+      return judging.AnswerJudge(
+        self.domain,
+        self.vocab_size,
+        inputs.astype(np.uint8),
+        np.where(labels == IGNORE_LABEL, puzzle_set.PAD, labels).astype(
+          np.uint8
+        ),
+        [f'{self._test.path("inputs")}:{row}' for row in chosen.example],
+      )
+    parsed = [
+      encoding.parse_augmentation_name(self.names[identifier])
+      for identifier in chosen.identifier
+    ]
+    return judging.VoteJudge(
+      self.evaluation_tasks,
+      chosen.group,
+      chosen.test,
+      np.array([transform for _, transform, _ in parsed]),
+      np.array([colours for _, _, colours in parsed]),
+    )
+
+  def leaks(self) -> list[leak_check.Leak]:
+    if not self._train or not self._test:
+      return []
+    first = self._train.group_indices[:-1]
+    if self._is_arc:
+      trained = []
+      for puzzle in first:
+        name, _, _ = encoding.parse_augmentation_name(
+          self.names[self._train.puzzle_identifiers[puzzle]]
+        )
+        pairs = self._pairs(self._train, puzzle)
+        trained += [
+          leak_check.NamedPair(name, f'example[{i}]', pair)
+          for i, pair in enumerate(pairs)
+        ]
+      return leak_check.between_pairs(
+        trained, leak_check.held_out_pairs(self.evaluation_tasks)
+      )
+    example = self._train.puzzle_indices[first]
+    return leak_check.between_questions(
+      self.domain,
+      self._train.inputs[example],
+      lambda row: f'{self._train.path("inputs")}:{example[row]}',
+      self._test.inputs[self._rows.example],
+      lambda row: f'{self._test.path("inputs")}:{self._rows.example[row]}',
+    )
+
+  def _train_index(self, examples: sampler.Examples) -> Batch:
+    puzzle = self._train.group_indices[examples.group] + examples.variant
+    example = self._train.puzzle_indices[puzzle] + examples.member
+    return self._batch(
+      self._train, example, self._train.puzzle_identifiers[puzzle]
+    )
+
+  def _evaluation_index(self, chosen: EvaluationRows) -> Batch:
+    return self._batch(self._test, chosen.example, chosen.identifier)
+
+  def _batch(
+    self, split: Split, example: np.ndarray, identifier: np.ndarray
+  ) -> Batch:
+    inputs, labels = split.read(example)
+    return {
+      'inputs': inputs,
+      'labels': labels,
+      'puzzle_identifiers': identifier.astype(np.int32),
+    }
+
+  def _plain_rows(self) -> EvaluationRows:
+    count = len(self._test.inputs)
+    sizes = np.diff(self._test.puzzle_indices)
+    identifier = np.repeat(self._test.puzzle_identifiers, sizes)
+    number = np.arange(count)
+    return EvaluationRows(number, np.zeros_like(number), identifier, number)
+
+  def _arc_rows(self) -> EvaluationRows:
+    """Examples by task and test input; fills `evaluation_tasks`."""
+    number_of_task, columns = {}, []
+    split = self._test
+    for puzzle, identifier in enumerate(split.puzzle_identifiers):
+      begin, end = split.puzzle_indices[puzzle : puzzle + 2]
+      if begin == end:
+        continue
+      name, transform, colours = encoding.parse_augmentation_name(
+        self.names[identifier]
+      )
+      if name not in number_of_task:
+        number_of_task[name] = len(self.evaluation_tasks)
+        pairs = tuple(
+          Pair(
+            *(
+              None
+              if grid is None
+              else encoding.deaugment(grid, transform, colours)
+              for grid in (pair.input, pair.output)
+            )
+          )
+          for pair in self._pairs(split, puzzle)
+        )
+        self.evaluation_tasks.append(Task(name, (), pairs))
+      task = number_of_task[name]
+      order = self._test_order(
+        puzzle, self.evaluation_tasks[task], transform, colours
+      )
+      columns += [
+        (task, test, identifier, example)
+        for test, example in zip(order, range(begin, end), strict=True)
+      ]
+    rows = np.array(columns, np.int64).reshape(-1, 4)
+    # Stable: of each test input, puzzles stay in the order of the file.
+    rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+    return EvaluationRows(*rows.T)
+
+  def _test_order(
+    self, puzzle: int, task: Task, transform: int, colours: np.ndarray
+  ) -> list[int]:
+    """Which of the task's test inputs each example of the puzzle shows."""
+    split = self._test
+    begin, end = split.puzzle_indices[puzzle : puzzle + 2]
+    where = (
+      f'{split.path("inputs")}: puzzle {puzzle} '
+      f"('{self.names[split.puzzle_identifiers[puzzle]]}')"
+    )
+    if end - begin != len(task.tests):
+      raise DataError(
+        f'{where}: has {end - begin} examples, other augmentations of its task '
+        f'{len(task.tests)}; build the data set anew'
+      )
+    if end - begin == 1:
+      return [0]
+    order = []
+    for pair in self._pairs(split, puzzle):
+      grid = encoding.deaugment(pair.input, transform, colours)
+      same = [
+        test
+        for test, other in enumerate(task.tests)
+        if test not in order and np.array_equal(other.input, grid)
+      ]
+      if not same:
+        raise DataError(
+          f'{where}: is no augmentation of its task; build the data set anew'
+        )
+      order.append(same[0])
+    return order
+
+  def _pairs(self, split: Split, puzzle: int) -> list[Pair]:
+    """The grids of an ARC puzzle, as augmented as they are."""
+    example = np.arange(*split.puzzle_indices[puzzle : puzzle + 2])
+    inputs, labels = split.read(example)
+    pairs = []
+    for row, question, label in zip(example, inputs, labels, strict=True):
+      label = np.where(label == IGNORE_LABEL, encoding.PAD, label)
+      try:
+        # The shift that input and output share is told by the input.
+        grids = encoding.uncover(question), encoding.uncover(label)
+      except ValueError as error:
+        raise DataError(
+          f'{split.directory}: example {row}: {error}; build the data set anew'
+        ) from None
+      if grids[0] is None:
+        raise DataError(
+          f'{split.path("inputs")}: example {row} is empty; build the data set '
+          'anew'
+        )
+      pairs.append(Pair(*grids))
+    return pairs
+
+
+def _open(directory: pathlib.Path) -> Split:
+  """Opens one split and checks that its files fit together."""
+  path = directory / 'dataset.json'
+  metadata = _read_json(path)
+  if not isinstance(metadata, dict):
+    raise DataError(f'{path}: must be an object')
+  for key in ('vocab_size', 'seq_len', 'num_puzzle_identifiers'):
+    if type(metadata.get(key)) is not int or metadata[key] < 1:
+      raise DataError(
+        f'{path}: {key} is {metadata.get(key)!r}; it must be a whole number '
+        'from 1 on'
+      )
+  if metadata['vocab_size'] > 256:
+    raise DataError(
+      f'{path}: vocab_size is {metadata["vocab_size"]}; at most 256 here'
+    )
+  ignored = metadata.setdefault('ignore_label_id', None)
+  if ignored is not None and type(ignored) is not int:
+    raise DataError(
+      f'{path}: ignore_label_id is {ignored!r}; it must be a whole number or '
+      'null'
+    )
+  if metadata.get('sets') != ['all']:
+    raise DataError(
+      f'{path}: sets is {metadata.get("sets")!r}; only ["all"] is known'
+    )
+  arrays = {
+    name: _load(directory / f'all__{name}.npy', dimensions)
+    for name, dimensions in (
+      ('inputs', 2),
+      ('labels', 2),
+      ('puzzle_identifiers', 1),
+      ('puzzle_indices', 1),
+      ('group_indices', 1),
+    )
+  }
+  for name in ('puzzle_identifiers', 'puzzle_indices', 'group_indices'):
+    arrays[name] = np.array(arrays[name], np.int64)
+  split = Split(directory, metadata, **arrays)
+
+  count, cells = split.inputs.shape
+  if cells != metadata['seq_len']:
+    raise DataError(
+      f'{split.path("inputs")}: has {cells} cells an example, seq_len in '
+      f'dataset.json is {metadata["seq_len"]}'
+    )
+  if split.labels.shape != split.inputs.shape:
+    raise DataError(
+      f'{split.path("labels")}: has the shape {split.labels.shape}, '
+      f'all__inputs.npy {split.inputs.shape}; one of them is cut short'
+    )
+  puzzles = len(split.puzzle_identifiers)
+  for name, things, last in (
+    ('puzzle_indices', 'examples', count),
+    ('group_indices', 'puzzles', puzzles),
+  ):
+    bounds = getattr(split, name)
+    if (
+      not len(bounds)
+      or bounds[0] != 0
+      or bounds[-1] != last
+      or bounds.min() < 0
+      or bounds.max() > last
+    ):
+      raise DataError(
+        f'{split.path(name)}: must go from 0 to {last}, the number of '
+        f'{things}; '
+        'one of the files is cut short'
+      )
+    if (np.diff(bounds) < 0).any():
+      row = int((np.diff(bounds) < 0).argmax())
+      raise DataError(f'{split.path(name)}: falls after entry {row}')
+  if len(split.puzzle_indices) != puzzles + 1:
+    raise DataError(
+      f'{split.path("puzzle_indices")}: has {len(split.puzzle_indices)} '
+      f'entries for {puzzles} puzzle identifiers; it must have one more'
+    )
+  if (np.diff(split.group_indices) < 1).any():
+    row = int((np.diff(split.group_indices) < 1).argmax())
+    raise DataError(f'{split.path("group_indices")}: group {row} has no puzzle')
+  most = metadata['num_puzzle_identifiers']
+  wrong = (split.puzzle_identifiers < 0) | (split.puzzle_identifiers >= most)
+  if wrong.any():
+    row = int(wrong.argmax())
+    raise DataError(
+      f'{split.path("puzzle_identifiers")}: entry {row} is '
+      f'{split.puzzle_identifiers[row]}, out of the range 0 … {most - 1} that '
+      'num_puzzle_identifiers in dataset.json gives'
+    )
+  if not count:
+    raise DataError(f'{split.path("inputs")}: holds no example')
+  return split
+
+
+def _load(path: pathlib.Path, dimensions: int) -> np.ndarray:
+  try:
+    array = np.load(path, mmap_mode='r')
+  except OSError as error:
+    raise DataError(
+      f'{path}: cannot be read ({error.strerror or error})'
+    ) from None
+  # numpy's reader has many errors for a damaged header.
+  except Exception as error:
+    raise DataError(
+      f'{path}: not a whole .npy file ({str(error).splitlines()[0]}); copy or '
+      'build it anew'
+    ) from None
+  if not isinstance(array, np.ndarray) or array.ndim != dimensions:
+    raise DataError(f'{path}: must be one array of {dimensions} dimensions')
+  if array.dtype.kind not in 'iu':
+    raise DataError(f'{path}: holds {array.dtype}, must hold whole numbers')
+  return array
+
+
+def _domain(vocab_size: int, side: int) -> Sudoku | Maze | None:
+  """What puzzles without names are, by their tokens and cells."""
+  for box in ((2, 2), (2, 3), (3, 3)):
+    sudoku = Sudoku(*box)
+    if (sudoku.vocab_size, sudoku.side) == (vocab_size, side):
+      return sudoku
+  return Maze(side, side) if vocab_size == Maze.vocab_size else None
+
+
+def _names(directory: pathlib.Path, count: int) -> list[str]:
+  path = directory / 'identifiers.json'
+  if count == 1 and not path.exists():
+    return [puzzle_set.BLANK_NAME]
+  names = _read_json(path)
+  if not isinstance(names, list) or not all(type(n) is str for n in names):
+    raise DataError(f'{path}: must be a list of names')
+  if len(names) != count:
+    raise DataError(
+      f'{path}: has {len(names)} names, dataset.json says '
+      f'num_puzzle_identifiers={count}'
+    )
+  if len(set(names)) < count:
+    twice = next(name for name in names if names.count(name) > 1)
+    raise DataError(f"{path}: name '{twice}' is there twice")
+  return names
+
+
+def _read_json(path: pathlib.Path) -> Any:
+  try:
+    return json.loads(path.read_text('utf-8'))
+  except OSError as error:
+    raise DataError(f'{path}: cannot be read ({error.strerror})') from None
+  except (ValueError, RecursionError) as error:
+    raise DataError(f'{path}: not JSON ({error})') from None
+
+
+def _digest(splits: list[Split]) -> str:
+  """Of all but the middle of the large arrays, which may be gigabytes."""
+  digest = hashlib.sha256()
+  for split in splits:
+    digest.update(json.dumps(split.metadata, sort_keys=True).encode())
+    for array in split[4:]:
+      digest.update(array.tobytes())
+    for array in (split.inputs, split.labels):
+      rows = max(1, _SAMPLE // max(1, array[:1].nbytes))
+      digest.update(array[:rows].tobytes() + array[-rows:].tobytes())
+  return digest.hexdigest()[:12]

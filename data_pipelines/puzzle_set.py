@@ -1,0 +1,254 @@
+"""What every set of puzzles gives to training and evaluation.
+
+A *group* is a puzzle with its augmentations, a *variant* one of these (the
+first is the puzzle itself), a *member* one example of a variant: a pair of
+grids of an ARC task; Sudokus and mazes have a single one.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Iterator, Sequence
+from concurrent import futures
+
+import numpy as np
+
+from data_pipelines import sampler
+from data_pipelines.arc import Task
+from data_pipelines.errors import DataError
+from data_pipelines.judging import Judge
+from data_pipelines.leak_check import Leak
+from data_pipelines.maze import Maze
+from data_pipelines.sudoku import Sudoku
+
+# Token that fills cells outside of a grid, in every domain.
+PAD = 0
+# What the loss does not count.
+IGNORE_LABEL = -100
+# The puzzle identifier of puzzles that have none of their own, and its name.
+BLANK_IDENTIFIER = 0
+BLANK_NAME = '<blank>'
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvaluationRows:
+  """Examples to be predicted; int64 arrays of one length.
+
+  Attributes:
+    group: puzzle among those that are scored.
+    test: test input of the puzzle; 0 where a puzzle has one.
+    identifier: puzzle identifier that the row is predicted with.
+    example: where the set finds the row.
+  """
+
+  group: np.ndarray
+  test: np.ndarray
+  identifier: np.ndarray
+  example: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.group)
+
+  def take(self, index: np.ndarray) -> 'EvaluationRows':
+    """Some of the rows."""
+    fields = dataclasses.fields(self)
+    return EvaluationRows(*(getattr(self, f.name)[index] for f in fields))
+
+
+class PuzzleSet(abc.ABC):
+  """Puzzles to train on and to be scored on.
+
+  Attributes:
+    version: which data exactly.
+    vocab_size: tokens; 0 is the padding.
+    seq_len: S, cells of a puzzle.
+    domain: `Sudoku` or `Maze`; None for other puzzles.
+    evaluation_tasks: tasks of ARC that are scored; empty for other puzzles.
+    variants: int [groups], variants of each group that is trained on.
+    members: int [sum of variants], examples of each variant.
+  """
+
+  version: str
+  vocab_size: int
+  seq_len: int
+  domain: Sudoku | Maze | None = None
+  evaluation_tasks: Sequence[Task] = ()
+  variants: np.ndarray
+  members: np.ndarray
+
+  @property
+  def examples_per_pass(self) -> float:
+    """Groups × mean examples of a variant, as the paper counts an epoch."""
+    return float(len(self.variants) * self.members.mean())
+
+  @property
+  def num_identifiers(self) -> int:
+    """Puzzle identifiers, the blank one (0) included."""
+    return 1
+
+  def identifier_names(self) -> list[str]:
+    """The name of each puzzle identifier."""
+    return [BLANK_NAME]
+
+  @abc.abstractmethod
+  def describe(self) -> str:
+    """One line for the log."""
+
+  def train_batches(
+    self,
+    batch_size: int,
+    seed: int,
+    position: int = 0,
+    rows: slice = slice(None),
+  ) -> Iterator[Batch]:
+    """Training batches from `position` on: batch i depends on (seed, i) alone.
+
+    Args:
+      batch_size: of the global batch.
+      seed: of the order, the augmentations chosen and the shifts.
+      position: number of the first batch.
+      rows: of the global batch that this process feeds.
+
+    Yields:
+      int32 `inputs` and `labels` [rows, S], `puzzle_identifiers` [rows].
+
+    Raises:
+      DataError: there is nothing to train on.
+    """
+    if not len(self.variants):
+      raise DataError('data.train is empty: nothing to train on; name a set')
+    order = sampler.GroupSampler(self.variants, self.members, batch_size, seed)
+    return self._batches(
+      self._train_index(examples.rows(rows))
+      for examples in order.batches(position)
+    )
+
+  def all_train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
+    """Every example once, in order: of the first group's first variant, ...
+
+    The last batch is filled up by repeating the last example.
+
+    Args:
+      batch_size: of all batches.
+      seed: of the shifts.
+    """
+    rng = np.random.default_rng(seed)
+    first_variant = np.cumsum(self.variants) - self.variants
+    end = np.cumsum(self.members, dtype=np.int64)
+    count = int(end[-1]) if len(end) else 0
+
+    def indices():
+      for begin in range(0, count, batch_size):
+        number = np.arange(begin, begin + batch_size)
+        number = np.minimum(number, count - 1)
+        puzzle = np.searchsorted(end, number, side='right')
+        group = np.searchsorted(first_variant, puzzle, side='right') - 1
+        yield self._train_index(
+          sampler.Examples(
+            group=group,
+            variant=puzzle - first_variant[group],
+            member=number - (end[puzzle] - self.members[puzzle]),
+            noise=rng.random((batch_size, 2)),
+          )
+        )
+
+    return self._batches(indices())
+
+  def samples(self, count: int, seed: int) -> tuple[list[str], Batch, Batch]:
+    """Some training examples, to be looked at.
+
+    Args:
+      count: groups, spread evenly over the set.
+      seed: of the augmentations and the shifts.
+
+    Returns:
+      What each is called; the batch of them as they are, unaugmented and
+      unshifted; and as training shows them.
+    """
+    rng = np.random.default_rng(seed)
+    group = spread(len(self.variants), count)
+    # Not the puzzle itself, where there is another.
+    variant = rng.integers(self.variants[group] > 1, self.variants[group])
+    member = np.zeros_like(group)
+    noise = rng.random((len(group), 2))
+    originals, shown = (
+      next(self._batches(iter([self._train_index(examples)])))
+      for examples in (
+        sampler.Examples(group, member, member, np.zeros_like(noise)),
+        sampler.Examples(group, variant, member, noise),
+      )
+    )
+    names = self.identifier_names()
+    titles = [
+      f'puzzle {number}'
+      if identifier == BLANK_IDENTIFIER
+      else names[identifier]
+      for number, identifier in zip(
+        group, shown['puzzle_identifiers'], strict=True
+      )
+    ]
+    return titles, originals, shown
+
+  @abc.abstractmethod
+  def evaluation_rows(
+    self, max_augmentations: int | None = None, max_puzzles: int | None = None
+  ) -> EvaluationRows:
+    """The rows that evaluation predicts, those of a test input together.
+
+    Args:
+      max_augmentations: at most so many of each puzzle, the identity first.
+      max_puzzles: at most so many puzzles, spread evenly over the set.
+    """
+
+  def evaluation_batches(
+    self, chosen: EvaluationRows, batch_size: int, rows: slice = slice(None)
+  ) -> Iterator[Batch]:
+    """Batches of `chosen` in order, never shifted.
+
+    The last batch is filled up by repeating the last of the chosen rows.
+    `labels` are those of the test outputs, none counted where an output is not
+    known.
+    """
+
+    def indices():
+      count = len(chosen)
+      for begin in range(0, count, batch_size):
+        index = np.arange(begin, begin + batch_size)[rows]
+        yield self._evaluation_index(chosen.take(np.minimum(index, count - 1)))
+
+    return self._batches(indices())
+
+  @abc.abstractmethod
+  def judge(self, chosen: EvaluationRows) -> Judge:
+    """What takes the predictions of `chosen` and scores them."""
+
+  @abc.abstractmethod
+  def leaks(self) -> list[Leak]:
+    """What is held out and yet trained on."""
+
+  @abc.abstractmethod
+  def _train_index(self, examples: sampler.Examples) -> Batch:
+    """What `_batches` needs to make the batch of these examples."""
+
+  @abc.abstractmethod
+  def _evaluation_index(self, chosen: EvaluationRows) -> Batch:
+    """What `_batches` needs to make the batch of these rows."""
+
+  def _batches(self, indices: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches that `indices` describes: here, the batches themselves.
+
+    The next one is made while this one is used.
+    """
+    with futures.ThreadPoolExecutor(1) as pool:
+      ready = pool.submit(next, indices, None)
+      while (batch := ready.result()) is not None:
+        ready = pool.submit(next, indices, None)
+        yield batch
+
+
+def spread(count: int, wanted: int | None) -> np.ndarray:
+  """At most `wanted` numbers below `count`, evenly spread; int64."""
+  if wanted is None or wanted >= count:
+    return np.arange(count)
+  return np.arange(wanted) * count // wanted

@@ -1,0 +1,103 @@
+"""From SPECs to sets of puzzles: the one way in, for every kind of puzzle.
+
+A SPEC names where puzzles come from. It is one of
+
+* tasks of ARC, comma-separated (see `arc.load_tasks`): `arc1`,
+  `arc2:training`, `concept@PATH`, a directory of task files, Kaggle's files;
+* Sudokus or mazes (see `questions.load_questions`): `sudoku_extreme_1k`,
+  `maze_30x30_hard_1k@DIR`, `sudoku:box=2x2:count=500`, a CSV file;
+* a directory that the published builders wrote (see `published_set`).
+"""
+
+import pathlib
+
+from absl import logging
+
+from data_pipelines import arc, questions
+from data_pipelines.errors import DataError
+from data_pipelines.published_set import PublishedSet, is_published
+from data_pipelines.puzzle_set import PuzzleSet
+from data_pipelines.question_set import QuestionSet
+
+ARC, QUESTIONS, PUBLISHED = 'ARC tasks', 'questions', 'a published directory'
+
+
+def kind(spec: str) -> str:
+  """What kind of puzzles a SPEC names."""
+  sources = [source.strip() for source in spec.split(',')]
+  kinds = {_kind_of_source(source) for source in sources}
+  if len(kinds) > 1:
+    raise DataError(
+      f'{spec!r} mixes {" and ".join(sorted(kinds))}; name puzzles of one kind'
+    )
+  found = kinds.pop()
+  if found != ARC and len(sources) > 1:
+    raise DataError(f'{spec!r}: of {found}, only one source can be named')
+  return found
+
+
+def _kind_of_source(source: str) -> str:
+  if questions.is_question_spec(source):
+    return QUESTIONS
+  return PUBLISHED if is_published(pathlib.Path(source)) else ARC
+
+
+def load_puzzles(
+  train: str, evaluate: str, canvas: int, num_aug: int, seed: int
+) -> PuzzleSet:
+  """The puzzles that two SPECs name; '' names none.
+
+  Args:
+    train: what is trained on, answers included.
+    evaluate: what is held out and scored. Of ARC tasks, the demonstrations are
+      trained on.
+    canvas: of ARC: side of the canvas, cells; larger tasks are left out.
+    num_aug: augmentations of each puzzle besides itself; a published directory
+      brings its own.
+    seed: of the augmentations, and of random subsets.
+
+  Raises:
+    DataError: a SPEC cannot be loaded, or the two do not fit together.
+  """
+  if seed < 0:
+    raise DataError(f'data.seed={seed} must not be negative')
+  kinds = {kind(spec) for spec in (train, evaluate) if spec}
+  if not kinds:
+    raise DataError(
+      "data.train and data.evaluate are both empty; name one, e.g. 'arc1'"
+    )
+  if len(kinds) > 1:
+    raise DataError(
+      f'data.train={train!r} names {kind(train)}, data.evaluate={evaluate!r} '
+      f'{kind(evaluate)}; name puzzles of one kind'
+    )
+  found = kinds.pop()
+  if found == ARC:
+    # TensorFlow takes half a gigabyte: only what uses it imports it.
+    from data_pipelines.arc_set import ArcSet
+
+    puzzles = ArcSet(
+      arc.load_tasks(train) if train else None,
+      arc.load_tasks(evaluate) if evaluate else None,
+      canvas,
+      num_aug,
+      seed,
+    )
+  elif found == QUESTIONS:
+    puzzles = QuestionSet(
+      questions.load_questions(train, 'train', seed) if train else None,
+      questions.load_questions(evaluate, 'test', seed) if evaluate else None,
+      num_aug,
+      seed,
+    )
+  else:
+    if train and evaluate and train != evaluate:
+      raise DataError(
+        f'data.train={train!r} and data.evaluate={evaluate!r} have published '
+        'identifiers of their own; name one directory for both'
+      )
+    puzzles = PublishedSet(
+      pathlib.Path(train or evaluate), bool(train), bool(evaluate)
+    )
+  logging.info('Data: %s', puzzles.describe())
+  return puzzles

@@ -1,0 +1,656 @@
+"""Questions and answers of one domain: CSV files, the hub, or a generator.
+
+`load_questions` is the only way in. Each row is checked, and none is dropped:
+rows at fault are named, with their numbers, and nothing is loaded.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import io
+import itertools
+import math
+import os
+import pathlib
+import re
+import reprlib
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import logging
+
+from data_pipelines import maze, sudoku
+from data_pipelines.errors import DataError
+from data_pipelines.maze import Maze
+from data_pipelines.sudoku import Generated, Sudoku
+
+ROLES = ('train', 'test')
+
+_COLUMNS = ('question', 'answer')
+# Rows that are Python objects at one time, and rows checked between two lines
+# of the log.
+_CHUNK = 10_000
+_CHECK_CHUNK = 100_000
+_SECONDS_BETWEEN_LOGS = 10
+# Rows at fault that an error names; it counts the others.
+_NAMED = 3
+_SUBSET = 1000
+
+# Raised when a generator makes other puzzles of the same settings.
+_GENERATOR = 1
+_BOXES_OF_LENGTH = {16: (2, 2), 36: (2, 3), 81: (3, 3)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Published:
+  """A published set: its repository on the hub and what is in it."""
+
+  repository: str
+  domain: Sudoku | Maze
+  subset: int | None = None
+
+
+_PUBLISHED = {
+  'sudoku_extreme_1k': _Published(
+    'sapientinc/sudoku-extreme', Sudoku(3, 3), _SUBSET
+  ),
+  'sudoku_extreme_full': _Published('sapientinc/sudoku-extreme', Sudoku(3, 3)),
+  'maze_30x30_hard_1k': _Published(
+    'sapientinc/maze-30x30-hard-1k', Maze(30, 30)
+  ),
+}
+
+
+class _Kind(NamedTuple):
+  """A generator: its settings and how they become puzzles.
+
+  Attributes:
+    size: name of the setting that holds the size.
+    default_size: as `3x3`.
+    domain: makes the domain of a size.
+    defaults: the other settings of a domain.
+    generate: makes puzzles of a domain, their number and the settings.
+  """
+
+  size: str
+  default_size: str
+  domain: Callable[[int, int], Sudoku | Maze]
+  defaults: Callable[[Any], dict[str, int]]
+  generate: Callable[[Any, int, dict[str, int]], Generated]
+
+
+def _sudoku_defaults(domain: Sudoku) -> dict[str, int]:
+  # There are too few Sudokus of 4 x 4 for a thousand.
+  count = 400 if domain.side == 4 else 1000
+  clues = {4: 8, 6: 12, 9: 27}[domain.side]
+  return {'clues': clues, 'rating': 0, 'count': count, 'tests': 100, 'seed': 0}
+
+
+def _maze_defaults(domain: Maze) -> dict[str, int]:
+  # 110 for 30 x 30, as published, and the same share of other sizes.
+  path = max(1, domain.seq_len * 110 // 900)
+  return {'path': path, 'count': 1000, 'tests': 100, 'seed': 0}
+
+
+_KINDS = {
+  'sudoku': _Kind(
+    'box',
+    '3x3',
+    Sudoku,
+    _sudoku_defaults,
+    lambda domain, count, settings: sudoku.generate(
+      domain, count, settings['seed'], settings['clues'], settings['rating']
+    ),
+  ),
+  'maze': _Kind(
+    'size',
+    '30x30',
+    Maze,
+    _maze_defaults,
+    lambda domain, count, settings: maze.generate(
+      domain, count, settings['seed'], settings['path']
+    ),
+  ),
+}
+
+
+class Questions(NamedTuple):
+  """Checked puzzles in the order of their source.
+
+  Attributes:
+    version: which data exactly they are.
+    domain: what kind of puzzles.
+    questions: tokens, uint8 [N, S].
+    answers: tokens, uint8 [N, S].
+    origin: the file, or the generator, for messages.
+    rows: int64 [N], the line of the file that each puzzle ends in, the header
+      being line 1; of a generator the number of the puzzle, from 1.
+  """
+
+  version: str
+  domain: Sudoku | Maze
+  questions: np.ndarray
+  answers: np.ndarray
+  origin: str
+  rows: np.ndarray
+
+
+def is_question_spec(source: str) -> bool:
+  """Whether a source is one for `load_questions`, be it right or wrong."""
+  source = source.strip()
+  name = re.split('[@:]', source, maxsplit=1)[0]
+  return (
+    name in _PUBLISHED
+    or name in _KINDS
+    or _split_subset(source)[0].lower().endswith('.csv')
+  )
+
+
+def load_questions(spec: str, role: str, seed: int) -> Questions:
+  """Loads and checks the puzzles of one source.
+
+  Args:
+    spec: one of
+      * `NAME[@DIR][:train|:test]`, NAME being `sudoku_extreme_1k`,
+        `sudoku_extreme_full` or `maze_30x30_hard_1k`: DIR/train.csv or
+        DIR/test.csv, or else that file of the Hugging Face hub. Of the first
+        the train set is a random 1000 rows;
+      * `sudoku[:box=3x3][:clues=27][:rating=0][:count=1000][:tests=100]
+        [:seed=0][:train|:test]`, generated, see `sudoku.generate`;
+      * `maze[:size=30x30][:path=110][:count=1000][:tests=100][:seed=0]
+        [:train|:test]`, generated, see `maze.generate`;
+      * `PATH.csv`, with the columns question and answer: Sudokus with boxes of
+        2 x 2, 2 x 3 or 3 x 3, or square mazes.
+    role: `train` or `test`, the subset of a spec that names none.
+    seed: of the random 1000 rows.
+
+  Raises:
+    DataError: the spec or its data cannot be used.
+  """
+  if role not in ROLES:
+    raise ValueError(f'role {role!r} is not one of {", ".join(ROLES)}')
+  spec = spec.strip()
+  name = re.split('[@:]', spec, maxsplit=1)[0]
+  if name in _KINDS:
+    return _load_generated(name, spec, role)
+  path, subset = _split_subset(spec)
+  if name in _PUBLISHED:
+    return _load_published(spec, path, subset or role, seed)
+  if not path.lower().endswith('.csv'):
+    raise DataError(
+      f'{spec!r}: not a set of questions; give a .csv file or one of '
+      f'{", ".join([*_PUBLISHED, *_KINDS])}'
+    )
+  if subset is not None:
+    raise DataError(
+      f'{path}: a file has no subset; give the path without :{subset}'
+    )
+  file = _read_csv(pathlib.Path(path), None)
+  _check(file)
+  return file
+
+
+def _split_subset(spec: str) -> tuple[str, str | None]:
+  """A spec without its subset, and the subset or None."""
+  path, colon, subset = spec.rpartition(':')
+  if colon and subset in ROLES and not os.path.exists(spec):
+    return path, subset
+  return spec, None
+
+
+def _check(loaded: Questions) -> None:
+  """Raises for puzzles at fault."""
+  count = len(loaded.rows)
+  faults = _Faults()
+  progress = _Progress(f'{loaded.origin}: %d of {count} puzzles checked')
+  for start in range(0, count, _CHECK_CHUNK):
+    part = slice(start, start + _CHECK_CHUNK)
+    for i, reason in loaded.domain.check(
+      loaded.questions[part], loaded.answers[part]
+    ):
+      faults.add(loaded.rows[start + i], reason)
+    progress.at(min(count, start + _CHECK_CHUNK))
+  faults.raise_any(loaded.origin, count)
+
+
+class _Faults:
+  """Counts rows at fault and keeps what is wrong with the first ones."""
+
+  def __init__(self):
+    self.count = 0
+    self._first = []
+
+  def add(self, row: int, reason: str) -> None:
+    self.count += 1
+    if self.count <= _NAMED:
+      self._first.append(f'row {row}: {reason}')
+
+  def raise_any(self, origin: str, rows: int) -> None:
+    if not self.count:
+      return
+    named = '; '.join(self._first)
+    if self.count == 1:
+      raise DataError(f'{origin}: {named}; correct or remove it')
+    if self.count > _NAMED:
+      named += '; ...'
+    raise DataError(
+      f'{origin}: {self.count} of {rows} rows cannot be used: {named}; '
+      'correct or remove them'
+    )
+
+
+class _Progress:
+  """Logs a count every ten seconds."""
+
+  def __init__(self, text: str):
+    # A path may hold the signs that % reads.
+    self._before, self._after = text.split('%d')
+    self._last = time.monotonic()
+
+  def at(self, count: int) -> None:
+    if time.monotonic() - self._last > _SECONDS_BETWEEN_LOGS:
+      self._last = time.monotonic()
+      logging.info('%s%d%s', self._before, count, self._after)
+
+
+# Files.
+
+
+class _HashedFile(io.RawIOBase):
+  """A file's bytes, which are digested on their way."""
+
+  def __init__(self, file: io.RawIOBase):
+    self._file = file
+    self.digest = hashlib.sha256()
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer) -> int:
+    count = self._file.readinto(buffer)
+    self.digest.update(memoryview(buffer)[:count])
+    return count
+
+
+def _read_csv(path: pathlib.Path, domain: Sudoku | Maze | None) -> Questions:
+  """Reads a file of puzzles; what the cells hold is not checked yet.
+
+  Args:
+    path: of the file.
+    domain: of its puzzles; None to tell it from the first row.
+  """
+  if not path.is_file():
+    raise DataError(f'{path}: no such file; give a .csv file')
+  try:
+    with open(path, 'rb', buffering=0) as raw:
+      size = os.fstat(raw.fileno()).st_size
+      hashed = _HashedFile(raw)
+      # Bytes that are not UTF-8 come as lone surrogates, so that the row can
+      # be named and other columns may hold what they like.
+      text = io.TextIOWrapper(
+        io.BufferedReader(hashed, 1 << 20),
+        encoding='utf-8-sig',
+        errors='surrogateescape',
+        newline='',
+      )
+      domain, questions, answers, rows = _parse(path, text, size, domain)
+      digest = hashed.digest.hexdigest()[:12]
+  except OSError as e:
+    raise DataError(f'{path}: cannot be read ({e.strerror})') from e
+  return Questions(
+    f'{path.name} {digest}', domain, questions, answers, str(path), rows
+  )
+
+
+def _parse(
+  path: pathlib.Path,
+  text: io.TextIOBase,
+  size: int,
+  domain: Sudoku | Maze | None,
+) -> tuple[Sudoku | Maze, np.ndarray, np.ndarray, np.ndarray]:
+  """The domain, questions, answers and row numbers of an open file."""
+  reader = csv.reader(text, strict=True)
+  records = _records(path, reader)
+  header = _header(path, next(records, None))
+  question_at, answer_at = (header.index(column) for column in _COLUMNS)
+  faults = _Faults()
+  progress = _Progress(f'{path}: %d rows read')
+  questions = answers = rows = None
+  count = total = 0
+  while chunk := list(itertools.islice(records, _CHUNK)):
+    good = []
+    for row, fields in chunk:
+      total += 1
+      reason = None
+      if len(fields) != len(header):
+        reason = f'has {len(fields)} fields and the header {len(header)}'
+      else:
+        question, answer = fields[question_at], fields[answer_at]
+        if domain is None:
+          domain = _tell_domain(f'{path}: row {row}', question)
+        if not len(question) == len(answer) == domain.seq_len:
+          reason = _wrong_length(question, answer, domain)
+        elif not (question.isascii() and answer.isascii()):
+          reason = _not_ascii(question, answer)
+      if reason is None:
+        good.append((row, question, answer))
+      else:
+        faults.add(row, reason)
+    if not good:
+      continue
+    if questions is None:
+      # Each row has two characters beside its cells at least: room for all of
+      # them, of which the system gives only what is written to.
+      room = size // (2 * domain.seq_len + 2) + 1
+      questions, answers = (
+        np.empty((room, domain.seq_len), np.uint8) for _ in _COLUMNS
+      )
+      rows = np.empty(room, np.int64)
+    numbers, *columns = zip(*good, strict=True)
+    end = count + len(good)
+    if end > len(rows):
+      raise DataError(f'{path}: grew while it was read; load it again')
+    questions[count:end], answers[count:end] = domain.parse(
+      *(
+        np.frombuffer(''.join(column).encode(), np.uint8).reshape(
+          len(good), domain.seq_len
+        )
+        for column in columns
+      )
+    )
+    rows[count:end] = numbers
+    count = end
+    progress.at(total)
+  if not total:
+    raise DataError(f'{path}: has a header but no rows; add puzzles')
+  if faults.count:
+    _add_unusable(faults, domain, questions, answers, rows, count)
+  faults.raise_any(str(path), total)
+  return domain, questions[:count], answers[:count], rows[:count]
+
+
+def _add_unusable(faults, domain, questions, answers, rows, count) -> None:
+  """Counts what is wrong in the other rows too, so that all comes at once."""
+  for start in range(0, count, _CHECK_CHUNK):
+    part = slice(start, min(count, start + _CHECK_CHUNK))
+    for i, reason in domain.check(questions[part], answers[part]):
+      faults.add(rows[start + i], reason)
+
+
+def _records(
+  path: pathlib.Path, reader: Iterator[list[str]]
+) -> Iterator[tuple[int, list[str]]]:
+  """The records of a file that are not empty, each with its line."""
+  before = 0
+  try:
+    for fields in reader:
+      before = reader.line_num
+      if fields:
+        yield before, fields
+  except csv.Error as e:
+    raise DataError(
+      f'{path}: row {before + 1}: garbled or cut short ({e}); correct its '
+      'quotes and commas'
+    ) from e
+
+
+def _header(
+  path: pathlib.Path, record: tuple[int, list[str]] | None
+) -> list[str]:
+  if record is None:
+    raise DataError(f'{path}: is empty; it must have a header and puzzles')
+  row, fields = record
+  if any('\udc80' <= letter <= '\udcff' for x in fields for letter in x):
+    raise DataError(f'{path}: row {row}: not UTF-8 text; save it as UTF-8')
+  header = [field.strip() for field in fields]
+  for column in _COLUMNS:
+    if header.count(column) != 1:
+      found = 'no' if column not in header else 'more than one'
+      raise DataError(
+        f'{path}: row {row}: has {found} column {column!r} '
+        f'({reprlib.repr(",".join(header))}); the header must name question '
+        'and answer'
+      )
+  return header
+
+
+def _tell_domain(where: str, question: str) -> Sudoku | Maze:
+  """The domain of a question, by its length and characters."""
+  length = len(question)
+  if length in _BOXES_OF_LENGTH and not set(question) - set('.0123456789'):
+    return Sudoku(*_BOXES_OF_LENGTH[length])
+  side = math.isqrt(length)
+  is_square = 2 <= side <= maze.MAX_SIDE and side * side == length
+  if is_square and not set(question) - set(maze.CHARACTERS):
+    return Maze(side, side)
+  raise DataError(
+    f'{where}: question {reprlib.repr(question)} of {length} characters is '
+    "neither a Sudoku (16, 36 or 81 digits and '.') nor a square maze of "
+    "'# SG'; correct it"
+  )
+
+
+def _wrong_length(question: str, answer: str, domain: Sudoku | Maze) -> str:
+  name, text = ('question', question)
+  if len(question) == domain.seq_len:
+    name, text = ('answer', answer)
+  return f'{name} has {len(text)} characters and must have {domain.seq_len}'
+
+
+def _not_ascii(question: str, answer: str) -> str:
+  name, text = ('answer', answer)
+  if not question.isascii():
+    name, text = ('question', question)
+  at, letter = next((i, x) for i, x in enumerate(text) if not x.isascii())
+  if '\udc80' <= letter <= '\udcff':
+    return f'{name}: not UTF-8 text at character {at + 1}'
+  return f'{name}: character {at + 1} is {letter!a}, unknown here'
+
+
+# Published sets.
+
+
+def _load_published(spec: str, path: str, subset: str, seed: int) -> Questions:
+  name, at, directory = path.partition('@')
+  if name not in _PUBLISHED or (at and not directory):
+    raise DataError(f'{spec!r}: cannot be read; use NAME[@DIR][:train|:test]')
+  published = _PUBLISHED[name]
+  if at:
+    file = pathlib.Path(directory) / f'{subset}.csv'
+    if not file.is_file():
+      raise DataError(
+        f'{file}: no such file; the directory of {name}@ must hold train.csv '
+        'and test.csv'
+      )
+  else:
+    file = _download(name, published.repository, f'{subset}.csv')
+  loaded = _read_csv(file, published.domain)
+  if subset == 'train' and published.subset is not None:
+    wanted, count = published.subset, len(loaded.rows)
+    if count < wanted:
+      raise DataError(
+        f'{file}: has {count} rows and {name} takes {wanted}; use a larger '
+        'file, or its own path to train on all of it'
+      )
+    # The order of the file, so that a row is found again.
+    chosen = np.random.default_rng(seed).choice(count, wanted, replace=False)
+    chosen.sort()
+    loaded = loaded._replace(
+      version=f'{loaded.version} {wanted} rows of seed {seed}',
+      questions=loaded.questions[chosen],
+      answers=loaded.answers[chosen],
+      rows=loaded.rows[chosen],
+    )
+  loaded = loaded._replace(version=f'{name} {loaded.version}')
+  _check(loaded)
+  return loaded
+
+
+def _download(name: str, repository: str, file: str) -> pathlib.Path:
+  """A file of the hub, from its cache where it is there already."""
+  local = f'or give {name}@DIR, the directory of train.csv and test.csv'
+  try:
+    import huggingface_hub
+  except ImportError as e:
+    raise DataError(
+      f"{name}: needs huggingface_hub; pip install 'hrm-jax[hub]', {local}"
+    ) from e
+  try:
+    return pathlib.Path(
+      huggingface_hub.hf_hub_download(
+        repository, file, repo_type='dataset', etag_timeout=5
+      )
+    )
+  # Whatever the network, the hub or the disk had to say.
+  except Exception as e:
+    reason = ' '.join(f'{type(e).__name__}: {e}'.split())[:200]
+    raise DataError(
+      f'{name}: {file} of {repository} could not be had from the Hugging Face '
+      f'hub; look at the network, {local} ({reason})'
+    ) from e
+
+
+# Generators.
+
+
+def _load_generated(name: str, spec: str, role: str) -> Questions:
+  kind = _KINDS[name]
+  domain, settings, subset = _parse_settings(name, spec, role)
+  count, tests = settings['count'], settings['tests']
+  wanted = {'train': count, 'test': tests}[subset]
+  if not wanted:
+    which = {'train': 'count', 'test': 'tests'}[subset]
+    raise DataError(
+      f'{spec!r}: has no {subset} puzzles; set {which}= to 1 or more'
+    )
+  text = ':'.join(
+    [
+      name,
+      f'{kind.size}={_size_of(domain)}',
+      *(f'{key}={value}' for key, value in settings.items()),
+    ]
+  )
+  path = _cache_folder() / f'{text.replace(":", "_")}_v{_GENERATOR}.npz'
+  puzzles = _read_cache(path, domain, count + tests)
+  if puzzles is None:
+    puzzles = kind.generate(domain, count + tests, settings)
+    _write_cache(path, puzzles)
+  digest = hashlib.sha256(puzzles.questions.tobytes()).hexdigest()[:12]
+  part = slice(0, count) if subset == 'train' else slice(count, None)
+  loaded = Questions(
+    f'generated {text}:{subset} {digest}',
+    domain,
+    puzzles.questions[part],
+    puzzles.answers[part],
+    f'generated {text}',
+    np.arange(1, count + tests + 1)[part],
+  )
+  _check(loaded)
+  return loaded
+
+
+def _size_of(domain: Sudoku | Maze) -> str:
+  return 'x'.join(str(x) for x in dataclasses.astuple(domain))
+
+
+def _parse_settings(
+  name: str, spec: str, role: str
+) -> tuple[Sudoku | Maze, dict[str, int], str]:
+  """The domain, settings and subset of a generator's spec."""
+  kind = _KINDS[name]
+  first, *words = spec.split(':')
+  subset = words.pop() if words and words[-1] in ROLES else role
+  given = dict(word.partition('=')[::2] for word in words)
+  size = given.pop(kind.size, kind.default_size)
+  if not re.fullmatch(r'[0-9]{1,3}x[0-9]{1,3}', size):
+    raise DataError(
+      f'{spec!r}: {kind.size} is {size!r} and must be two numbers, as '
+      f'{kind.default_size}'
+    )
+  domain = kind.domain(*(int(side) for side in size.split('x')))
+  settings = kind.defaults(domain)
+  names = [word.partition('=')[0] for word in words]
+  for key in names:
+    if key not in (kind.size, *settings) or names.count(key) > 1:
+      what = 'is there twice' if names.count(key) > 1 else 'is not known'
+      raise DataError(
+        f'{spec!r}: {key!r} {what}; use '
+        f'{name}[:{kind.size}={kind.default_size}]'
+        f'{"".join(f"[:{k}={v}]" for k, v in settings.items())}[:train|:test]'
+      )
+  for key, value in given.items():
+    if not re.fullmatch('[0-9]{1,9}', value):
+      raise DataError(
+        f'{spec!r}: {key} is {value!r} and must be a whole number'
+      )
+    settings[key] = int(value)
+  if first != name:
+    raise DataError(f'{spec!r}: {name} is generated and takes no directory')
+  return domain, settings, subset
+
+
+def _cache_folder() -> pathlib.Path:
+  folder = os.environ.get('HRM_JAX_CACHE')
+  if folder:
+    return pathlib.Path(folder)
+  folder = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+  return pathlib.Path(folder) / 'hrm_jax'
+
+
+def _read_cache(
+  path: pathlib.Path, domain: Sudoku | Maze, count: int
+) -> Generated | None:
+  """What an earlier run generated; None where there is none, or a damaged
+  one."""
+  if not path.exists():
+    return None
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      puzzles = Generated(*(file[name] for name in Generated._fields))
+    shape = count, domain.seq_len
+    if not (
+      puzzles.questions.shape == puzzles.answers.shape == shape
+      and puzzles.questions.dtype == puzzles.answers.dtype == np.uint8
+      and puzzles.ratings.shape == (count,)
+    ):
+      raise ValueError('other arrays than were written')
+    faults = domain.check(puzzles.questions, puzzles.answers)
+    if faults:
+      raise ValueError(f'puzzle {faults[0][0] + 1}: {faults[0][1]}')
+    return puzzles
+  except (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+  ) as e:
+    logging.warning('%s: damaged (%s); the puzzles are made anew', path, e)
+    return None
+
+
+def _write_cache(path: pathlib.Path, puzzles: Generated) -> None:
+  # Another process may write the same file.
+  part = path.with_name(f'{path.name}.{os.getpid()}.part')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      with open(part, 'wb') as file:
+        np.savez_compressed(file, **puzzles._asdict())
+      os.replace(part, path)
+    finally:
+      with contextlib.suppress(OSError):
+        part.unlink()
+  except OSError as e:
+    logging.warning(
+      '%s: cannot be written (%s); the puzzles will be made again next time',
+      path,
+      e.strerror,
+    )
