@@ -12,6 +12,7 @@ _VERSION = re.search(
 
 # jax 0.11 needs Python 3.12; the lower bounds are the versions tested here.
 _JAX = 'jax[{}]>=0.10.2,<0.12'
+_HUB = 'huggingface_hub>=2.4,<3'
 
 setup(
   name='hrm-jax',
@@ -34,6 +35,7 @@ setup(
     'importlib_resources>=6,<8',
     'jax>=0.10.2,<0.12',
     'ml-collections>=1.1,<2',
+    'numba>=0.61,<1',
     'numpy>=2,<3',
     'optax>=0.2.8,<0.3',
     'orbax-checkpoint>=0.12.8,<0.13',
@@ -46,9 +48,12 @@ setup(
   extras_require={
     'tpu': [_JAX.format('tpu')],
     'cuda12': [_JAX.format('cuda12')],
+    # Downloads of the published Sudoku and maze sets.
+    'hub': [_HUB],
     'dev': [
       # TFDS's test case imports it.
       'dill>=0.3,<0.5',
+      _HUB,
       'hypothesis>=6.100,<7',
       'pytest>=8,<10',
       'ruff>=0.14,<0.18',

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines import encoding, sampler
+from data_pipelines import encoding, hashing
 from data_pipelines.arc import Task
 
 # Draws per wanted augmentation: tasks with few colours or much symmetry have
@@ -130,7 +130,7 @@ def _multiset_hashes(
     by_colour = np.stack(
       [_weight_of_colours(grids, d, weights) for d in range(8)]
     )
-    total += sampler.mix((by_colour[dihedral] * permutation).sum(axis=1))
+    total += hashing.mix((by_colour[dihedral] * permutation).sum(axis=1))
   return total
 
 

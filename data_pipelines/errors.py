@@ -1,4 +1,4 @@
-"""The error that bad data raises."""
+"""The error that bad data raises, and how it names a cell."""
 
 
 class DataError(ValueError):
@@ -6,3 +6,9 @@ class DataError(ValueError):
 
   Command-line programs print the message as one line, without a traceback.
   """
+
+
+def cell_name(cell: int, columns: int) -> str:
+  """A cell's row and column, counted from 1: `r1c9`."""
+  row, column = divmod(int(cell), columns)
+  return f'r{row + 1}c{column + 1}'

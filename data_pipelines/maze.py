@@ -8,21 +8,19 @@ import dataclasses
 import numpy as np
 
 from data_pipelines import encoding
-from data_pipelines.errors import DataError
-from data_pipelines.sudoku import (
+from data_pipelines.errors import DataError, cell_name
+from data_pipelines.generating import (
   Generated,
-  cell_name,
+  below,
   compiled,
   gather,
   in_threads,
-  mix64,
 )
+from data_pipelines.hashing import GOLDEN, mix
 
 CHARACTERS = '# SGo'
 WALL, FREE, START, GOAL, PATH = range(1, 6)
 MAX_SIDE = 256
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 # What the compiled check says of a maze.
 (
@@ -224,17 +222,17 @@ class Maze:
       all likelihood for no others.
     """
     cells = np.arange(1, self.seq_len + 1, dtype=np.uint64)
-    weight = mix64(_GOLDEN * cells) | np.uint64(1)
+    weight = mix(GOLDEN * cells) | np.uint64(1)
     # The hash of a transformed maze is a sum over the cells where they were.
     weights = np.zeros((self.max_variants, self.seq_len), np.uint64)
     np.put_along_axis(weights, self._sources(), weight[None], axis=1)
-    values = mix64(_GOLDEN * np.arange(1, 257, dtype=np.uint64))
+    values = mix(GOLDEN * np.arange(1, 257, dtype=np.uint64))
     result = np.zeros(len(questions), np.uint64)
 
     def work(start, end):
       value = values[questions[start:end]]
       for of_transform in weights:
-        result[start:end] += mix64((value * of_transform).sum(axis=1))
+        result[start:end] += mix((value * of_transform).sum(axis=1))
 
     in_threads(work, len(questions), 256)
     return result
@@ -256,10 +254,10 @@ def generate(domain: Maze, count: int, seed: int, min_path: int) -> Generated:
   Raises:
     DataError: many tries in a row gave nothing new.
   """
-  start_key = mix64(np.array([seed % 2**64], np.uint64) + _GOLDEN)
+  start_key = mix(np.array([seed % 2**64], np.uint64) + GOLDEN)
 
   def make(start, end):
-    keys = mix64(start_key + np.arange(start, end, dtype=np.uint64))
+    keys = mix(start_key + np.arange(start, end, dtype=np.uint64))
     shape = len(keys), domain.seq_len
     made = Generated(
       np.full(shape, WALL, np.uint8),
@@ -412,25 +410,13 @@ def _is_shortest(questions, is_path, width, result):
 
 
 @compiled
-def _below(state, bound):
-  """A random number from 0 to bound - 1; `state`, uint64 [1], is of
-  splitmix64."""
-  state[0] += _GOLDEN
-  x = state[0]
-  x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-  x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-  x ^= x >> np.uint64(31)
-  return np.int64((x >> np.uint64(33)) % np.uint64(bound))
-
-
-@compiled
 def _carve(is_open, width, stack, state):
   """Opens corridors, all joined, with one way between any two cells."""
   size = len(is_open)
   beside = np.zeros(4, np.int64)
   around = np.zeros(4, np.int64)
   is_open[:] = False
-  stack[0] = _below(state, size)
+  stack[0] = below(state, size)
   is_open[stack[0]] = True
   depth = 1
   while depth:
@@ -446,7 +432,7 @@ def _carve(is_open, width, stack, state):
         beside[count] = other
         count += 1
     if count:
-      stack[depth] = beside[_below(state, count)]
+      stack[depth] = beside[below(state, count)]
       is_open[stack[depth]] = True
       depth += 1
     else:
@@ -466,7 +452,7 @@ def _generate(keys, width, min_path, questions, answers, ratings):
     state[0] = keys[i]
     _carve(is_open, width, queue, state)
     cells = np.flatnonzero(is_open)
-    start = cells[_below(state, len(cells))]
+    start = cells[below(state, len(cells))]
     reached = _flood(is_open, start, width, distance, queue)
     if distance[queue[reached - 1]] < min_path:
       # In a tree, the cell farthest from any is an end of a longest path.
@@ -479,7 +465,7 @@ def _generate(keys, width, min_path, questions, answers, ratings):
     if far >= reached:
       ratings[i] = -1
       continue
-    goal = queue[far + _below(state, reached - far)]
+    goal = queue[far + below(state, reached - far)]
     for cell in cells:
       questions[i, cell] = answers[i, cell] = FREE
     questions[i, start] = answers[i, start] = START

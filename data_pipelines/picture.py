@@ -59,9 +59,9 @@ class Style(NamedTuple):
 
 
 ARC_GRID = Style(PALETTE, [''] * len(PALETTE))
-# Padding is blank, end-of-grid marks are crosses.
+# Padding is blank, end-of-grid marks are violet.
 ARC_CANVAS = Style(
-  [PAPER, '#eeeeee', *PALETTE], ['', '×', *[''] * len(PALETTE)], '#cccccc'
+  [PAPER, '#b39ddb', *PALETTE], [''] * encoding.VOCAB_SIZE, '#cccccc'
 )
 
 

@@ -14,6 +14,7 @@ memory-mapped, and so need not fit the memory.
 import hashlib
 import json
 import math
+import mmap
 import pathlib
 from typing import Any, NamedTuple
 
@@ -69,8 +70,8 @@ class Split(NamedTuple):
     Raises:
       DataError: a token is not of the vocabulary.
     """
-    inputs = self.inputs[example].astype(np.int32)
-    labels = self.labels[example].astype(np.int32)
+    inputs = _read_rows(self.inputs, example)
+    labels = _read_rows(self.labels, example)
     ignored = self.metadata['ignore_label_id']
     counted = labels if ignored is None else labels[labels != ignored]
     for name, tokens in (('inputs', inputs), ('labels', counted)):
@@ -469,6 +470,19 @@ def _domain(vocab_size: int, side: int) -> Sudoku | Maze | None:
     if (sudoku.vocab_size, sudoku.side) == (vocab_size, side):
       return sudoku
   return Maze(side, side) if vocab_size == Maze.vocab_size else None
+
+
+def _read_rows(array: np.memmap, rows: np.ndarray) -> np.ndarray:
+  """Rows of a memory-mapped array, int32.
+
+  The pages are handed back to the system, which keeps them while it has room:
+  otherwise the whole file would soon count as this process's memory.
+  """
+  found = array[rows].astype(np.int32)
+  pages = array.base
+  if isinstance(pages, mmap.mmap) and hasattr(mmap, 'MADV_DONTNEED'):
+    pages.madvise(mmap.MADV_DONTNEED)
+  return found
 
 
 def _names(directory: pathlib.Path, count: int) -> list[str]:

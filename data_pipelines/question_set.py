@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines import judging, leak_check, puzzle_set, sampler
+from data_pipelines import hashing, judging, leak_check, puzzle_set, sampler
 from data_pipelines.errors import DataError
 from data_pipelines.puzzle_set import (
   BLANK_IDENTIFIER,
@@ -140,5 +140,5 @@ def _keys(seed: int, group: np.ndarray, variant: np.ndarray) -> np.ndarray:
   """A random number for each variant of each group, uint64."""
   key = np.random.SeedSequence(seed).generate_state(1, np.uint64)
   for part in (group, variant):
-    key = sampler.mix(key + part.astype(np.uint64))
+    key = hashing.mix(key + part.astype(np.uint64))
   return key

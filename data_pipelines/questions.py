@@ -4,7 +4,6 @@
 rows at fault are named, with their numbers, and nothing is loaded.
 """
 
-import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -24,10 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from data_pipelines import maze, sudoku
+from data_pipelines import files, maze, sudoku
 from data_pipelines.errors import DataError
+from data_pipelines.generating import Generated
 from data_pipelines.maze import Maze
-from data_pipelines.sudoku import Generated, Sudoku
+from data_pipelines.sudoku import Sudoku
 
 ROLES = ('train', 'test')
 
@@ -37,6 +37,7 @@ _COLUMNS = ('question', 'answer')
 _CHUNK = 10_000
 _CHECK_CHUNK = 100_000
 _SECONDS_BETWEEN_LOGS = 10
+_SECONDS_TO_ANSWER = 5  # Of the hub.
 # Rows at fault that an error names; it counts the others.
 _NAMED = 3
 _SUBSET = 1000
@@ -207,7 +208,7 @@ def _check(loaded: Questions) -> None:
   """Raises for puzzles at fault."""
   count = len(loaded.rows)
   faults = _Faults()
-  progress = _Progress(f'{loaded.origin}: %d of {count} puzzles checked')
+  progress = _Progress(loaded.origin, f'of {count} puzzles checked')
   for start in range(0, count, _CHECK_CHUNK):
     part = slice(start, start + _CHECK_CHUNK)
     for i, reason in loaded.domain.check(
@@ -247,15 +248,14 @@ class _Faults:
 class _Progress:
   """Logs a count every ten seconds."""
 
-  def __init__(self, text: str):
-    # A path may hold the signs that % reads.
-    self._before, self._after = text.split('%d')
+  def __init__(self, origin: str, done: str):
+    self._origin, self._done = origin, done
     self._last = time.monotonic()
 
   def at(self, count: int) -> None:
     if time.monotonic() - self._last > _SECONDS_BETWEEN_LOGS:
       self._last = time.monotonic()
-      logging.info('%s%d%s', self._before, count, self._after)
+      logging.info('%s: %d %s', self._origin, count, self._done)
 
 
 # Files.
@@ -319,7 +319,7 @@ def _parse(
   header = _header(path, next(records, None))
   question_at, answer_at = (header.index(column) for column in _COLUMNS)
   faults = _Faults()
-  progress = _Progress(f'{path}: %d rows read')
+  progress = _Progress(str(path), 'rows read')
   questions = answers = rows = None
   count = total = 0
   while chunk := list(itertools.islice(records, _CHUNK)):
@@ -500,19 +500,40 @@ def _download(name: str, repository: str, file: str) -> pathlib.Path:
     raise DataError(
       f"{name}: needs huggingface_hub; pip install 'hrm-jax[hub]', {local}"
     ) from e
+  offline = _offline(huggingface_hub, repository, file)
   try:
     return pathlib.Path(
       huggingface_hub.hf_hub_download(
-        repository, file, repo_type='dataset', etag_timeout=5
+        repository,
+        file,
+        repo_type='dataset',
+        etag_timeout=_SECONDS_TO_ANSWER,
+        local_files_only=bool(offline),
       )
     )
   # Whatever the network, the hub or the disk had to say.
   except Exception as e:
-    reason = ' '.join(f'{type(e).__name__}: {e}'.split())[:200]
+    reason = ' '.join((offline or f'{type(e).__name__}: {e}').split())[:200]
     raise DataError(
       f'{name}: {file} of {repository} could not be had from the Hugging Face '
       f'hub; look at the network, {local} ({reason})'
     ) from e
+
+
+def _offline(huggingface_hub: Any, repository: str, file: str) -> str:
+  """Why the hub does not answer; empty where it does.
+
+  One question only: by itself a download asks again for half a minute before
+  it says that there is no network.
+  """
+  try:
+    huggingface_hub.get_session().head(
+      huggingface_hub.hf_hub_url(repository, file, repo_type='dataset'),
+      timeout=_SECONDS_TO_ANSWER,
+    )
+  except Exception as e:
+    return f'{type(e).__name__}: {e}'
+  return ''
 
 
 # Generators.
@@ -610,7 +631,8 @@ def _read_cache(
   if not path.exists():
     return None
   try:
-    with np.load(path, allow_pickle=False) as file:
+    # np.load leaves a damaged file open that it opened itself.
+    with open(path, 'rb') as raw, np.load(raw, allow_pickle=False) as file:
       puzzles = Generated(*(file[name] for name in Generated._fields))
     shape = count, domain.seq_len
     if not (
@@ -637,17 +659,10 @@ def _read_cache(
 
 
 def _write_cache(path: pathlib.Path, puzzles: Generated) -> None:
-  # Another process may write the same file.
-  part = path.with_name(f'{path.name}.{os.getpid()}.part')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-      with open(part, 'wb') as file:
-        np.savez_compressed(file, **puzzles._asdict())
-      os.replace(part, path)
-    finally:
-      with contextlib.suppress(OSError):
-        part.unlink()
+    with files.replacing(path) as part, open(part, 'wb') as file:
+      np.savez_compressed(file, **puzzles._asdict())
   except OSError as e:
     logging.warning(
       '%s: cannot be written (%s); the puzzles will be made again next time',

@@ -109,7 +109,7 @@ class GroupSampler:
         group = order[begin : begin + _CHUNK]
         variant = rng.integers(0, self.variants[group])
         sizes = self.members[self._first_variant[group] + variant]
-        first = np.concatenate([[0], np.cumsum(sizes)])
+        first = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         place = np.repeat(np.arange(len(group)), sizes)
         # Sorting random keys inside each group shuffles its members.
         shuffled = np.lexsort((rng.random(len(place)), place))
@@ -122,14 +122,3 @@ class GroupSampler:
           ),
           first,
         )
-
-
-def mix(x: np.ndarray) -> np.ndarray:
-  """Scrambles uint64 numbers, one to one (the finaliser of splitmix64).
-
-  Neighbouring numbers come out unrelated, and sums of what comes out tell
-  multisets apart.
-  """
-  x = (x ^ (x >> 30)) * np.uint64(0xBF58476D1CE4E5B9)
-  x = (x ^ (x >> 27)) * np.uint64(0x94D049BB133111EB)
-  return x ^ (x >> 31)

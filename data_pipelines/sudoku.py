@@ -7,42 +7,30 @@ Shape letters: N puzzles, B puzzles of a batch, n digits (and side of the grid),
 S = n * n cells.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
-import os
-import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numba
 import numpy as np
-from absl import logging
 
-from data_pipelines.errors import DataError
+from data_pipelines.errors import DataError, cell_name
+from data_pipelines.generating import (
+  Generated,
+  below,
+  compiled,
+  gather,
+  in_threads,
+  mix_one,
+)
+from data_pipelines.hashing import GOLDEN, mix
 
 BLANK = 1
 FIRST_DIGIT = 2
 
 _BOXES = ((2, 2), (2, 3), (3, 3))
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 # What the compiled check says of a puzzle.
 _FINE, _QUESTION_CELL, _ANSWER_CELL, _REPEATED, _ALTERED, _AMBIGUOUS = range(6)
-
-# Candidates that a generator makes at once, and in a row without finding
-# anything before it gives up.
-_BATCH = 256
-_PATIENCE = 20_000
-_SECONDS_BETWEEN_LOGS = 10
-
-
-class Generated(NamedTuple):
-  """Puzzles of a generator: tokens, uint8 [N, S], and int64 [N] ratings."""
-
-  questions: np.ndarray
-  answers: np.ndarray
-  ratings: np.ndarray
 
 
 class _Geometry(NamedTuple):
@@ -65,99 +53,6 @@ class _Geometry(NamedTuple):
   box: np.ndarray
   band: np.ndarray
   stack: np.ndarray
-
-
-def compiled(function: Callable) -> Callable:
-  """numba's compiler, with its files kept for the next start where possible."""
-  try:
-    return numba.njit(nogil=True, cache=True)(function)
-  except RuntimeError:  # No folder where numba could keep them is writable.
-    return numba.njit(nogil=True)(function)
-
-
-def in_threads(work: Callable[[int, int], Any], count: int, chunk: int) -> None:
-  """Calls `work(start, end)` for chunks of `range(count)`, on all cores."""
-  starts = range(0, count, chunk)
-  ends = [min(count, start + chunk) for start in starts]
-  if len(starts) <= 1:
-    for start, end in zip(starts, ends, strict=True):
-      work(start, end)
-    return
-  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    for _ in pool.map(work, starts, ends):
-      pass
-
-
-def mix64(x: np.ndarray) -> np.ndarray:
-  """Scrambles 64 bits, uint64 to uint64 (the finaliser of splitmix64)."""
-  x = (x ^ (x >> 30)) * np.uint64(0xBF58476D1CE4E5B9)
-  x = (x ^ (x >> 27)) * np.uint64(0x94D049BB133111EB)
-  return x ^ (x >> 31)
-
-
-def gather(
-  make: Callable[[int, int], tuple[np.ndarray, Generated]],
-  signatures: Callable[[np.ndarray], np.ndarray],
-  count: int,
-  what: str,
-  relax: str,
-) -> Generated:
-  """Takes the first `count` good and essentially different candidates.
-
-  Args:
-    make: gives candidates [start, end) of an endless series: which ones are
-      good, bool [end - start], and the puzzles themselves. A candidate must be
-      a function of its number alone.
-    signatures: of questions, equal where two are essentially the same.
-    count: number of puzzles wanted.
-    what: names the puzzles in log lines and errors.
-    relax: says in the error which demand to lower.
-
-  Raises:
-    DataError: nothing new came of many candidates in a row.
-  """
-  if count < 1:
-    raise DataError(f'{what}: {count} puzzles are wanted; ask for 1 or more')
-  parts = []
-  seen = set()
-  tried = last_success = 0
-  started = last_log = time.monotonic()
-  while len(seen) < count:
-    good, puzzles = make(tried, tried + _BATCH)
-    good = np.flatnonzero(good)
-    kept = []
-    for i, signature in zip(
-      good, signatures(puzzles.questions[good]).tolist(), strict=True
-    ):
-      if signature not in seen and len(seen) < count:
-        seen.add(signature)
-        kept.append(i)
-        last_success = tried + int(i)
-    parts.append(Generated(*(x[kept] for x in puzzles)))
-    tried += _BATCH
-    if len(seen) < count and tried - last_success > _PATIENCE:
-      raise DataError(
-        f'{what}: found {len(seen)} essentially different of the {count} '
-        f'wanted, and no more in {_PATIENCE} tries; {relax}'
-      )
-    now = time.monotonic()
-    if now - last_log > _SECONDS_BETWEEN_LOGS:
-      last_log = now
-      left = (now - started) * (count - len(seen)) / max(1, len(seen))
-      logging.info(
-        '%s: %d of %d generated, about %.0f s left',
-        what,
-        len(seen),
-        count,
-        left,
-      )
-  return Generated(*(np.concatenate(x) for x in zip(*parts, strict=True)))
-
-
-def cell_name(cell: int, columns: int) -> str:
-  """A cell's row and column, counted from 1: `r1c9`."""
-  row, column = divmod(int(cell), columns)
-  return f'r{row + 1}c{column + 1}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,9 +195,9 @@ class Sudoku:
     n, size = self.side, len(questions)
     bands, stacks = n // self.box_rows, n // self.box_columns
     ends = np.cumsum([n, bands, n, stacks, n, 1])
-    hashes = mix64(
-      mix64(np.asarray(key, np.uint64))[:, None]
-      + _GOLDEN * np.arange(1, ends[-1] + 1, dtype=np.uint64)
+    hashes = mix(
+      mix(np.asarray(key, np.uint64))[:, None]
+      + GOLDEN * np.arange(1, ends[-1] + 1, dtype=np.uint64)
     )
     digit, band, row, stack, column, coin = np.split(hashes, ends[:-1], axis=1)
 
@@ -414,10 +309,10 @@ def generate(
     DataError: many tries in a row gave nothing new.
   """
   geometry = _geometry(domain.box_rows, domain.box_columns)
-  start_key = mix64(np.array([seed % 2**64], np.uint64) + _GOLDEN)
+  start_key = mix(np.array([seed % 2**64], np.uint64) + GOLDEN)
 
   def make(start, end):
-    keys = mix64(start_key + np.arange(start, end, dtype=np.uint64))
+    keys = mix(start_key + np.arange(start, end, dtype=np.uint64))
     shape = len(keys), domain.seq_len
     made = Generated(
       np.zeros(shape, np.uint8),
@@ -740,26 +635,11 @@ def _check(questions, answers, geometry, code, where):
 
 
 @compiled
-def _mix(x):
-  """`mix64` of one number."""
-  x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-  x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-  return x ^ (x >> np.uint64(31))
-
-
-@compiled
-def _below(state, bound):
-  """A random number from 0 to bound - 1; `state` is uint64 [1]."""
-  state[0] += _GOLDEN
-  return np.int64((_mix(state[0]) >> np.uint64(33)) % np.uint64(bound))
-
-
-@compiled
 def _shuffle(order, state):
   for i in range(order.shape[0]):
     order[i] = i
   for i in range(order.shape[0] - 1, 0, -1):
-    j = _below(state, i + 1)
+    j = below(state, i + 1)
     order[i], order[j] = order[j], order[i]
 
 
@@ -777,7 +657,7 @@ def _fill(candidates, queue, order, state, full, geometry):
     while rest:
       rest &= rest - 1
       count += 1
-    for _ in range(_below(state, count)):
+    for _ in range(below(state, count)):
       left &= left - 1
     candidates[cell] = left & -left
     queue[0] = cell
@@ -858,31 +738,31 @@ def _signatures(questions, geometry, square, rounds, result):
       bands[:] = 0
       stacks[:] = 0
       for cell in range(size):
-        mixed[cell] = _mix(colour[cell])
+        mixed[cell] = mix_one(colour[cell])
         tokens[question[cell]] += mixed[cell]
       for u in range(3 * n):
         total = np.uint64(0)
         for k in range(n):
           total += mixed[units[u, k]]
-        unit[u] = _mix(total + two)
+        unit[u] = mix_one(total + two)
       for line in range(n):
         bands[band[line * n]] += unit[line]
         stacks[stack[line]] += unit[n + line]
       for k in range(n):
-        bands[k] = _mix(bands[k]) * three
-        stacks[k] = _mix(stacks[k]) * three
+        bands[k] = mix_one(bands[k]) * three
+        stacks[k] = mix_one(stacks[k]) * three
       for k in range(n + FIRST_DIGIT):
-        tokens[k] = _mix(tokens[k]) * four
+        tokens[k] = mix_one(tokens[k]) * four
       for cell in range(size):
         row, column = cell // n, cell % n
-        across = _mix(unit[row] + bands[band[cell]])
-        down = _mix(unit[n + column] + stacks[stack[cell]] + axis)
+        across = mix_one(unit[row] + bands[band[cell]])
+        down = mix_one(unit[n + column] + stacks[stack[cell]] + axis)
         total = colour[cell] * five + across + down
         total += unit[2 * n + box_of[cell]] * one
         if question[cell] >= FIRST_DIGIT:
           total += tokens[question[cell]]
-        colour[cell] = _mix(total)
+        colour[cell] = mix_one(total)
     total = np.uint64(0)
     for cell in range(size):
-      total += _mix(colour[cell] ^ four)
-    result[i] = _mix(total)
+      total += mix_one(colour[cell] ^ four)
+    result[i] = mix_one(total)

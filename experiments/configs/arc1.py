@@ -22,7 +22,6 @@ import ml_collections
 
 from experiments.configs import base
 
-
 # Held-out answers of the paper's set-up that are trained on, turned or
 # recoloured. Two are among other tasks' pairs, the others among the task's own
 # demonstrations, where whoever solves it finds them too.

@@ -65,9 +65,9 @@ def _demo(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.data.num_aug = 1000
 
   config.batch_size = 128
-  config.total_steps = 1000
+  config.total_steps = 600
   config.log_every = 100
-  config.checkpoint_every = 1000
+  config.checkpoint_every = 600
 
   config.model.hidden_size = 128
   config.model.num_heads = 4

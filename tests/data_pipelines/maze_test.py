@@ -11,10 +11,6 @@ from data_pipelines import encoding, maze
 from data_pipelines.errors import DataError
 from data_pipelines.maze import Maze
 
-# Two shortest ways, over the top and along the bottom.
-RING = '  S   ## # G  ##'
-RING_TOP = ' oS   ## # G  ##'
-
 
 def _tokens(domain, *texts):
   """Questions and answers from texts by turns."""
@@ -75,15 +71,13 @@ def test_parse():
 @pytest.mark.parametrize(
   ('question', 'answer'),
   [
-    ('S  ## G  ', 'Soo##oG  '[:9]),
+    ('S  ## G  ', 'Soo##oGoo'),
     ('SG #  #  ', 'SG #  #  '),
     # A way round is no error: the label is the user's.
-    ('S G   ###', 'S G   ###'.replace('S G   ', 'S Gooo').replace('S ', 'S ')),
+    ('S#G      ', 'S#Go oooo'),
   ],
 )
 def test_check_accepts(question, answer):
-  if question == 'S  ## G  ':
-    question, answer = 'S  ## G  ', 'Soo##oGoo'
   assert _check(question, answer) == []
 
 
@@ -148,12 +142,8 @@ def _valid(question, prediction, height=3, width=3):
 
 
 def test_valid_takes_any_shortest_path():
-  question = 'S   #   G'
-  for prediction in ('Soo #o  G', 'S  o#oooG'):
-    assert not _valid(question, prediction)
-  assert _valid(question, 'Soo #o  G'.replace('Soo #o', 'Soo #o')) is False
-  assert _valid('S   #   G', 'Soo' + ' #o' + '  G')
-  assert _valid('S   #   G', 'S  ' + 'o# ' + 'ooG')
+  assert _valid('S   #   G', 'Soo #o  G')
+  assert _valid('S   #   G', 'S  o# ooG')
 
 
 @pytest.mark.parametrize(
@@ -162,6 +152,7 @@ def test_valid_takes_any_shortest_path():
     'S   #   G',  # no path
     'Soo #   G',  # ends early
     'Soo #o oG',  # a spare cell
+    'Soo #  oG',  # as many cells as it takes, with a gap
     'Soo##o  G',  # a new wall
     'Soo  o  G',  # a wall less
     'Soooooo G',
@@ -180,7 +171,9 @@ def test_a_way_round_is_not_valid():
   assert not Maze(1, 2).valid(np.array([[2, 2]]), np.array([[2, 2]])).any()
   # Anything may stand in a prediction.
   for token in (0, 6, 255):
-    assert not Maze(1, 2).valid(np.array([[3, 4]]), np.array([[3, token]])).any()
+    assert (
+      not Maze(1, 2).valid(np.array([[3, 4]]), np.array([[3, token]])).any()
+    )
 
 
 def test_shortest_paths_against_scipy():
@@ -198,7 +191,7 @@ def test_shortest_paths_against_scipy():
     while path[-1] != goal:
       cell = path[-1]
       beside = [cell - 8, cell + 8]
-      beside += [cell - 1] * (cell % 8 > 0) + [cell + 1] * (cell % 8 < 7)
+      beside += [cell - 1][: cell % 8] + [cell + 1][: 7 - cell % 8]
       beside = [
         x
         for x in beside

@@ -1,0 +1,124 @@
+"""What the generators of puzzles share: compiling, threads, the search."""
+
+import concurrent.futures
+import os
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from absl import logging
+
+from data_pipelines.errors import DataError
+from data_pipelines.hashing import GOLDEN
+
+# Candidates that a generator makes at once, and in a row without finding
+# anything before it gives up.
+_BATCH = 256
+_PATIENCE = 20_000
+_SECONDS_BETWEEN_LOGS = 10
+
+
+class Generated(NamedTuple):
+  """Puzzles of a generator: tokens, uint8 [N, S], and int64 [N] ratings."""
+
+  questions: np.ndarray
+  answers: np.ndarray
+  ratings: np.ndarray
+
+
+def compiled(function: Callable) -> Callable:
+  """numba's compiler, with its files kept for the next start where possible."""
+  try:
+    return numba.njit(nogil=True, cache=True)(function)
+  except RuntimeError:  # No folder where numba could keep them is writable.
+    return numba.njit(nogil=True)(function)
+
+
+def in_threads(work: Callable[[int, int], Any], count: int, chunk: int) -> None:
+  """Calls `work(start, end)` for chunks of `range(count)`, on all cores."""
+  starts = range(0, count, chunk)
+  ends = [min(count, start + chunk) for start in starts]
+  if len(starts) <= 1:
+    for start, end in zip(starts, ends, strict=True):
+      work(start, end)
+    return
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    for _ in pool.map(work, starts, ends):
+      pass
+
+
+@compiled
+def mix_one(x):
+  """`hashing.mix` of one number."""
+  x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+  x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+  return x ^ (x >> np.uint64(31))
+
+
+@compiled
+def below(state, bound):
+  """A random number from 0 to bound - 1; `state`, uint64 [1], is of
+  splitmix64."""
+  state[0] += GOLDEN
+  return np.int64((mix_one(state[0]) >> np.uint64(33)) % np.uint64(bound))
+
+
+def gather(
+  make: Callable[[int, int], tuple[np.ndarray, Generated]],
+  signatures: Callable[[np.ndarray], np.ndarray],
+  count: int,
+  what: str,
+  relax: str,
+) -> Generated:
+  """Takes the first `count` good and essentially different candidates.
+
+  Args:
+    make: gives candidates [start, end) of an endless series: which ones are
+      good, bool [end - start], and the puzzles themselves. A candidate must be
+      a function of its number alone.
+    signatures: of questions, equal where two are essentially the same.
+    count: number of puzzles wanted.
+    what: names the puzzles in log lines and errors.
+    relax: says in the error which demand to lower.
+
+  Raises:
+    DataError: nothing new came of many candidates in a row.
+  """
+  if count < 1:
+    raise DataError(f'{what}: {count} puzzles are wanted; ask for 1 or more')
+  parts = []
+  seen = set()
+  tried = last_success = 0
+  started = last_log = time.monotonic()
+  while len(seen) < count:
+    good, puzzles = make(tried, tried + _BATCH)
+    good = np.flatnonzero(good)
+    kept = []
+    for i, signature in zip(
+      good, signatures(puzzles.questions[good]).tolist(), strict=True
+    ):
+      if signature not in seen and len(seen) < count:
+        seen.add(signature)
+        kept.append(i)
+        last_success = tried + int(i)
+    parts.append(Generated(*(x[kept] for x in puzzles)))
+    tried += _BATCH
+    if len(seen) < count and tried - last_success > _PATIENCE:
+      raise DataError(
+        f'{what}: found {len(seen)} essentially different of the {count} '
+        f'wanted, and no more in {_PATIENCE} tries; {relax}'
+      )
+    now = time.monotonic()
+    if now - last_log > _SECONDS_BETWEEN_LOGS:
+      last_log = now
+      left = (now - started) * (count - len(seen)) / max(1, len(seen))
+      logging.info(
+        '%s: %d of %d generated, about %.0f s left',
+        what,
+        len(seen),
+        count,
+        left,
+      )
+  return Generated(*(np.concatenate(x) for x in zip(*parts, strict=True)))
