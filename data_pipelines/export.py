@@ -20,7 +20,14 @@ from typing import Any
 import numpy as np
 from absl import flags, logging
 
-from data_pipelines import arc, command, encoding, puzzle_set, puzzles
+from data_pipelines import (
+  arc,
+  command,
+  data_flags,
+  encoding,
+  puzzle_set,
+  puzzles,
+)
 from data_pipelines.errors import DataError
 from data_pipelines.puzzle_set import Batch, PuzzleSet
 
@@ -211,18 +218,18 @@ _VARIANT = flags.DEFINE_enum(
 
 
 def main(_) -> None:
-  if not command.OUT.value:
+  if not data_flags.OUT.value:
     raise DataError('--out=DIR is missing, e.g. --out=data/arc1')
-  num_aug = command.NUM_AUG.value
+  num_aug = data_flags.NUM_AUG.value
   puzzle_data = puzzles.load_puzzles(
-    command.TRAIN.value,
-    command.EVALUATE.value,
-    command.CANVAS.value,
+    data_flags.TRAIN.value,
+    data_flags.EVALUATE.value,
+    data_flags.CANVAS.value,
     1000 if num_aug is None else num_aug,
-    command.SEED.value,
+    data_flags.SEED.value,
   )
-  directory = pathlib.Path(command.OUT.value)
-  export(puzzle_data, directory, _VARIANT.value, command.SEED.value)
+  directory = pathlib.Path(data_flags.OUT.value)
+  export(puzzle_data, directory, _VARIANT.value, data_flags.SEED.value)
   print(f'Written: {directory}')
 
 

@@ -1,11 +1,14 @@
-"""Files that at no time can be read half-written."""
+"""Files: read with errors in one line, written whole or not at all."""
 
 import contextlib
 import json
 import os
 import pathlib
+import stat
 from collections.abc import Iterator
 from typing import Any
+
+from data_pipelines.errors import DataError
 
 
 @contextlib.contextmanager
@@ -31,3 +34,81 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, value: Any) -> None:
   """Writes a JSON file, whole or not at all."""
   write_text(path, json.dumps(value))
+
+
+def read(path: pathlib.Path) -> bytes:
+  """The bytes of a file.
+
+  Raises:
+    DataError: it cannot be read.
+  """
+  check_regular(path)
+  try:
+    return path.read_bytes()
+  except OSError as e:
+    raise DataError(f'{shown(path)}: cannot be read ({e.strerror})') from e
+
+
+def check_regular(path: pathlib.Path) -> None:
+  """Raises a DataError for a pipe: reading would wait for its other end."""
+  try:
+    mode = os.stat(path).st_mode
+  except OSError as e:
+    raise DataError(f'{shown(path)}: cannot be read ({e.strerror})') from e
+  if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+    raise DataError(f'{shown(path)}: cannot be read; make it a regular file')
+
+
+def parse_json(data: bytes, path: pathlib.Path) -> Any:
+  """The value of a JSON file, each key of an object being there once.
+
+  Args:
+    data: the file's bytes.
+    path: the file, for errors.
+
+  Raises:
+    DataError: it is not JSON.
+  """
+  where = shown(path)
+  try:
+    text = data.decode('utf-8-sig')
+  except UnicodeDecodeError as e:
+    raise DataError(
+      f'{where}: not UTF-8 text (byte {e.start}); save it as UTF-8'
+    ) from e
+  try:
+    return json.loads(
+      text, object_pairs_hook=_object, parse_constant=_no_constant
+    )
+  except json.JSONDecodeError as e:
+    raise DataError(
+      f'{where}: not JSON (line {e.lineno}, column {e.colno}: {e.msg})'
+    ) from e
+  except RecursionError as e:
+    raise DataError(
+      f'{where}: cannot be used (nested beyond the recursion limit); write it '
+      'with fewer levels'
+    ) from e
+  except ValueError as e:
+    raise DataError(f'{where}: cannot be used ({e})') from e
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict:
+  """A JSON object; by itself Python keeps the last of two equal keys."""
+  result = {}
+  for key, value in pairs:
+    if key in result:
+      raise ValueError(f'key {key!r} is there twice; keep one')
+    result[key] = value
+  return result
+
+
+def _no_constant(name: str) -> None:
+  """Python reads these three; JSON has no such numbers."""
+  raise ValueError(f'{name} is not JSON; write a number')
+
+
+def shown(path: str | os.PathLike) -> str:
+  """A path for one line of text, quoted where it has odd characters."""
+  text = str(path)
+  return text if text.isprintable() else repr(text)

@@ -11,7 +11,7 @@ import dataclasses
 import time
 from typing import Any
 
-from data_pipelines import arc, command, files, leak_check, puzzles
+from data_pipelines import arc, command, data_flags, files, leak_check, puzzles
 from data_pipelines.errors import DataError
 from data_pipelines.leak_check import Leak
 
@@ -56,23 +56,23 @@ def report(leaks: list[Leak]) -> str:
 def main(_) -> int:
   begin = time.monotonic()
   leaks = find_leaks(
-    command.TRAIN.value, command.EVALUATE.value, command.SEED.value
+    data_flags.TRAIN.value, data_flags.EVALUATE.value, data_flags.SEED.value
   )
   print(report(leaks))
   print(f'Checked in {time.monotonic() - begin:.1f} s')
   answers = any(leak.what == 'both' for leak in leaks)
-  if command.OUT.value:
+  if data_flags.OUT.value:
     record: dict[str, Any] = {
-      'train': command.TRAIN.value,
-      'evaluate': command.EVALUATE.value,
+      'train': data_flags.TRAIN.value,
+      'evaluate': data_flags.EVALUATE.value,
       'answers_reachable': answers,
       'leaks': [dataclasses.asdict(leak) for leak in leaks],
     }
     try:
-      files.write_json(command.OUT.value, record)
+      files.write_json(data_flags.OUT.value, record)
     except OSError as error:
       raise DataError(
-        f'--out={command.OUT.value} cannot be written ({error.strerror})'
+        f'--out={data_flags.OUT.value} cannot be written ({error.strerror})'
       ) from None
   return int(answers)
 

@@ -11,6 +11,7 @@ group g are `group_indices[g] … group_indices[g + 1]`. Inputs and labels are
 memory-mapped, and so need not fit the memory.
 """
 
+import collections
 import hashlib
 import json
 import math
@@ -22,8 +23,10 @@ import numpy as np
 
 from data_pipelines import (
   encoding,
+  files,
   judging,
   leak_check,
+  maze,
   puzzle_set,
   sampler,
 )
@@ -70,25 +73,52 @@ class Split(NamedTuple):
     Raises:
       DataError: a token is not of the vocabulary.
     """
-    inputs = _read_rows(self.inputs, example)
     labels = _read_rows(self.labels, example)
     ignored = self.metadata['ignore_label_id']
-    counted = labels if ignored is None else labels[labels != ignored]
-    for name, tokens in (('inputs', inputs), ('labels', counted)):
-      size = self.metadata['vocab_size']
-      if tokens.size and not (tokens.min() >= 0 and tokens.max() < size):
-        raise DataError(
-          f'{self.path(name)}: one of the rows '
-          f'{", ".join(map(str, example[:3]))} … has a token outside of '
-          f'0 … {size - 1}; build the data set anew'
-        )
+    counted = np.ones_like(labels, bool)
     if ignored is not None:
-      labels[labels == ignored] = IGNORE_LABEL
-    return inputs, labels
+      counted = labels != ignored
+    self._check('labels', example, labels, counted)
+    labels = np.where(counted, labels.astype(np.int32), IGNORE_LABEL)
+    return self.read_inputs(example).astype(np.int32), labels
 
-  def path(self, name: str) -> pathlib.Path:
-    """The file of one of the arrays."""
-    return self.directory / f'all__{name}.npy'
+  def read_inputs(self, example: np.ndarray) -> np.ndarray:
+    """Inputs alone, uint8 [B, S].
+
+    Raises:
+      DataError: a token is not of the vocabulary.
+    """
+    inputs = _read_rows(self.inputs, example)
+    self._check('inputs', example, inputs, True)
+    return inputs.astype(np.uint8)
+
+  def _check(
+    self,
+    name: str,
+    example: np.ndarray,
+    tokens: np.ndarray,
+    counted: np.ndarray | bool,
+  ) -> None:
+    # Before the tokens become smaller numbers, which would wrap them.
+    size = self.metadata['vocab_size']
+    wrong = counted & ((tokens < 0) | (tokens >= size))
+    if wrong.any():
+      row, cell = np.argwhere(wrong)[0]
+      raise DataError(
+        f'{self.where(name)}: example {example[row]} has the token '
+        f'{tokens[row, cell]}, not one of 0 … {size - 1}; build the data set '
+        'anew'
+      )
+
+  def first_puzzles(self) -> np.ndarray:
+    """Of each group the first puzzle that has examples, if there is one."""
+    puzzles = np.flatnonzero(np.diff(self.puzzle_indices))
+    bounds = np.searchsorted(puzzles, self.group_indices)
+    return puzzles[bounds[:-1][np.diff(bounds) > 0]]
+
+  def where(self, name: str) -> str:
+    """The file of one of the arrays, for messages."""
+    return files.shown(self.directory / f'all__{name}.npy')
 
 
 def is_published(path: pathlib.Path) -> bool:
@@ -118,13 +148,14 @@ class PublishedSet(PuzzleSet):
     for key in ('vocab_size', 'seq_len', 'num_puzzle_identifiers'):
       if splits[-1].metadata[key] != metadata[key]:
         raise DataError(
-          f'{directory}: {key} is {metadata[key]} in train/dataset.json and '
-          f'{splits[-1].metadata[key]} in test/dataset.json; they must agree'
+          f'{files.shown(directory)}: {key} is {metadata[key]} in '
+          f'train/dataset.json and {splits[-1].metadata[key]} in '
+          'test/dataset.json; they must agree'
         )
     self.vocab_size = metadata['vocab_size']
     self.seq_len = metadata['seq_len']
     self.names = _names(directory, metadata['num_puzzle_identifiers'])
-    self.version = f'published {directory.name} {_digest(splits)}'
+    self.version = f'published {files.shown(directory.name)} {_digest(splits)}'
     self.variants = self.members = np.zeros(0, np.int64)
     if self._train:
       self.variants = np.diff(self._train.group_indices)
@@ -188,7 +219,7 @@ class PublishedSet(PuzzleSet):
         np.where(labels == IGNORE_LABEL, puzzle_set.PAD, labels).astype(
           np.uint8
         ),
-        [f'{self._test.path("inputs")}:{row}' for row in chosen.example],
+        [f'{self._test.where("inputs")}:{row}' for row in chosen.example],
       )
     parsed = [
       encoding.parse_augmentation_name(self.names[identifier])
@@ -205,10 +236,10 @@ class PublishedSet(PuzzleSet):
   def leaks(self) -> list[leak_check.Leak]:
     if not self._train or not self._test:
       return []
-    first = self._train.group_indices[:-1]
+    puzzles = self._train.first_puzzles()
     if self._is_arc:
       trained = []
-      for puzzle in first:
+      for puzzle in puzzles:
         name, _, _ = encoding.parse_augmentation_name(
           self.names[self._train.puzzle_identifiers[puzzle]]
         )
@@ -220,13 +251,16 @@ class PublishedSet(PuzzleSet):
       return leak_check.between_pairs(
         trained, leak_check.held_out_pairs(self.evaluation_tasks)
       )
-    example = self._train.puzzle_indices[first]
+    example = self._train.puzzle_indices[puzzles]
+    if self.domain is None:
+      # What a group's puzzles have in common cannot be told: all are compared.
+      example = np.arange(len(self._train.inputs))
     return leak_check.between_questions(
       self.domain,
-      self._train.inputs[example],
-      lambda row: f'{self._train.path("inputs")}:{example[row]}',
-      self._test.inputs[self._rows.example],
-      lambda row: f'{self._test.path("inputs")}:{self._rows.example[row]}',
+      self._train.read_inputs(example),
+      lambda row: f'{self._train.where("inputs")}:{example[row]}',
+      self._test.read_inputs(self._rows.example),
+      lambda row: f'{self._test.where("inputs")}:{self._rows.example[row]}',
     )
 
   def _train_index(self, examples: sampler.Examples) -> Batch:
@@ -301,8 +335,8 @@ class PublishedSet(PuzzleSet):
     split = self._test
     begin, end = split.puzzle_indices[puzzle : puzzle + 2]
     where = (
-      f'{split.path("inputs")}: puzzle {puzzle} '
-      f"('{self.names[split.puzzle_identifiers[puzzle]]}')"
+      f'{split.where("inputs")}: puzzle {puzzle} '
+      f'({self.names[split.puzzle_identifiers[puzzle]]!r})'
     )
     if end - begin != len(task.tests):
       raise DataError(
@@ -331,19 +365,21 @@ class PublishedSet(PuzzleSet):
     example = np.arange(*split.puzzle_indices[puzzle : puzzle + 2])
     inputs, labels = split.read(example)
     pairs = []
-    for row, question, label in zip(example, inputs, labels, strict=True):
-      label = np.where(label == IGNORE_LABEL, encoding.PAD, label)
-      try:
-        # The shift that input and output share is told by the input.
-        grids = encoding.uncover(question), encoding.uncover(label)
-      except ValueError as error:
-        raise DataError(
-          f'{split.directory}: example {row}: {error}; build the data set anew'
-        ) from None
+    for row, *tokens in zip(example, inputs, labels, strict=True):
+      grids = []
+      for name, canvas in zip(('inputs', 'labels'), tokens, strict=True):
+        canvas = np.where(canvas == IGNORE_LABEL, encoding.PAD, canvas)
+        try:
+          grids.append(encoding.uncover(canvas))
+        except ValueError as error:
+          raise DataError(
+            f'{split.where(name)}: example {row}: {error}; build the data set '
+            'anew'
+          ) from None
       if grids[0] is None:
         raise DataError(
-          f'{split.path("inputs")}: example {row} is empty; build the data set '
-          'anew'
+          f'{split.where("inputs")}: example {row} is empty; build the data '
+          'set anew'
         )
       pairs.append(Pair(*grids))
     return pairs
@@ -352,28 +388,32 @@ class PublishedSet(PuzzleSet):
 def _open(directory: pathlib.Path) -> Split:
   """Opens one split and checks that its files fit together."""
   path = directory / 'dataset.json'
-  metadata = _read_json(path)
+  where = files.shown(path)
+  metadata = files.parse_json(files.read(path), path)
   if not isinstance(metadata, dict):
-    raise DataError(f'{path}: must be an object')
+    raise DataError(f'{where}: must be an object')
   for key in ('vocab_size', 'seq_len', 'num_puzzle_identifiers'):
     if type(metadata.get(key)) is not int or metadata[key] < 1:
       raise DataError(
-        f'{path}: {key} is {metadata.get(key)!r}; it must be a whole number '
+        f'{where}: {key} is {metadata.get(key)!r}; it must be a whole number '
         'from 1 on'
       )
   if metadata['vocab_size'] > 256:
     raise DataError(
-      f'{path}: vocab_size is {metadata["vocab_size"]}; at most 256 here'
+      f'{where}: vocab_size is {metadata["vocab_size"]}; at most 256 here'
     )
+  for key in ('pad_id', 'blank_identifier_id'):
+    if metadata.get(key, 0) != 0:
+      raise DataError(f'{where}: {key} is {metadata[key]!r}; only 0 is known')
   ignored = metadata.setdefault('ignore_label_id', None)
   if ignored is not None and type(ignored) is not int:
     raise DataError(
-      f'{path}: ignore_label_id is {ignored!r}; it must be a whole number or '
+      f'{where}: ignore_label_id is {ignored!r}; it must be a whole number or '
       'null'
     )
   if metadata.get('sets') != ['all']:
     raise DataError(
-      f'{path}: sets is {metadata.get("sets")!r}; only ["all"] is known'
+      f'{where}: sets is {metadata.get("sets")!r}; only ["all"] is known'
     )
   arrays = {
     name: _load(directory / f'all__{name}.npy', dimensions)
@@ -392,12 +432,12 @@ def _open(directory: pathlib.Path) -> Split:
   count, cells = split.inputs.shape
   if cells != metadata['seq_len']:
     raise DataError(
-      f'{split.path("inputs")}: has {cells} cells an example, seq_len in '
+      f'{split.where("inputs")}: has {cells} cells an example, seq_len in '
       f'dataset.json is {metadata["seq_len"]}'
     )
   if split.labels.shape != split.inputs.shape:
     raise DataError(
-      f'{split.path("labels")}: has the shape {split.labels.shape}, '
+      f'{split.where("labels")}: has the shape {split.labels.shape}, '
       f'all__inputs.npy {split.inputs.shape}; one of them is cut short'
     )
   puzzles = len(split.puzzle_identifiers)
@@ -414,52 +454,55 @@ def _open(directory: pathlib.Path) -> Split:
       or bounds.max() > last
     ):
       raise DataError(
-        f'{split.path(name)}: must go from 0 to {last}, the number of '
-        f'{things}; '
-        'one of the files is cut short'
+        f'{split.where(name)}: must go from 0 to {last}, the number of '
+        f'{things}; one of the files is cut short'
       )
     if (np.diff(bounds) < 0).any():
       row = int((np.diff(bounds) < 0).argmax())
-      raise DataError(f'{split.path(name)}: falls after entry {row}')
+      raise DataError(f'{split.where(name)}: falls after entry {row}')
   if len(split.puzzle_indices) != puzzles + 1:
     raise DataError(
-      f'{split.path("puzzle_indices")}: has {len(split.puzzle_indices)} '
+      f'{split.where("puzzle_indices")}: has {len(split.puzzle_indices)} '
       f'entries for {puzzles} puzzle identifiers; it must have one more'
     )
   if (np.diff(split.group_indices) < 1).any():
     row = int((np.diff(split.group_indices) < 1).argmax())
-    raise DataError(f'{split.path("group_indices")}: group {row} has no puzzle')
+    raise DataError(
+      f'{split.where("group_indices")}: group {row} has no puzzle'
+    )
   most = metadata['num_puzzle_identifiers']
   wrong = (split.puzzle_identifiers < 0) | (split.puzzle_identifiers >= most)
   if wrong.any():
     row = int(wrong.argmax())
     raise DataError(
-      f'{split.path("puzzle_identifiers")}: entry {row} is '
+      f'{split.where("puzzle_identifiers")}: entry {row} is '
       f'{split.puzzle_identifiers[row]}, out of the range 0 … {most - 1} that '
       'num_puzzle_identifiers in dataset.json gives'
     )
   if not count:
-    raise DataError(f'{split.path("inputs")}: holds no example')
+    raise DataError(f'{split.where("inputs")}: holds no example')
   return split
 
 
 def _load(path: pathlib.Path, dimensions: int) -> np.ndarray:
+  where = files.shown(path)
+  files.check_regular(path)
   try:
     array = np.load(path, mmap_mode='r')
   except OSError as error:
     raise DataError(
-      f'{path}: cannot be read ({error.strerror or error})'
+      f'{where}: cannot be read ({error.strerror or error})'
     ) from None
   # numpy's reader has many errors for a damaged header.
   except Exception as error:
+    reason = ' '.join(str(error).split())[:100] or type(error).__name__
     raise DataError(
-      f'{path}: not a whole .npy file ({str(error).splitlines()[0]}); copy or '
-      'build it anew'
+      f'{where}: not a whole .npy file ({reason}); copy or build it anew'
     ) from None
   if not isinstance(array, np.ndarray) or array.ndim != dimensions:
-    raise DataError(f'{path}: must be one array of {dimensions} dimensions')
+    raise DataError(f'{where}: must be one array of {dimensions} dimensions')
   if array.dtype.kind not in 'iu':
-    raise DataError(f'{path}: holds {array.dtype}, must hold whole numbers')
+    raise DataError(f'{where}: holds {array.dtype}, must hold whole numbers')
   return array
 
 
@@ -469,16 +512,18 @@ def _domain(vocab_size: int, side: int) -> Sudoku | Maze | None:
     sudoku = Sudoku(*box)
     if (sudoku.vocab_size, sudoku.side) == (vocab_size, side):
       return sudoku
-  return Maze(side, side) if vocab_size == Maze.vocab_size else None
+  if vocab_size == Maze.vocab_size and 2 <= side <= maze.MAX_SIDE:
+    return Maze(side, side)
+  return None
 
 
 def _read_rows(array: np.memmap, rows: np.ndarray) -> np.ndarray:
-  """Rows of a memory-mapped array, int32.
+  """Rows of a memory-mapped array.
 
   The pages are handed back to the system, which keeps them while it has room:
   otherwise the whole file would soon count as this process's memory.
   """
-  found = array[rows].astype(np.int32)
+  found = array[rows]
   pages = array.base
   if isinstance(pages, mmap.mmap) and hasattr(mmap, 'MADV_DONTNEED'):
     pages.madvise(mmap.MADV_DONTNEED)
@@ -487,29 +532,26 @@ def _read_rows(array: np.memmap, rows: np.ndarray) -> np.ndarray:
 
 def _names(directory: pathlib.Path, count: int) -> list[str]:
   path = directory / 'identifiers.json'
+  where = files.shown(path)
   if count == 1 and not path.exists():
     return [puzzle_set.BLANK_NAME]
-  names = _read_json(path)
+  names = files.parse_json(files.read(path), path)
   if not isinstance(names, list) or not all(type(n) is str for n in names):
-    raise DataError(f'{path}: must be a list of names')
+    raise DataError(f'{where}: must be a list of names')
   if len(names) != count:
     raise DataError(
-      f'{path}: has {len(names)} names, dataset.json says '
+      f'{where}: has {len(names)} names, dataset.json says '
       f'num_puzzle_identifiers={count}'
     )
   if len(set(names)) < count:
-    twice = next(name for name in names if names.count(name) > 1)
-    raise DataError(f"{path}: name '{twice}' is there twice")
+    ((twice, _),) = collections.Counter(names).most_common(1)
+    raise DataError(f'{where}: name {twice!r} is there twice')
+  for name in names:
+    try:
+      name.encode()
+    except UnicodeEncodeError:
+      raise DataError(f'{where}: name {name!r} is not proper Unicode') from None
   return names
-
-
-def _read_json(path: pathlib.Path) -> Any:
-  try:
-    return json.loads(path.read_text('utf-8'))
-  except OSError as error:
-    raise DataError(f'{path}: cannot be read ({error.strerror})') from None
-  except (ValueError, RecursionError) as error:
-    raise DataError(f'{path}: not JSON ({error})') from None
 
 
 def _digest(splits: list[Split]) -> str:

@@ -9,6 +9,7 @@ import abc
 import dataclasses
 from collections.abc import Iterator, Sequence
 from concurrent import futures
+from typing import Any
 
 import numpy as np
 
@@ -245,6 +246,20 @@ class PuzzleSet(abc.ABC):
       while (batch := ready.result()) is not None:
         ready = pool.submit(next, indices, None)
         yield batch
+
+
+def version_of(train: Any, evaluate: Any) -> str:
+  """Which data exactly a set is made of: the versions of its sources.
+
+  Args:
+    train: has a `version`, or None.
+    evaluate: has a `version`, or None.
+  """
+  return '; '.join(
+    f'{role} {source.version}'
+    for role, source in (('train', train), ('evaluate', evaluate))
+    if source is not None
+  )
 
 
 def spread(count: int, wanted: int | None) -> np.ndarray:

@@ -60,11 +60,11 @@ class QuestionSet(PuzzleSet):
     most = self.domain.max_variants
     if most is not None and num_aug >= most:
       raise DataError(
-        f'data.num_aug={num_aug}: {self.domain} has {most - 1} augmentations '
+        f'data.num_aug={num_aug}: {self.domain} have {most - 1} augmentations '
         'besides the puzzle itself; lower it'
       )
     self.train, self.evaluate = train, evaluate
-    self.version = ', '.join(questions.version for questions in given)
+    self.version = puzzle_set.version_of(train, evaluate)
     self.vocab_size = self.domain.vocab_size
     self.seq_len = self.domain.seq_len
     count = len(train.questions) if train else 0

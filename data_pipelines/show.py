@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from data_pipelines import command, picture, puzzle_set, puzzles
+from data_pipelines import command, data_flags, picture, puzzle_set, puzzles
 from data_pipelines.errors import DataError
 from data_pipelines.puzzle_set import PuzzleSet
 
@@ -49,21 +49,21 @@ _COUNT = flags.DEFINE_integer('count', 8, 'Examples to draw.', lower_bound=1)
 
 
 def main(_) -> None:
-  for flag in (_DATA, command.OUT):
+  for flag in (_DATA, data_flags.OUT):
     if not flag.value:
       raise DataError(
         f'--{flag.name} is missing, e.g. --data=arc1:training --out=arc1.png'
       )
-  num_aug = command.NUM_AUG.value
+  num_aug = data_flags.NUM_AUG.value
   puzzle_data = puzzles.load_puzzles(
     _DATA.value,
     '',
-    command.CANVAS.value,
+    data_flags.CANVAS.value,
     7 if num_aug is None else num_aug,  # Mazes have no more.
-    command.SEED.value,
+    data_flags.SEED.value,
   )
-  path = pathlib.Path(command.OUT.value)
-  show(puzzle_data, path, _COUNT.value, command.SEED.value)
+  path = pathlib.Path(data_flags.OUT.value)
+  show(puzzle_data, path, _COUNT.value, data_flags.SEED.value)
   print(f'Written: {path}')
 
 

@@ -11,7 +11,7 @@ import time
 
 from absl import flags
 
-from data_pipelines import command, puzzles
+from data_pipelines import command, data_flags, puzzles
 
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 768, 'Examples.')
 _SECONDS = flags.DEFINE_float('seconds', 10.0, 'To measure for.')
@@ -23,10 +23,12 @@ def main(_) -> None:
   """Prints one line of JSON; seconds, MiB, and rates per second."""
   begin = time.perf_counter()
   data = puzzles.load_puzzles(
-    command.TRAIN.value,
-    command.EVALUATE.value,
+    data_flags.TRAIN.value,
+    data_flags.EVALUATE.value,
     canvas=30,
-    num_aug=1000 if command.NUM_AUG.value is None else command.NUM_AUG.value,
+    num_aug=1000
+    if data_flags.NUM_AUG.value is None
+    else data_flags.NUM_AUG.value,
     seed=0,
   )
   loaded = time.perf_counter()

@@ -15,8 +15,11 @@ from hrm_jax import act, train_step
 from hrm_jax.errors import ConfigError
 from hrm_jax.models import HRM
 
-# Keys that may change when a run goes on in its workdir.
+# Keys that may change when a run goes on in its workdir. Which data exactly the
+# run has is told by their version; they may lie elsewhere.
 FREE_KEYS = (
+  'data.train',
+  'data.evaluate',
   'stop_at_step',
   'log_every',
   'evaluate_every',

@@ -11,7 +11,7 @@ directory that holds its train.csv and test.csv:
 --config.data.train=maze_30x30_hard_1k@DIR --config.data.evaluate=(the same).
 
 `maze.py:demo` needs no files and takes minutes on two CPU cores: generated
-mazes of 9 × 9 cells. What it printed stands in the README.
+mazes of 7 × 7 cells. What it printed stands in the README.
 """
 
 import ml_collections
@@ -41,11 +41,11 @@ def get_config(variant: str = '30x30_hard_1k') -> ml_collections.ConfigDict:
 
 
 def _demo(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  config.data.train = 'maze:size=9x9:path=12:count=1000:tests=100'
+  config.data.train = 'maze:size=7x7:path=8:count=1000:tests=100'
   config.data.evaluate = config.data.train
   config.data.num_aug = 7
 
-  config.batch_size = 128
+  config.batch_size = 64
   config.total_steps = 1000
   config.log_every = 100
   config.checkpoint_every = 1000
@@ -56,6 +56,7 @@ def _demo(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.model.puzzle_emb_ndim = 128
   config.model.dtype = 'float32'
   config.act.halt_max_steps = 4
+  config.act.halting = 'halt_only'
   config.optimizer.learning_rate = 1e-3
   config.optimizer.warmup_steps = 100
   config.optimizer.min_ratio = 0.1
