@@ -2,6 +2,7 @@
 
 python -m experiments.benchmark puzzle_table
 python -m experiments.benchmark input_pipeline
+python -m experiments.benchmark generators
 python -m experiments.benchmark voting
 """
 
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines import encoding, voting
+from data_pipelines import encoding, maze, sudoku, voting
 from experiments import launch
 from hrm_jax import optimizers
 from hrm_jax.errors import ConfigError
@@ -91,6 +92,23 @@ def input_pipeline() -> None:
       )
 
 
+def generators() -> None:
+  """1,000 Sudokus and mazes as large as the paper's; compiling included."""
+  for name, make in (
+    (
+      'Sudokus of 9 × 9, at most 27 clues',
+      lambda: sudoku.generate(sudoku.Sudoku(3, 3), 1000, 0, 27),
+    ),
+    (
+      'mazes of 30 × 30, at least 110 steps',
+      lambda: maze.generate(maze.Maze(30, 30), 1000, 0, 110),
+    ),
+  ):
+    begin = time.perf_counter()
+    made = make()
+    print(f'{len(made.questions)} {name}: {time.perf_counter() - begin:.1f} s')
+
+
 def _python(module: str, *arguments: str) -> str:
   """Runs a module in a new interpreter; returns the last line it printed."""
   done = subprocess.run(
@@ -142,6 +160,7 @@ def _predictions(rng: np.random.Generator, count: int):
 BENCHMARKS: dict[str, Callable[[], None]] = {
   'puzzle_table': puzzle_table,
   'input_pipeline': input_pipeline,
+  'generators': generators,
   'voting': decode_and_vote,
 }
 

@@ -136,7 +136,7 @@ def run(
     batch_size,
   )
   if first:
-    print(f'\nScores of step {step} on what was held out of {puzzles.version}')
+    print(f'\nScores of step {step}; data: {puzzles.version}')
     print(judge.report() + leaking.note())
     facts = {
       'step': step,
