@@ -97,6 +97,14 @@ class ArcSet(PuzzleSet):
         f'{" …" if len(twice) > 5 else ""}; a task can be in one of them only '
         '(data.evaluate alone trains on its demonstrations too)'
       )
+    for name in names:
+      if name == puzzle_set.BLANK_NAME or (
+        encoding.parse_augmentation_name(name)[0] != name
+      ):
+        raise DataError(
+          f"task '{name}' has the name of a puzzle identifier that is not its "
+          'own; rename it'
+        )
 
     trained = [
       task.pairs if index < self.num_train else task.demonstrations

@@ -518,6 +518,8 @@ def as_set(*tasks, version='here'):
 TASK = make_task(np.random.default_rng(0), 'one', 2, 1)
 OTHER = make_task(np.random.default_rng(1), 'two', 2, 1)
 BIG = Task('big', (Pair(*np.zeros((2, 11, 11), np.uint8)),), ())
+BLANK = Task('<blank>', TASK.demonstrations, TASK.tests)
+TURNED = Task('one_t3_0123456798', TASK.demonstrations, TASK.tests)
 LONG = Task('long', TASK.demonstrations * 128, ())
 
 
@@ -530,6 +532,8 @@ LONG = Task('long', TASK.demonstrations * 128, ())
     (None, as_set(TASK), {'canvas': 1}, 'data.canvas=1: no task of here fits'),
     (as_set(TASK), as_set(BIG, version='big'), {}, 'no task of big fits'),
     (as_set(TASK), None, {'num_aug': -1}, 'data.num_aug=-1'),
+    (as_set(BLANK), None, {}, "task '<blank>' has the name of a puzzle"),
+    (as_set(TASK), as_set(TURNED), {}, "task 'one_t3_0123456798' has the name"),
     (as_set(LONG), None, {}, "task 'long' has more than 255 pairs"),
     (as_set(TASK), as_set(OTHER, TASK), {}, 'share the tasks one;'),
     (as_set(), None, {}, 'no task'),
