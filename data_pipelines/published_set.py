@@ -110,12 +110,6 @@ class Split(NamedTuple):
         'anew'
       )
 
-  def first_puzzles(self) -> np.ndarray:
-    """Of each group the first puzzle that has examples, if there is one."""
-    puzzles = np.flatnonzero(np.diff(self.puzzle_indices))
-    bounds = np.searchsorted(puzzles, self.group_indices)
-    return puzzles[bounds[:-1][np.diff(bounds) > 0]]
-
   def where(self, name: str) -> str:
     """The file of one of the arrays, for messages."""
     return files.shown(self.directory / f'all__{name}.npy')
@@ -236,7 +230,8 @@ class PublishedSet(PuzzleSet):
   def leaks(self) -> list[leak_check.Leak]:
     if not self._train or not self._test:
       return []
-    puzzles = self._train.first_puzzles()
+    # Of each group the first puzzle; the others are its augmentations.
+    puzzles = self._train.group_indices[:-1]
     if self._is_arc:
       trained = []
       for puzzle in puzzles:
@@ -296,8 +291,6 @@ class PublishedSet(PuzzleSet):
     split = self._test
     for puzzle, identifier in enumerate(split.puzzle_identifiers):
       begin, end = split.puzzle_indices[puzzle : puzzle + 2]
-      if begin == end:
-        continue
       name, transform, colours = encoding.parse_augmentation_name(
         self.names[identifier]
       )
@@ -465,11 +458,14 @@ def _open(directory: pathlib.Path) -> Split:
       f'{split.where("puzzle_indices")}: has {len(split.puzzle_indices)} '
       f'entries for {puzzles} puzzle identifiers; it must have one more'
     )
-  if (np.diff(split.group_indices) < 1).any():
-    row = int((np.diff(split.group_indices) < 1).argmax())
-    raise DataError(
-      f'{split.where("group_indices")}: group {row} has no puzzle'
-    )
+  for name, whole, part in (
+    ('puzzle_indices', 'puzzle', 'example'),
+    ('group_indices', 'group', 'puzzle'),
+  ):
+    empty = np.diff(getattr(split, name)) < 1
+    if empty.any():
+      row = int(empty.argmax())
+      raise DataError(f'{split.where(name)}: {whole} {row} has no {part}')
   most = metadata['num_puzzle_identifiers']
   wrong = (split.puzzle_identifiers < 0) | (split.puzzle_identifiers >= most)
   if wrong.any():

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 
 import numpy as np
@@ -343,6 +344,16 @@ DAMAGE = {
     lambda d: (d / 'identifiers.json').write_text('["<blank>"]'),
     'has 1 names, dataset.json says num_puzzle_identifiers=7',
   ),
+  'a name of two lines': (
+    lambda d: (d / 'identifiers.json').write_text(json.dumps(['a\nb'] * 7)),
+    r"name 'a\nb' is there twice",
+  ),
+  'half a letter': (
+    lambda d: (d / 'identifiers.json').write_text(
+      json.dumps([*'abcdef', '\ud800'])
+    ),
+    r"name '\ud800' is not proper Unicode",
+  ),
   'a name twice': (
     lambda d: (d / 'identifiers.json').write_text(json.dumps(['a'] * 7)),
     "name 'a' is there twice",
@@ -390,6 +401,12 @@ DAMAGE = {
     ),
     'group 1 has no puzzle',
   ),
+  'an empty puzzle': (
+    lambda d: array_of(
+      d / 'train/all__puzzle_indices.npy', lambda a: np.r_[0, 0, a[2:]]
+    ),
+    'puzzle_indices.npy: puzzle 0 has no example',
+  ),
   'too few bounds': (
     lambda d: array_of(
       d / 'train/all__puzzle_indices.npy', lambda a: a[[0, 1, 6]]
@@ -411,6 +428,10 @@ DAMAGE = {
   'splits that disagree': (
     lambda d: metadata_of(d / 'test/dataset.json', vocab_size=13),
     'vocab_size is 12 in train/dataset.json and 13',
+  ),
+  'another padding': (
+    lambda d: metadata_of(d / 'test/dataset.json', pad_id=1),
+    'test/dataset.json: pad_id is 1; only 0 is known',
   ),
   'other sets': (
     lambda d: metadata_of(d / 'train/dataset.json', sets=['a', 'b']),
@@ -447,6 +468,41 @@ def test_damage_is_named_in_one_line(tmp_path, kind):
   assert message in str(info.value)
   assert '\n' not in str(info.value)
   assert str(directory) in str(info.value)
+
+
+def test_a_token_does_not_wrap_into_the_vocabulary(tmp_path):
+  directory = write_arc(tmp_path / 'arc')
+  for name in ('inputs', 'labels'):
+    path = directory / f'train/all__{name}.npy'
+    before = path.read_bytes()
+    array_of(path, lambda a: a.astype(np.uint64) + 2**32)
+    data = PublishedSet(directory, True, False)
+    with pytest.raises(DataError, match=rf'{name}\.npy: example \d+ has the'):
+      take(data.train_batches(4, 0), 1)
+    path.write_bytes(before)
+
+
+@pytest.mark.parametrize('name', ['dataset.json', 'all__inputs.npy'])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+  directory = write_arc(tmp_path / 'arc')
+  path = directory / 'train' / name
+  path.unlink()
+  os.mkfifo(path)
+  with pytest.raises(DataError, match=f'{name}: cannot be read; make it a reg'):
+    PublishedSet(directory, True, False)
+
+
+def test_arrays_may_be_of_any_whole_numbers(tmp_path):
+  directory = write_arc(tmp_path / 'arc')
+  data = PublishedSet(directory, True, True)
+  expected = take(data.train_batches(4, 0), 1), data.leaks()
+  for dtype in ('i1', '>i4', '<u8', '>u8'):
+    for path in sorted(directory.rglob('*.npy')):
+      array_of(path, lambda a, dtype=dtype: a.astype(dtype))
+    data = PublishedSet(directory, True, True)
+    for name, array in take(data.train_batches(4, 0), 1)[0].items():
+      np.testing.assert_array_equal(array, expected[0][0][name], strict=True)
+    assert data.leaks() == expected[1]
 
 
 def test_a_token_out_of_range_is_named_when_it_is_met(tmp_path):
