@@ -213,7 +213,7 @@ class PublishedSet(PuzzleSet):
         np.where(labels == IGNORE_LABEL, puzzle_set.PAD, labels).astype(
           np.uint8
         ),
-        [f'{self._test.where("inputs")}:{row}' for row in chosen.example],
+        [f'test:{row}' for row in chosen.example],
       )
     parsed = [
       encoding.parse_augmentation_name(self.names[identifier])
@@ -253,9 +253,9 @@ class PublishedSet(PuzzleSet):
     return leak_check.between_questions(
       self.domain,
       self._train.read_inputs(example),
-      lambda row: f'{self._train.where("inputs")}:{example[row]}',
+      lambda row: f'train:{example[row]}',
       self._test.read_inputs(self._rows.example),
-      lambda row: f'{self._test.where("inputs")}:{self._rows.example[row]}',
+      lambda row: f'test:{self._rows.example[row]}',
     )
 
   def _train_index(self, examples: sampler.Examples) -> Batch:

@@ -1,6 +1,7 @@
 """Sudokus and mazes as training batches and evaluation rows."""
 
 import functools
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -125,7 +126,8 @@ class QuestionSet(PuzzleSet):
 
 
 def _name(source: Questions, index: int) -> str:
-  return f'{source.origin}:{source.rows[index]}'
+  """The file's name and row, wherever the file lies."""
+  return f'{os.path.basename(source.origin)}:{source.rows[index]}'
 
 
 def _batch(questions: np.ndarray, answers: np.ndarray) -> Batch:

@@ -134,7 +134,7 @@ def test_a_test_puzzle_among_the_training_ones_leaks(tmp_path):
   assert not puzzles.load_puzzles(train, test, 30, 0, 0).leaks()
   leaks = puzzles.load_puzzles(turned, test, 30, 0, 0).leaks()
   assert [leak.name for leak in leaks] == [
-    f'{turned}:{row}->{test}:{row}' for row in range(2, 8)
+    f'turned.csv:{row}->test.csv:{row}' for row in range(2, 8)
   ]
   assert {leak.what for leak in leaks} == {'both'}
 
