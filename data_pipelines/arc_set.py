@@ -1,5 +1,6 @@
 """ARC tasks as training batches and evaluation rows, encoded on the fly."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent import futures
@@ -52,6 +53,7 @@ class ArcSet(PuzzleSet):
     canvas: int,
     num_aug: int,
     seed: int,
+    allow_shared: bool = False,
   ):
     """Chooses the tasks that fit the canvas and draws their augmentations.
 
@@ -62,6 +64,8 @@ class ArcSet(PuzzleSet):
       canvas: side of the canvas; tasks with a larger grid are left out.
       num_aug: augmentations of each task besides the identity.
       seed: of the augmentations.
+      allow_shared: whether a task may stand in both sets; the one that is
+        trained on whole then has `@train` added to its name.
 
     Raises:
       DataError: no task fits, a setting is out of range, or a task stands in
@@ -89,15 +93,26 @@ class ArcSet(PuzzleSet):
           f'data.canvas={canvas}: no task of {tasks.version} fits; raise it '
           '(30 fits all) or name other tasks'
         )
-    names = [task.name for task in self.tasks]
-    if len(set(names)) < len(names):
-      twice = sorted({name for name in names if names.count(name) > 1})
+    trained_names, names = (
+      {task.name for task in part}
+      for part in (self.tasks[: self.num_train], self.evaluation_tasks)
+    )
+    twice = sorted(trained_names & names)
+    if allow_shared:
+      self.tasks[: self.num_train] = [
+        dataclasses.replace(task, name=f'{task.name}@train')
+        if task.name in names
+        else task
+        for task in self.tasks[: self.num_train]
+      ]
+    elif twice:
       raise DataError(
         f'data.train and data.evaluate share the tasks {", ".join(twice[:5])}'
-        f'{" …" if len(twice) > 5 else ""}; a task can be in one of them only '
-        '(data.evaluate alone trains on its demonstrations too)'
+        f'{" …" if len(twice) > 5 else ""}; a task can be in one of them only, '
+        'or with data.allow_leaks=True in both (data.evaluate alone trains on '
+        'its demonstrations too)'
       )
-    for name in names:
+    for name in [task.name for task in self.tasks]:
       if name == puzzle_set.BLANK_NAME or (
         encoding.parse_augmentation_name(name)[0] != name
       ):

@@ -8,7 +8,6 @@ and so does this: --config.data.train=DIR --config.data.evaluate=DIR.
 """
 
 import datetime
-import json
 import os
 import pathlib
 import shutil
@@ -25,6 +24,7 @@ from data_pipelines import (
   command,
   data_flags,
   encoding,
+  files,
   puzzle_set,
   puzzles,
 )
@@ -98,11 +98,11 @@ def export(
         )
       names = puzzle_data.identifier_names()
       separator = '_' if variant == 'hrm' else '|||'
-      _write_json(
+      files.write_json(
         root / 'identifiers.json', [_renamed(n, separator) for n in names]
       )
       if variant == 'trm' and puzzle_data.evaluation_tasks:
-        _write_json(
+        files.write_json(
           root / 'test_puzzles.json',
           {task.name: _grids(task) for task in puzzle_data.evaluation_tasks},
         )
@@ -164,7 +164,7 @@ def _write_split(
     ('group_indices', group_indices),
   ):
     np.save(directory / f'all__{name}.npy', array.astype(np.int32))
-  _write_json(
+  files.write_json(
     directory / 'dataset.json',
     {
       'pad_id': puzzle_set.PAD,
@@ -206,10 +206,6 @@ def _grids(task: arc.Task) -> dict[str, Any]:
     ]
 
   return {'train': pairs(task.demonstrations), 'test': pairs(task.tests)}
-
-
-def _write_json(path: pathlib.Path, value: Any) -> None:
-  path.write_text(json.dumps(value))
 
 
 _VARIANT = flags.DEFINE_enum(

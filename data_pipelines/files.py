@@ -1,6 +1,7 @@
 """Files: read with errors in one line, written whole or not at all."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -15,6 +16,8 @@ from data_pipelines.errors import DataError
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """A path to write to, which takes the place of `path` when all went well."""
   path = pathlib.Path(path)
+  if not path.name:
+    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
   part = path.with_name(f'{path.name}.{os.getpid()}.part')
   try:
     yield part

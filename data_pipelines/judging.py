@@ -224,7 +224,8 @@ class AnswerJudge(Judge):
       for name in self._found[0]
     }
     if self._domain is not None:
-      found['valid'] = self._domain.valid(self._questions, found['tokens'])
+      valid = self._domain.valid(self._questions, found['tokens'])
+      found['valid'] = valid | found['exact']
     self._found = found
     self.metrics = {
       f'eval/{name}': float(np.mean(found[name]))

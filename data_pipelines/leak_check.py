@@ -50,7 +50,9 @@ class Leak:
     place: of the held-out pair, e.g. `test[0]`.
     trained: name of the trained task.
     trained_place: of the trained task's first pair that is the same.
-    what: is the same: `both` (the answer is reachable), `input` or `output`.
+    what: is the same: `both`, `input` or `output`; `question` is an input
+      whose output is not known here. `both` and `question` make the answer
+      reachable.
   """
 
   evaluated: str
@@ -60,13 +62,18 @@ class Leak:
   what: str
 
   @property
+  def reaches_answer(self) -> bool:
+    """Whether training shows the answer to the held-out question."""
+    return self.what in ('both', 'question')
+
+  @property
   def name(self) -> str:
     """As `data.known_leaks` lists it."""
     return f'{self.trained}->{self.evaluated}'
 
   def __str__(self) -> str:
     places = (self.trained, self.trained_place, self.evaluated, self.place)
-    return f'{self.what:6}  {"{} {} -> {} {}".format(*places)}'
+    return f'{self.what:8}  {"{} {} -> {} {}".format(*places)}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +95,7 @@ class Verdict:
     """Of each held-out answer that can be reached, the first leak."""
     first = {}
     for leak in self.leaks:
-      if leak.what == 'both':
+      if leak.reaches_answer:
         first.setdefault((leak.evaluated, leak.place), leak)
     return list(first.values())
 
@@ -98,7 +105,7 @@ class Verdict:
     return [
       leak
       for leak in self.leaks
-      if leak.what == 'both'
+      if leak.reaches_answer
       and not self.allowed
       and leak.name not in self.known
     ]
@@ -120,6 +127,21 @@ class Verdict:
       'names': sorted({leak.name for leak in self.answers}),
       'allow_leaks': self.allowed,
     }
+
+  def beside(self, recorded: dict[str, Any] | None) -> 'Verdict':
+    """Together with what `record` wrote when the run was trained."""
+    if recorded is None:
+      return self
+    names = set(recorded['names']) - {leak.name for leak in self.answers}
+    before = [
+      Leak(evaluated, 'then', trained, 'then', 'both')
+      for trained, evaluated in (name.split('->', 1) for name in sorted(names))
+    ]
+    return dataclasses.replace(
+      self,
+      leaks=[*self.leaks, *before],
+      allowed=self.allowed or recorded['allow_leaks'],
+    )
 
   def refusal(self) -> str:
     """One line for the user whose run is refused."""
@@ -145,11 +167,23 @@ def between_tasks(
 ) -> list[Leak]:
   """Compares as training uses tasks: the `evaluate` tasks' demonstrations are
   trained on, and their tests are held out."""
-  trained = [
-    *(pair for task in train for pair in _named_pairs(task)),
-    *(pair for task in evaluate for pair in _demonstrations(task)),
-  ]
+  trained = trained_pairs(train, whole=True)
+  trained += trained_pairs(evaluate, whole=False)
   return between_pairs(trained, held_out_pairs(evaluate))
+
+
+def trained_pairs(tasks: Iterable[arc.Task], whole: bool) -> list[NamedPair]:
+  """The demonstrations of tasks, or all of their pairs that have an output."""
+  pairs = []
+  for task in tasks:
+    pairs += [
+      NamedPair(task.name, f'train[{i}]', pair)
+      for i, pair in enumerate(task.demonstrations)
+    ]
+    if whole:
+      tests = held_out_pairs([task])
+      pairs += [named for named in tests if named.pair.output is not None]
+  return pairs
 
 
 def held_out_pairs(tasks: Iterable[arc.Task]) -> list[NamedPair]:
@@ -158,22 +192,6 @@ def held_out_pairs(tasks: Iterable[arc.Task]) -> list[NamedPair]:
     NamedPair(task.name, f'test[{i}]', pair)
     for task in tasks
     for i, pair in enumerate(task.tests)
-  ]
-
-
-def _demonstrations(task: arc.Task) -> list[NamedPair]:
-  return [
-    NamedPair(task.name, f'train[{i}]', pair)
-    for i, pair in enumerate(task.demonstrations)
-  ]
-
-
-def _named_pairs(task: arc.Task) -> list[NamedPair]:
-  """Those that training shows of a task of the training set."""
-  return [
-    named
-    for named in (*_demonstrations(task), *held_out_pairs([task]))
-    if named.pair.output is not None
   ]
 
 
@@ -236,8 +254,8 @@ def between_pairs(
 
   Args:
     trained: what is trained on; the demonstrations of held-out tasks too.
-    held_out: what is scored. Where its output is not known, a pair can leak
-      by its input only.
+    held_out: what is predicted. Where its output is not known, a pair can leak
+      by its input only, and then its answer may be reached.
 
   Returns:
     The leaks in the order of `held_out`, and for each pair of `trained`.
@@ -266,7 +284,8 @@ def between_pairs(
     for kind, grids in _parts(named.pair):
       same = places.get((kind, _canonical(grids)), {})
       for task, place in same.items():
-        leak = Leak(named.task, named.place, task, place, kind)
+        what = 'question' if named.pair.output is None else kind
+        leak = Leak(named.task, named.place, task, place, what)
         found.setdefault(task, leak)
     leaks += sorted(found.values(), key=lambda leak: order[leak.trained])
   return leaks

@@ -50,12 +50,14 @@ class Style(NamedTuple):
     texts: written into the cells of each value.
     line: between cells.
     box: cells, [rows, columns], between heavier lines; None for no such.
+    shape: rows and columns of a canvas; None for a square.
   """
 
   colours: Sequence[str]
   texts: Sequence[str]
   line: str = GRID_LINE
   box: tuple[int, int] | None = None
+  shape: tuple[int, int] | None = None
 
 
 ARC_GRID = Style(PALETTE, [''] * len(PALETTE))
@@ -73,7 +75,8 @@ def style_of(domain: Any, vocab_size: int) -> Style:
     return Style([PAPER] * vocab_size, ['', '', *digits], RULE, box)
   if isinstance(domain, Maze):
     colours = [PAPER, '#333333', PAPER, '#2ecc40', '#ff4136', '#7fdbff']
-    return Style(colours, ['', '', '', 'S', 'G', ''], RULE)
+    shape = (domain.height, domain.width)
+    return Style(colours, ['', '', '', 'S', 'G', ''], RULE, shape=shape)
   if vocab_size == encoding.VOCAB_SIZE:
     return ARC_CANVAS
   return Style([PAPER] * vocab_size, [str(i) for i in range(vocab_size)])
@@ -175,14 +178,15 @@ def draw_answers(
     else:
       mark = 'wrong'
     panel = _Panel(
-      _square(found['tokens'][row]),
+      _canvas(found['tokens'][row], style),
       style,
       mark,
       WRONG if mark == 'wrong' else SOLVED,
       f'{100 * found["accuracy"][row]:.0f} % of the cells',
     )
     panels = [
-      _Panel(_square(tokens[row]), style) for tokens in (questions, labels)
+      _Panel(_canvas(tokens[row], style), style)
+      for tokens in (questions, labels)
     ]
     rows.append(_Row(names[row], [*panels, panel]))
   heading = f'{int(found["exact"].sum())} of {len(names)} exact'
@@ -214,7 +218,7 @@ def draw_examples(
     _Row(
       title,
       [
-        _Panel(_square(batch[name][row]), style)
+        _Panel(_canvas(batch[name][row], style), style)
         for batch in (originals, shown)
         for name in ('inputs', 'labels')
       ],
@@ -225,10 +229,11 @@ def draw_examples(
   _draw(rows, heading, columns, path, len(rows))
 
 
-def _square(tokens: np.ndarray) -> np.ndarray:
-  """[S] as the square that it is, or else as one row."""
+def _canvas(tokens: np.ndarray, style: Style) -> np.ndarray:
+  """[S] as the canvas that it is, or as one row where that is not known."""
   side = math.isqrt(len(tokens))
-  return tokens.reshape((side, side) if side**2 == len(tokens) else (1, -1))
+  square = (side, side) if side**2 == len(tokens) else (1, -1)
+  return tokens.reshape(style.shape or square)
 
 
 def _task_row(task: Task, index: int, candidates: Sequence[Candidate]) -> _Row:

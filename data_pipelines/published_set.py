@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import mmap
+import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -42,8 +43,10 @@ from data_pipelines.puzzle_set import (
 from data_pipelines.sudoku import Sudoku
 
 SPLITS = ('train', 'test')
-# Bytes of the large arrays that tell versions of a data set apart.
-_SAMPLE = 2**20
+# Rows of the large arrays that tell versions of a data set apart, and kinds of
+# puzzles.
+_SAMPLE = 2048
+_ROWS_LOOKED_AT = 64
 
 
 class Split(NamedTuple):
@@ -117,7 +120,7 @@ class Split(NamedTuple):
 
 def is_published(path: pathlib.Path) -> bool:
   """Whether a directory looks like one that the published builders wrote."""
-  return any((path / split / 'dataset.json').exists() for split in SPLITS)
+  return any(os.path.exists(path / split / 'dataset.json') for split in SPLITS)
 
 
 class PublishedSet(PuzzleSet):
@@ -149,7 +152,9 @@ class PublishedSet(PuzzleSet):
     self.vocab_size = metadata['vocab_size']
     self.seq_len = metadata['seq_len']
     self.names = _names(directory, metadata['num_puzzle_identifiers'])
-    self.version = f'published {files.shown(directory.name)} {_digest(splits)}'
+    self.version = (
+      f'published {files.shown(directory.name)} {_digest(splits, self.names)}'
+    )
     self.variants = self.members = np.zeros(0, np.int64)
     if self._train:
       self.variants = np.diff(self._train.group_indices)
@@ -163,7 +168,7 @@ class PublishedSet(PuzzleSet):
     )
     self.domain = None
     if len(self.names) == 1 and is_square:
-      self.domain = _domain(self.vocab_size, side)
+      self.domain = _domain(self.vocab_size, side, splits[0])
     self.evaluation_tasks: list[Task] = []
     self._rows = None
     if self._test:
@@ -230,26 +235,11 @@ class PublishedSet(PuzzleSet):
   def leaks(self) -> list[leak_check.Leak]:
     if not self._train or not self._test:
       return []
-    # Of each group the first puzzle; the others are its augmentations.
-    puzzles = self._train.group_indices[:-1]
     if self._is_arc:
-      trained = []
-      for puzzle in puzzles:
-        name, _, _ = encoding.parse_augmentation_name(
-          self.names[self._train.puzzle_identifiers[puzzle]]
-        )
-        pairs = self._pairs(self._train, puzzle)
-        trained += [
-          leak_check.NamedPair(name, f'example[{i}]', pair)
-          for i, pair in enumerate(pairs)
-        ]
       return leak_check.between_pairs(
-        trained, leak_check.held_out_pairs(self.evaluation_tasks)
+        self.trained_pairs(), leak_check.held_out_pairs(self.evaluation_tasks)
       )
-    example = self._train.puzzle_indices[puzzles]
-    if self.domain is None:
-      # What a group's puzzles have in common cannot be told: all are compared.
-      example = np.arange(len(self._train.inputs))
+    example = np.arange(len(self._train.inputs))
     return leak_check.between_questions(
       self.domain,
       self._train.read_inputs(example),
@@ -257,6 +247,24 @@ class PublishedSet(PuzzleSet):
       self._test.read_inputs(self._rows.example),
       lambda row: f'test:{self._rows.example[row]}',
     )
+
+  @property
+  def is_arc(self) -> bool:
+    """Whether these are tasks of ARC."""
+    return self._is_arc
+
+  def trained_pairs(self) -> list[leak_check.NamedPair]:
+    """Of each ARC task that is trained on, the pairs of one augmentation."""
+    seen, trained = set(), []
+    for puzzle, identifier in enumerate(self._train.puzzle_identifiers):
+      name, _, _ = encoding.parse_augmentation_name(self.names[identifier])
+      if name not in seen:
+        seen.add(name)
+        trained += [
+          leak_check.NamedPair(name, f'example[{i}]', pair)
+          for i, pair in enumerate(self._pairs(self._train, puzzle))
+        ]
+    return trained
 
   def _train_index(self, examples: sampler.Examples) -> Batch:
     puzzle = self._train.group_indices[examples.group] + examples.variant
@@ -502,14 +510,17 @@ def _load(path: pathlib.Path, dimensions: int) -> np.ndarray:
   return array
 
 
-def _domain(vocab_size: int, side: int) -> Sudoku | Maze | None:
-  """What puzzles without names are, by their tokens and cells."""
-  for box in ((2, 2), (2, 3), (3, 3)):
-    sudoku = Sudoku(*box)
-    if (sudoku.vocab_size, sudoku.side) == (vocab_size, side):
-      return sudoku
-  if vocab_size == Maze.vocab_size and 2 <= side <= maze.MAX_SIDE:
-    return Maze(side, side)
+def _domain(vocab_size: int, side: int, split: Split) -> Sudoku | Maze | None:
+  """What puzzles without names are: of what has their tokens and cells, that
+  of which the first ones are sound."""
+  first = np.arange(min(_ROWS_LOOKED_AT, len(split.inputs)))
+  candidates = [Sudoku(*box) for box in ((2, 2), (2, 3), (3, 3))]
+  candidates += [Maze(side, side)] if 2 <= side <= maze.MAX_SIDE else []
+  for domain in candidates:
+    if (domain.vocab_size, domain.seq_len) == (vocab_size, side**2):
+      answers = split.read(first)[1].astype(np.uint8)
+      if not domain.check(split.read_inputs(first), answers):
+        return domain
   return None
 
 
@@ -550,14 +561,14 @@ def _names(directory: pathlib.Path, count: int) -> list[str]:
   return names
 
 
-def _digest(splits: list[Split]) -> str:
-  """Of all but the middle of the large arrays, which may be gigabytes."""
-  digest = hashlib.sha256()
+def _digest(splits: list[Split], names: list[str]) -> str:
+  """Of all but most rows of the large arrays, which may be gigabytes."""
+  digest = hashlib.sha256(json.dumps(names).encode())
   for split in splits:
     digest.update(json.dumps(split.metadata, sort_keys=True).encode())
     for array in split[4:]:
       digest.update(array.tobytes())
+    rows = puzzle_set.spread(len(split.inputs), _SAMPLE)
     for array in (split.inputs, split.labels):
-      rows = max(1, _SAMPLE // max(1, array[:1].nbytes))
-      digest.update(array[:rows].tobytes() + array[-rows:].tobytes())
+      digest.update(_read_rows(array, rows).tobytes())
   return digest.hexdigest()[:12]

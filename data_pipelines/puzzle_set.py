@@ -81,7 +81,9 @@ class PuzzleSet(abc.ABC):
   @property
   def examples_per_pass(self) -> float:
     """Groups × mean examples of a variant, as the paper counts an epoch."""
-    return float(len(self.variants) * self.members.mean())
+    equal = sampler.all_equal(self.members)
+    mean = self.members[0] if equal else self.members.mean()
+    return len(self.variants) * float(mean)
 
   @property
   def num_identifiers(self) -> int:

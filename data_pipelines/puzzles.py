@@ -43,7 +43,12 @@ def _kind_of_source(source: str) -> str:
 
 
 def load_puzzles(
-  train: str, evaluate: str, canvas: int, num_aug: int, seed: int
+  train: str,
+  evaluate: str,
+  canvas: int,
+  num_aug: int,
+  seed: int,
+  allow_leaks: bool = False,
 ) -> PuzzleSet:
   """The puzzles that two SPECs name; '' names none.
 
@@ -55,6 +60,7 @@ def load_puzzles(
     num_aug: augmentations of each puzzle besides itself; a published directory
       brings its own.
     seed: of the augmentations, and of random subsets.
+    allow_leaks: whether an ARC task may stand in both SPECs.
 
   Raises:
     DataError: a SPEC cannot be loaded, or the two do not fit together.
@@ -82,6 +88,7 @@ def load_puzzles(
       canvas,
       num_aug,
       seed,
+      allow_leaks,
     )
   elif found == QUESTIONS:
     puzzles = QuestionSet(

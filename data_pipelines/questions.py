@@ -25,6 +25,7 @@ from absl import logging
 
 from data_pipelines import files, maze, sudoku
 from data_pipelines.errors import DataError
+from data_pipelines.files import shown
 from data_pipelines.generating import Generated
 from data_pipelines.maze import Maze
 from data_pipelines.sudoku import Sudoku
@@ -189,7 +190,7 @@ def load_questions(spec: str, role: str, seed: int) -> Questions:
     )
   if subset is not None:
     raise DataError(
-      f'{path}: a file has no subset; give the path without :{subset}'
+      f'{shown(path)}: a file has no subset; give the path without :{subset}'
     )
   file = _read_csv(pathlib.Path(path), None)
   _check(file)
@@ -284,8 +285,9 @@ def _read_csv(path: pathlib.Path, domain: Sudoku | Maze | None) -> Questions:
     path: of the file.
     domain: of its puzzles; None to tell it from the first row.
   """
-  if not path.is_file():
-    raise DataError(f'{path}: no such file; give a .csv file')
+  if not os.path.exists(path):
+    raise DataError(f'{shown(path)}: no such file; give a .csv file')
+  files.check_regular(path)
   try:
     with open(path, 'rb', buffering=0) as raw:
       size = os.fstat(raw.fileno()).st_size
@@ -301,9 +303,9 @@ def _read_csv(path: pathlib.Path, domain: Sudoku | Maze | None) -> Questions:
       domain, questions, answers, rows = _parse(path, text, size, domain)
       digest = hashed.digest.hexdigest()[:12]
   except OSError as e:
-    raise DataError(f'{path}: cannot be read ({e.strerror})') from e
+    raise DataError(f'{shown(path)}: cannot be read ({e.strerror})') from e
   return Questions(
-    f'{path.name} {digest}', domain, questions, answers, str(path), rows
+    f'{path.name} {digest}', domain, questions, answers, shown(path), rows
   )
 
 
@@ -332,7 +334,7 @@ def _parse(
       else:
         question, answer = fields[question_at], fields[answer_at]
         if domain is None:
-          domain = _tell_domain(f'{path}: row {row}', question)
+          domain = _tell_domain(f'{shown(path)}: row {row}', question)
         if not len(question) == len(answer) == domain.seq_len:
           reason = _wrong_length(question, answer, domain)
         elif not (question.isascii() and answer.isascii()):
@@ -354,7 +356,7 @@ def _parse(
     numbers, *columns = zip(*good, strict=True)
     end = count + len(good)
     if end > len(rows):
-      raise DataError(f'{path}: grew while it was read; load it again')
+      raise DataError(f'{shown(path)}: grew while it was read; load it again')
     questions[count:end], answers[count:end] = domain.parse(
       *(
         np.frombuffer(''.join(column).encode(), np.uint8).reshape(
@@ -367,10 +369,10 @@ def _parse(
     count = end
     progress.at(total)
   if not total:
-    raise DataError(f'{path}: has a header but no rows; add puzzles')
+    raise DataError(f'{shown(path)}: has a header but no rows; add puzzles')
   if faults.count:
     _add_unusable(faults, domain, questions, answers, rows, count)
-  faults.raise_any(str(path), total)
+  faults.raise_any(shown(path), total)
   return domain, questions[:count], answers[:count], rows[:count]
 
 
@@ -394,8 +396,8 @@ def _records(
         yield before, fields
   except csv.Error as e:
     raise DataError(
-      f'{path}: row {before + 1}: garbled or cut short ({e}); correct its '
-      'quotes and commas'
+      f'{shown(path)}: row {before + 1}: garbled or cut short ({e}); correct '
+      'its quotes and commas'
     ) from e
 
 
@@ -403,16 +405,20 @@ def _header(
   path: pathlib.Path, record: tuple[int, list[str]] | None
 ) -> list[str]:
   if record is None:
-    raise DataError(f'{path}: is empty; it must have a header and puzzles')
+    raise DataError(
+      f'{shown(path)}: is empty; it must have a header and puzzles'
+    )
   row, fields = record
   if any('\udc80' <= letter <= '\udcff' for x in fields for letter in x):
-    raise DataError(f'{path}: row {row}: not UTF-8 text; save it as UTF-8')
+    raise DataError(
+      f'{shown(path)}: row {row}: not UTF-8 text; save it as UTF-8'
+    )
   header = [field.strip() for field in fields]
   for column in _COLUMNS:
     if header.count(column) != 1:
       found = 'no' if column not in header else 'more than one'
       raise DataError(
-        f'{path}: row {row}: has {found} column {column!r} '
+        f'{shown(path)}: row {row}: has {found} column {column!r} '
         f'({reprlib.repr(",".join(header))}); the header must name question '
         'and answer'
       )
@@ -462,10 +468,10 @@ def _load_published(spec: str, path: str, subset: str, seed: int) -> Questions:
   published = _PUBLISHED[name]
   if at:
     file = pathlib.Path(directory) / f'{subset}.csv'
-    if not file.is_file():
+    if not os.path.exists(file):
       raise DataError(
-        f'{file}: no such file; the directory of {name}@ must hold train.csv '
-        'and test.csv'
+        f'{shown(file)}: no such file; the directory of {name}@ must hold '
+        'train.csv and test.csv'
       )
   else:
     file = _download(name, published.repository, f'{subset}.csv')
@@ -474,8 +480,8 @@ def _load_published(spec: str, path: str, subset: str, seed: int) -> Questions:
     wanted, count = published.subset, len(loaded.rows)
     if count < wanted:
       raise DataError(
-        f'{file}: has {count} rows and {name} takes {wanted}; use a larger '
-        'file, or its own path to train on all of it'
+        f'{shown(file)}: has {count} rows and {name} takes {wanted}; use a '
+        'larger file, or its own path to train on all of it'
       )
     # The order of the file, so that a row is found again.
     chosen = np.random.default_rng(seed).choice(count, wanted, replace=False)
@@ -628,7 +634,7 @@ def _read_cache(
 ) -> Generated | None:
   """What an earlier run generated; None where there is none, or a damaged
   one."""
-  if not path.exists():
+  if not os.path.exists(path):
     return None
   try:
     # np.load leaves a damaged file open that it opened itself.

@@ -70,8 +70,11 @@ class GroupSampler:
   def batches_per_run(self) -> int:
     """Batches until the random numbers change: at least 1024, and whole passes
     where groups are not cut (what is cut takes a little of a further pass)."""
-    group = np.repeat(np.arange(len(self.variants)), self.variants)
-    per_pass = (np.bincount(group, self.members) / self.variants).sum()
+    if all_equal(self.members):
+      per_pass = len(self.variants) * int(self.members[0])
+    else:
+      of_group = np.add.reduceat(self.members, self._first_variant, dtype=float)
+      per_pass = (of_group / self.variants).sum()
     passes = math.ceil(_MIN_RUN * self.batch_size / per_pass)
     return int(passes * per_pass / self.batch_size)
 
@@ -122,3 +125,8 @@ class GroupSampler:
           ),
           first,
         )
+
+
+def all_equal(broadcast: np.ndarray) -> bool:
+  """Whether an array is one number, told without looking at millions."""
+  return broadcast.strides == (0,) and len(broadcast) > 0

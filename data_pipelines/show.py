@@ -59,7 +59,7 @@ def main(_) -> None:
     _DATA.value,
     '',
     data_flags.CANVAS.value,
-    7 if num_aug is None else num_aug,  # Mazes have no more.
+    3 if num_aug is None else num_aug,  # Some mazes have no more.
     data_flags.SEED.value,
   )
   path = pathlib.Path(data_flags.OUT.value)

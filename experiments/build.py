@@ -20,6 +20,7 @@ from hrm_jax.models import HRM
 FREE_KEYS = (
   'data.train',
   'data.evaluate',
+  'leaks',
   'stop_at_step',
   'log_every',
   'evaluate_every',
@@ -54,7 +55,12 @@ def puzzle_set(config: ml_collections.ConfigDict) -> PuzzleSet:
   """
   data = config.data
   return load_puzzles(
-    data.train, data.evaluate, data.canvas, data.num_aug, data.seed
+    data.train,
+    data.evaluate,
+    data.canvas,
+    data.num_aug,
+    data.seed,
+    data.allow_leaks,
   )
 
 
@@ -63,16 +69,10 @@ def check_leaks(
 ) -> leak_check.Verdict:
   """Which held-out answers are trained on, and by which rule that is allowed.
 
-  Raises:
-    ConfigError: `config.data` does not allow it.
+  It is `refused` where `config.data` does not allow it.
   """
   data = config.data
-  verdict = leak_check.Verdict(
-    puzzles.leaks(), data.known_leaks, data.allow_leaks
-  )
-  if verdict.refused:
-    raise ConfigError(verdict.refusal())
-  return verdict
+  return leak_check.Verdict(puzzles.leaks(), data.known_leaks, data.allow_leaks)
 
 
 def total_steps(config: ml_collections.ConfigDict, puzzles: PuzzleSet) -> int:
@@ -122,10 +122,14 @@ def train_setup(
 
 
 def record(
-  config: ml_collections.ConfigDict, puzzles: PuzzleSet
+  config: ml_collections.ConfigDict,
+  puzzles: PuzzleSet,
+  leaking: leak_check.Verdict,
 ) -> dict[str, Any]:
-  """The config as JSON values, with the version of the data it names."""
-  return {**config.to_dict(), 'data_version': puzzles.version}
+  """The config as JSON values, with the version of the data it names and what
+  leaks in it."""
+  facts = {'data_version': puzzles.version, 'leaks': leaking.record()}
+  return {**config.to_dict(), **facts}
 
 
 def from_record(
@@ -139,7 +143,7 @@ def from_record(
   config = base.get_config()
   known = _keys(config)
   for key, value in flatten_dict(fields, sep='.').items():
-    if key == 'data_version':
+    if key.split('.')[0] in ('data_version', 'leaks'):
       continue
     if key not in known:
       raise ConfigError(

@@ -79,7 +79,8 @@ def run(
   step = saved.find(step)
   position = saved.position(step)
   puzzles = build.puzzle_set(config)
-  leaking = build.check_leaks(config, puzzles)
+  # Never refused: the scores of what was trained are worth knowing, with this.
+  leaking = build.check_leaks(config, puzzles).beside(fields.get('leaks'))
   setup = dataclasses.replace(
     build.train_setup(config, puzzles),
     num_puzzle_identifiers=len(position.identifier_names),

@@ -61,6 +61,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
   puzzles = build.puzzle_set(config)
   setup = build.train_setup(config, puzzles)
   leaking = build.check_leaks(config, puzzles)
+  if leaking.refused:
+    raise ConfigError(leaking.refusal())
   for key in ('max_augmentations', 'max_puzzles'):
     if config.evaluation[key] < 0:
       raise ConfigError(
@@ -83,7 +85,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
   if first:
     checkpoints.claim_workdir(
       workdir,
-      build.record(config, puzzles),
+      build.record(config, puzzles, leaking),
       build.FREE_KEYS,
       base.get_config().to_dict(),
     )

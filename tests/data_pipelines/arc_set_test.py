@@ -550,6 +550,18 @@ def test_what_cannot_be_used_says_so_in_one_line(
   assert '\n' not in str(info.value)
 
 
+def test_a_task_in_both_sets_has_two_names():
+  puzzles = arc_set.ArcSet(
+    as_set(TASK, OTHER), as_set(TASK), 10, 2, 0, allow_shared=True
+  )
+  assert [task.name for task in puzzles.tasks] == ['one@train', 'two', 'one']
+  names = puzzles.identifier_names()
+  assert len(set(names)) == len(names)
+  assert [leak.name for leak in puzzles.leaks() if leak.reaches_answer] == [
+    'one@train->one'
+  ]
+
+
 def test_many_shared_tasks_are_named_in_part():
   tasks = as_set(*(Task(f't{i}', TASK.demonstrations, ()) for i in range(9)))
   with pytest.raises(DataError, match=r'share the tasks t0, t1, t2, t3, t4 …;'):
@@ -581,13 +593,20 @@ def test_specs_that_cannot_be_used(train, evaluate, message):
       """
 import signal
 
+pressed = False
+
 def interrupt(*_):
+  global pressed
+  pressed = True
   raise KeyboardInterrupt
 
 signal.signal(signal.SIGALRM, interrupt)
 signal.setitimer(signal.ITIMER_REAL, 0.5)
 while True:
   next(batches)
+  # Python drops the exception of a handler that it calls in a destructor.
+  if pressed:
+    raise KeyboardInterrupt
 """,
       -signal.SIGINT,
     ),

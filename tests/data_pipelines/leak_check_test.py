@@ -50,7 +50,7 @@ def _kinds(trained, held_out):
 def test_turned_and_recoloured(transform, colours):
   pair = [colours[encoding.dihedral(g, transform)] for g in (INPUT, OUTPUT)]
   assert _kinds((INPUT, OUTPUT), pair) == 'both'
-  assert _kinds((INPUT, OUTPUT), (pair[0], None)) == 'input'
+  assert _kinds((INPUT, OUTPUT), (pair[0], None)) == 'question'
   assert _kinds((INPUT, OUTPUT), (pair[0], [[1, 2, 3, 4]])) == 'input'
   assert _kinds((INPUT, OUTPUT), ([[1, 2, 3, 4]], pair[1])) == 'output'
   # Input and output do not change places.
@@ -94,7 +94,7 @@ def test_grids_of_one_colour_tell_nothing():
 
 def test_unknown_outputs():
   assert _kinds((INPUT, None), (INPUT, OUTPUT)) == 'input'
-  assert _kinds((INPUT, None), (INPUT, None)) == 'input'
+  assert _kinds((INPUT, None), (INPUT, None)) == 'question'
   assert _kinds((INPUT, OUTPUT), (OUTPUT, None)) == ''
 
 
@@ -120,9 +120,9 @@ def test_the_worst_of_each_trained_task_at_its_first_place():
     leak_check.Leak('z', 'test[0]', 'b', 'train[1]', 'both'),
     leak_check.Leak('z', 'test[0]', 'a', 'train[1]', 'output'),
     leak_check.Leak('z', 'test[0]', 'c', 'train[1]', 'input'),
-    leak_check.Leak('y', 'test[1]', 'b', 'train[0]', 'input'),
-    leak_check.Leak('y', 'test[1]', 'a', 'train[0]', 'input'),
-    leak_check.Leak('y', 'test[1]', 'c', 'train[1]', 'input'),
+    leak_check.Leak('y', 'test[1]', 'b', 'train[0]', 'question'),
+    leak_check.Leak('y', 'test[1]', 'a', 'train[0]', 'question'),
+    leak_check.Leak('y', 'test[1]', 'c', 'train[1]', 'question'),
   ]
   for shuffled in itertools.permutations(held_out):
     found = leak_check.between_pairs(trained[::-1], shuffled)

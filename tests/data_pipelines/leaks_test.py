@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from data_pipelines import leak_check, leaks, maze, sudoku
+from data_pipelines import export, leak_check, leaks, maze, puzzles, sudoku
 from data_pipelines.errors import DataError
 from data_pipelines.leak_check import Leak, Verdict
 from data_pipelines.maze import Maze
@@ -70,8 +70,8 @@ def test_a_reachable_answer_ends_with_one(tasks, tmp_path):
   done = run(f'--train={trained}', f'--evaluate={leaking}', f'--out={out}')
   assert (done.returncode, done.stderr) == (1, '')
   lines = done.stdout.splitlines()
-  assert lines[0] == 'both    ours test[0] -> theirs test[0]'
-  assert lines[4].split()[:5] == ['both', '1', 'held-out', 'of', '1']
+  assert lines[0] == 'both      ours test[0] -> theirs test[0]'
+  assert lines[5].split()[:5] == ['both', '1', 'held-out', 'of', '1']
   assert json.loads(out.read_text()) == {
     'train': str(trained),
     'evaluate': str(leaking),
@@ -93,7 +93,7 @@ def test_a_known_input_alone_ends_with_zero(tasks, tmp_path):
   out = tmp_path / 'leaks.json'
   done = run(f'--train={trained}', f'--evaluate={clean}', f'--out={out}')
   assert (done.returncode, done.stderr) == (0, '')
-  assert done.stdout.startswith('input   ours test[0] -> theirs test[0]\n')
+  assert done.stdout.startswith('input     ours test[0] -> theirs test[0]\n')
   record = json.loads(out.read_text())
   assert not record['answers_reachable']
   assert [leak['what'] for leak in record['leaks']] == ['input']
@@ -118,7 +118,8 @@ def test_mistakes_end_with_two_and_one_line(tasks, tmp_path):
 def test_what_cannot_be_compared_is_refused(tasks):
   trained, *_ = tasks
   for train, evaluate, message in (
-    ('', 'arc1', '--train=SPEC is missing'),
+    ('', 'sudoku:box=2x2', '--train=SPEC is missing'),
+    ('arc1', '', '--evaluate=SPEC is missing'),
     (str(trained), 'sudoku', 'name puzzles of one kind'),
     (str(trained), '/nowhere', "'/nowhere': no such directory or file"),
   ):
@@ -156,6 +157,7 @@ def test_a_report_counts_held_out_pairs_and_puzzles_once():
   assert counts == {
     'input': ['1', 'held-out', 'of', '1'],
     'output': ['0', 'held-out', 'of', '0'],
+    'question': ['0', 'held-out', 'of', '0'],
     'both': ['2', 'held-out', 'of', '1'],
   }
 
@@ -278,3 +280,27 @@ def test_unknown_puzzles_are_compared_cell_by_cell():
   trained = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.uint8)
   held_out = np.array([[5, 6, 7, 8], [2, 1, 4, 3], [1, 2, 3, 4]], np.int64)
   assert between(None, trained, held_out) == [('h0', 't1'), ('h2', 't0')]
+
+
+def test_a_published_directory_against_tasks(tasks, tmp_path):
+  trained, *_ = tasks
+  data = puzzles.load_puzzles('', str(trained), 30, 2, 0)
+  export.export(data, tmp_path / 'published', 'hrm', 0)
+  # The published directory trains on demonstrations, and holds out `ours`.
+  found = leaks.find_leaks(str(trained), str(tmp_path / 'published'))
+  assert [leak.name for leak in found if leak.reaches_answer] == ['ours->ours']
+  assert leaks.find_leaks('', str(trained)) == []
+
+
+def test_an_answer_not_known_here_may_be_reached(tasks, tmp_path):
+  trained, leaking, _ = tasks
+  unknown = tmp_path / 'unknown'
+  unknown.mkdir()
+  for path in leaking.glob('*.json'):
+    task = json.loads(path.read_text())
+    for pair in task['test']:
+      del pair['output']
+    (unknown / path.name).write_text(json.dumps(task))
+  (leak,) = leaks.find_leaks(str(trained), str(unknown))
+  assert leak.what == 'question'
+  assert leak_check.Verdict([leak], (), False).refused == [leak]

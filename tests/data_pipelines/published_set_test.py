@@ -520,7 +520,14 @@ def test_a_directory_that_moved_is_the_same_data(tmp_path):
   moved = tmp_path / 'new' / 'arc'
   assert PublishedSet(moved, True, True).version == before
   array_of(moved / 'train/all__labels.npy', lambda a: a[::-1])
-  assert PublishedSet(moved, True, True).version != before
+  changed = PublishedSet(moved, True, True).version
+  assert changed != before
+  # Names decide whom a prediction votes for.
+  path = moved / 'identifiers.json'
+  names = json.loads(path.read_text())
+  names[1:3] = names[2:0:-1]
+  path.write_text(json.dumps(names))
+  assert PublishedSet(moved, True, True).version != changed
 
 
 def test_specs(tmp_path):

@@ -140,7 +140,7 @@ def test_a_test_puzzle_among_the_training_ones_leaks(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'spec', [SUDOKU, 'maze:size=5x5:path=3:count=9:tests=4']
+  'spec', [SUDOKU, 'maze:size=4x4:path=3:count=9:tests=4']
 )
 def test_the_published_format_and_back(tmp_path, spec):
   data = load(spec)
@@ -187,3 +187,31 @@ def test_nothing_to_train_on():
   with pytest.raises(DataError, match=r'data\.train is empty'):
     data.train_batches(4, 0)
   assert list(data.all_train_batches(4, 0)) == []
+
+
+def test_a_published_directory_of_unknown_puzzles(tmp_path):
+  """Mazes that are no square look like others that are."""
+  data = load('maze:size=4x9:path=3:count=9:tests=4')
+  export.export(data, tmp_path / 'out', 'hrm', seed=0)
+  read = load(str(tmp_path / 'out'))
+  assert read.domain is None
+  chosen = read.evaluation_rows()
+  assert len(chosen) == 4
+  assert not read.leaks()
+  again = load(str(tmp_path / 'out'))
+  again._test = again._train
+  again._rows = again._plain_rows()
+  assert len(again.leaks()) == 36
+
+
+def test_a_full_set_with_its_variants_takes_no_memory():
+  """Four thousand million variants, none of which is looked at."""
+  few = questions.load_questions(SUDOKU, 'train', 0)
+  many = np.broadcast_to(few.questions[:1], (4_000_000, 16))
+  rows = np.arange(4_000_000)
+  data = QuestionSet(
+    few._replace(questions=many, answers=many, rows=rows), None, 1000, 0
+  )
+  assert data.examples_per_pass == 4_000_000
+  (batch,) = take(data.train_batches(8, 0), 1)
+  assert batch['inputs'].shape == (8, 16)

@@ -169,6 +169,14 @@ def test_an_allowed_leak_is_recorded_with_every_score(
     'allow_leaks': True,
   }
 
+  # What was trained on stays so, whatever becomes of the data.
+  path = tmp_path / 'trained' / 'task3.json'
+  task = json.loads(path.read_text())
+  del task['train'][2:]
+  path.write_text(json.dumps(task))
+  evaluate.run(tmp_path / 'run')
+  assert 'task3->task2' in capsys.readouterr().out
+
 
 @pytest.mark.parametrize('concept', [False, True])
 def test_the_papers_arc_sets_list_what_leaks(tmp_path, monkeypatch, concept):
