@@ -195,41 +195,79 @@ def held_out_pairs(tasks: Iterable[arc.Task]) -> list[NamedPair]:
   ]
 
 
+class Asked(NamedTuple):
+  """Questions with one answer each.
+
+  Attributes:
+    questions: tokens, [N, S].
+    answers: tokens, [N, S].
+    name: of a row.
+  """
+
+  questions: np.ndarray
+  answers: np.ndarray
+  name: Callable[[int], str]
+
+
 def between_questions(
-  domain: Any,
-  trained: np.ndarray,
-  trained_name: Callable[[int], str],
-  held_out: np.ndarray,
-  held_out_name: Callable[[int], str],
+  domain: Any, trained: Asked, held_out: Asked
 ) -> list[Leak]:
   """Compares Sudokus or mazes, up to the symmetries of their domain.
 
-  A question has one answer, so that whoever knows the question knows it.
+  `both` is a question that is trained on: it has but one answer. Of 9 x 9
+  Sudokus it is also the same answer from some of the question's clues or more,
+  and `output` an answer that is trained on with other clues or turned, as among
+  millions of Sudokus some are by chance.
 
   Args:
-    domain: `Sudoku` or `Maze`; None compares cell for cell.
-    trained: tokens of the questions that are trained on, [N, S].
-    trained_name: of a row of them.
-    held_out: tokens of the questions that are scored, [M, S].
-    held_out_name: of a row of them.
+    domain: `Sudoku` or `Maze`; None compares questions cell for cell.
+    trained: what is trained on.
+    held_out: what is scored.
 
   Returns:
-    One leak for each held-out question that is trained on.
+    One leak at most for each held-out question.
   """
   signatures = _equality if domain is None else domain.signatures
-  # Rows at fault are few: the names of the others are never made.
-  ours, theirs = signatures(trained), signatures(held_out)
-  first = {}
-  for row in np.flatnonzero(np.isin(ours, theirs)):
-    first.setdefault(int(ours[row]), row)
+  found = {}
+  if domain is not None and domain.has_rare_answers:
+    same = _matches(domain.answer_signatures, trained.answers, held_out.answers)
+    for theirs, ours in same.items():
+      questions, other = trained.questions[ours], held_out.questions[theirs]
+      nested = (
+        (questions == other)
+        | domain.is_blank(questions)
+        | domain.is_blank(other)
+      ).all(axis=1)
+      in_place = trained.answers[ours] == held_out.answers[theirs]
+      reaching = np.flatnonzero(nested & in_place.all(axis=1))
+      if len(reaching):
+        found[theirs] = (ours[reaching[0]], 'both')
+      else:
+        found[theirs] = (ours[0], 'output')
+  same = _matches(signatures, trained.questions, held_out.questions)
+  found |= {theirs: (ours[0], 'both') for theirs, ours in same.items()}
   return [
     Leak(
-      held_out_name(row), 'question', trained_name(first[key]), 'question',
-      'both',
+      held_out.name(theirs), 'question', trained.name(ours), 'question', what
     )
-    for row in np.flatnonzero(np.isin(theirs, ours))
-    for key in [int(theirs[row])]
-  ]  # fmt: skip
+    for theirs, (ours, what) in sorted(found.items())
+  ]
+
+
+def _matches(
+  signatures: Callable[[np.ndarray], np.ndarray],
+  trained: np.ndarray,
+  held_out: np.ndarray,
+) -> dict[int, list[int]]:
+  """Of each held-out row that has some, the trained rows of its signature."""
+  ours, theirs = signatures(trained), signatures(held_out)
+  rows = {}
+  for row in np.flatnonzero(np.isin(ours, theirs)).tolist():
+    rows.setdefault(int(ours[row]), []).append(row)
+  return {
+    row: rows[int(theirs[row])]
+    for row in np.flatnonzero(np.isin(theirs, ours)).tolist()
+  }
 
 
 def _equality(tokens: np.ndarray) -> np.ndarray:

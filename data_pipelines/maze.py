@@ -56,6 +56,7 @@ class Maze:
 
   name = 'maze'
   vocab_size = PATH + 1
+  has_rare_answers = False  # An answer tells its question.
   characters = '?' + CHARACTERS  # of each token; `?` for the padding
 
   def __post_init__(self):

@@ -47,6 +47,8 @@ SPLITS = ('train', 'test')
 # puzzles.
 _SAMPLE = 2048
 _ROWS_LOOKED_AT = 64
+# Rows that are widened at once.
+_ROWS_AT_ONCE = 2**14
 
 
 class Split(NamedTuple):
@@ -112,6 +114,21 @@ class Split(NamedTuple):
         f'{tokens[row, cell]}, not one of 0 … {size - 1}; build the data set '
         'anew'
       )
+
+  def asked(self) -> leak_check.Asked:
+    """All examples as questions and answers, uint8.
+
+    Raises:
+      DataError: a token is not of the vocabulary.
+    """
+    questions, answers = np.empty((2, *self.inputs.shape), np.uint8)
+    for begin in range(0, len(questions), _ROWS_AT_ONCE):
+      part = slice(begin, begin + _ROWS_AT_ONCE)
+      inputs, labels = self.read(np.arange(len(questions))[part])
+      questions[part] = inputs
+      answers[part] = np.where(labels == IGNORE_LABEL, puzzle_set.PAD, labels)
+    split = self.directory.name
+    return leak_check.Asked(questions, answers, lambda row: f'{split}:{row}')
 
   def where(self, name: str) -> str:
     """The file of one of the arrays, for messages."""
@@ -239,13 +256,8 @@ class PublishedSet(PuzzleSet):
       return leak_check.between_pairs(
         self.trained_pairs(), leak_check.held_out_pairs(self.evaluation_tasks)
       )
-    example = np.arange(len(self._train.inputs))
     return leak_check.between_questions(
-      self.domain,
-      self._train.read_inputs(example),
-      lambda row: f'train:{example[row]}',
-      self._test.read_inputs(self._rows.example),
-      lambda row: f'test:{self._rows.example[row]}',
+      self.domain, self._train.asked(), self._test.asked()
     )
 
   @property

@@ -103,10 +103,12 @@ class QuestionSet(PuzzleSet):
       return []
     return leak_check.between_questions(
       self.domain,
-      self.train.questions,
-      functools.partial(_name, self.train),
-      self.evaluate.questions,
-      functools.partial(_name, self.evaluate),
+      *(
+        leak_check.Asked(
+          source.questions, source.answers, functools.partial(_name, source)
+        )
+        for source in (self.train, self.evaluate)
+      ),
     )
 
   def _train_index(self, examples: sampler.Examples) -> Batch:

@@ -98,6 +98,12 @@ class Sudoku:
     return self.side + FIRST_DIGIT
 
   @property
+  def has_rare_answers(self) -> bool:
+    """Whether two puzzles seldom have one answer by chance: there are some
+    5e9 essentially different grids of 9 x 9, and only 49 of 6 x 6."""
+    return self.side == 9
+
+  @property
   def characters(self) -> str:
     """Of each token, in a CSV file; `?` for the padding."""
     return '?.' + ''.join(str(digit + 1) for digit in range(self.side))
@@ -285,6 +291,35 @@ class Sudoku:
       _signatures(questions[rows], geometry, square, rounds, result[rows])
 
     in_threads(work, len(questions), 4096)
+    return result
+
+  def is_blank(self, questions: np.ndarray) -> np.ndarray:
+    """Which cells of questions are left open, bool."""
+    return questions == BLANK
+
+  def answer_signatures(self, answers: np.ndarray) -> np.ndarray:
+    """Hashes of full grids that do not change under `augment`.
+
+    From one row to another the digits are permuted; of all pairs of rows, and
+    of columns, the lengths of the cycles count, apart for pairs in one band and
+    in two.
+
+    Args:
+      answers: tokens of full grids, uint8 [N, S].
+
+    Returns:
+      uint64 [N]: equal for grids that are essentially the same, and in all
+      likelihood for no others of 9 x 9.
+    """
+    result = np.zeros(len(answers), np.uint64)
+
+    def work(start, end):
+      rows = slice(start, end)
+      _answer_signatures(
+        answers[rows], self.box_rows, self.box_columns, result[rows]
+      )
+
+    in_threads(work, len(answers), 4096)
     return result
 
 
@@ -766,3 +801,49 @@ def _signatures(questions, geometry, square, rounds, result):
     for cell in range(size):
       total += mix_one(colour[cell] ^ four)
     result[i] = mix_one(total)
+
+
+@compiled
+def _answer_signatures(answers, box_rows, box_columns, result):
+  side = box_rows * box_columns
+  follower = np.zeros(side, np.int64)
+  met = np.zeros(side, np.bool_)
+  sums = np.zeros((2, side), np.uint64)
+  one = np.uint64(1)
+  for i in range(answers.shape[0]):
+    grid = answers[i]
+    sums[:] = 0
+    for axis in range(2):
+      line_step, cell_step = (side, 1) if axis == 0 else (1, side)
+      in_strip = box_rows if axis == 0 else box_columns
+      for a in range(side):
+        near, far = np.uint64(0), np.uint64(0)
+        for b in range(side):
+          if a == b:
+            continue
+          for k in range(side):
+            digit = grid[a * line_step + k * cell_step] - FIRST_DIGIT
+            other = grid[b * line_step + k * cell_step] - FIRST_DIGIT
+            follower[digit % side] = other % side
+          met[:] = False
+          cycles = np.uint64(0)
+          for digit in range(side):
+            length = np.uint64(0)
+            while not met[digit]:
+              met[digit] = True
+              digit = follower[digit]
+              length += one
+            cycles += mix_one(length)
+          if a // in_strip == b // in_strip:
+            near += mix_one(cycles)
+          else:
+            far += mix_one(cycles)
+        sums[axis, a // in_strip] += mix_one(near + mix_one(far + one))
+    rows, columns = np.uint64(0), np.uint64(0)
+    for strip in range(side):
+      rows += mix_one(sums[0, strip] + one)
+      columns += mix_one(sums[1, strip] + one)
+    if box_rows == box_columns:
+      result[i] = mix_one(rows) + mix_one(columns)
+    else:
+      result[i] = mix_one(rows) + mix_one(columns + one)
