@@ -146,8 +146,8 @@ class Verdict:
   def refusal(self) -> str:
     """One line for the user whose run is refused."""
     return (
-      f'data.train holds {_listed(self.refused)}; leave these puzzles out of '
-      'one of the two, name them in data.known_leaks, or say '
+      f'Training would show {_listed(self.refused)}; leave these puzzles out '
+      'of data.train or data.evaluate, name them in data.known_leaks, or say '
       '--config.data.allow_leaks=True: every score will say so'
     )
 

@@ -229,8 +229,8 @@ def test_inputs_and_outputs_alone_are_no_answers():
 def test_many_names_are_cut_short():
   many = [Leak(str(i), 'test[0]', 'a', 'train[0]', 'both') for i in range(7)]
   assert Verdict(many, [], False).refusal().startswith(
-    'data.train holds 7 held-out answers: a->0, a->1, a->2, a->3, a->4 and 2 '
-    'more; leave'
+    'Training would show 7 held-out answers: a->0, a->1, a->2, a->3, a->4 and '
+    '2 more; leave'
   )  # fmt: skip
   assert Verdict(many[:1], [], False).note() == (
     '\nTrained on 1 held-out answer: a->0'
