@@ -196,7 +196,7 @@ def test_answers_that_leak_are_refused():
   verdict = Verdict(LEAKS, ['a->f'], False)
   assert verdict.refused == LEAKS[:3]
   assert verdict.refusal().startswith(
-    'data.train holds 2 held-out answers: a->e, b->e; leave'
+    'Training would show 2 held-out answers: a->e, b->e; leave'
   )
   assert '\n' not in verdict.refusal()
 
