@@ -139,10 +139,7 @@ def _write_split(
   for start in range(0, count, _CHUNK):
     batch = next(batches)
     end = min(start + _CHUNK, count)
-    labels = batch['labels']
-    batch['labels'] = np.where(
-      labels == puzzle_set.IGNORE_LABEL, puzzle_set.PAD, labels
-    )
+    batch['labels'] = puzzle_set.padded(batch['labels'])
     for name, array in arrays.items():
       array[start:end] = batch[name][: end - start]
     identifiers[puzzle_of_example[start:end]] = batch['puzzle_identifiers'][

@@ -286,9 +286,9 @@ def between_pairs(
 
   A held-out pair and a trained task give one leak at most, the worst: `both`,
   else `output` (the answer, under another input), else `input` (with another
-  answer, or one that is not known). A single grid of one colour, 1 x 1 among
-  them, tells nothing and is no leak by itself, though a pair of two such grids
-  may be.
+  answer) or `question` (the answer not being known). A single grid of one
+  colour, 1 x 1 among them, tells nothing and is no leak by itself, though a
+  pair of two such grids may be.
 
   Args:
     trained: what is trained on; the demonstrations of held-out tasks too.

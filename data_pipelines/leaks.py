@@ -37,12 +37,11 @@ def find_leaks(
   """
   if not evaluate:
     raise DataError('--evaluate=SPEC is missing, e.g. --evaluate=arc2')
-  kinds = {puzzles.kind(spec) for spec in (train, evaluate) if spec}
   sides = [_arc_pairs(train, True, canvas), _arc_pairs(evaluate, False, canvas)]
   if None not in sides:
     (trained, _), (demonstrations, held_out) = sides
     return leak_check.between_pairs([*trained, *demonstrations], held_out)
-  if kinds != {puzzles.ARC} and not train:
+  if not train:
     raise DataError('--train=SPEC is missing, e.g. --train=sudoku_extreme_1k')
   return puzzles.load_puzzles(train, evaluate, canvas, 0, seed).leaks()
 

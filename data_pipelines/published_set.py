@@ -126,7 +126,7 @@ class Split(NamedTuple):
       part = slice(begin, begin + _ROWS_AT_ONCE)
       inputs, labels = self.read(np.arange(len(questions))[part])
       questions[part] = inputs
-      answers[part] = np.where(labels == IGNORE_LABEL, puzzle_set.PAD, labels)
+      answers[part] = puzzle_set.padded(labels)
     split = self.directory.name
     return leak_check.Asked(questions, answers, lambda row: f'{split}:{row}')
 
@@ -147,6 +147,7 @@ class PublishedSet(PuzzleSet):
 
   Attributes:
     names: of each puzzle identifier.
+    is_arc: whether these are tasks of ARC.
   """
 
   def __init__(self, directory: pathlib.Path, train: bool, evaluate: bool):
@@ -178,7 +179,7 @@ class PublishedSet(PuzzleSet):
       self.members = np.diff(self._train.puzzle_indices)
     side = math.isqrt(self.seq_len)
     is_square = side * side == self.seq_len
-    self._is_arc = (
+    self.is_arc = (
       len(self.names) > 1
       and is_square
       and self.vocab_size == encoding.VOCAB_SIZE
@@ -189,7 +190,7 @@ class PublishedSet(PuzzleSet):
     self.evaluation_tasks: list[Task] = []
     self._rows = None
     if self._test:
-      self._rows = self._arc_rows() if self._is_arc else self._plain_rows()
+      self._rows = self._arc_rows() if self.is_arc else self._plain_rows()
 
   @property
   def num_identifiers(self) -> int:
@@ -226,15 +227,13 @@ class PublishedSet(PuzzleSet):
     return rows.take(np.flatnonzero(kept))
 
   def judge(self, chosen: EvaluationRows) -> judging.Judge:
-    if not self._is_arc:
+    if not self.is_arc:
       inputs, labels = self._test.read(chosen.example)
       return judging.AnswerJudge(
         self.domain,
         self.vocab_size,
         inputs.astype(np.uint8),
-        np.where(labels == IGNORE_LABEL, puzzle_set.PAD, labels).astype(
-          np.uint8
-        ),
+        puzzle_set.padded(labels).astype(np.uint8),
         [f'test:{row}' for row in chosen.example],
       )
     parsed = [
@@ -252,18 +251,13 @@ class PublishedSet(PuzzleSet):
   def leaks(self) -> list[leak_check.Leak]:
     if not self._train or not self._test:
       return []
-    if self._is_arc:
+    if self.is_arc:
       return leak_check.between_pairs(
         self.trained_pairs(), leak_check.held_out_pairs(self.evaluation_tasks)
       )
     return leak_check.between_questions(
       self.domain, self._train.asked(), self._test.asked()
     )
-
-  @property
-  def is_arc(self) -> bool:
-    """Whether these are tasks of ARC."""
-    return self._is_arc
 
   def trained_pairs(self) -> list[leak_check.NamedPair]:
     """Of each ARC task that is trained on, the pairs of one augmentation."""
@@ -347,14 +341,18 @@ class PublishedSet(PuzzleSet):
     """Which of the task's test inputs each example of the puzzle shows."""
     split = self._test
     begin, end = split.puzzle_indices[puzzle : puzzle + 2]
-    where = (
-      f'{split.where("inputs")}: puzzle {puzzle} '
-      f'({self.names[split.puzzle_identifiers[puzzle]]!r})'
-    )
+
+    def fault(what: str) -> DataError:
+      name = self.names[split.puzzle_identifiers[puzzle]]
+      return DataError(
+        f'{split.where("inputs")}: puzzle {puzzle} ({name!r}): {what}; build '
+        'the data set anew'
+      )
+
     if end - begin != len(task.tests):
-      raise DataError(
-        f'{where}: has {end - begin} examples, other augmentations of its task '
-        f'{len(task.tests)}; build the data set anew'
+      raise fault(
+        f'has {end - begin} examples, other augmentations of its task '
+        f'{len(task.tests)}'
       )
     if end - begin == 1:
       return [0]
@@ -367,9 +365,7 @@ class PublishedSet(PuzzleSet):
         if test not in order and np.array_equal(other.input, grid)
       ]
       if not same:
-        raise DataError(
-          f'{where}: is no augmentation of its task; build the data set anew'
-        )
+        raise fault('is no augmentation of its task')
       order.append(same[0])
     return order
 
@@ -378,10 +374,10 @@ class PublishedSet(PuzzleSet):
     example = np.arange(*split.puzzle_indices[puzzle : puzzle + 2])
     inputs, labels = split.read(example)
     pairs = []
+    labels = puzzle_set.padded(labels)
     for row, *tokens in zip(example, inputs, labels, strict=True):
       grids = []
       for name, canvas in zip(('inputs', 'labels'), tokens, strict=True):
-        canvas = np.where(canvas == IGNORE_LABEL, encoding.PAD, canvas)
         try:
           grids.append(encoding.uncover(canvas))
         except ValueError as error:

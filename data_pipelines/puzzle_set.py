@@ -250,6 +250,11 @@ class PuzzleSet(abc.ABC):
         yield batch
 
 
+def padded(labels: np.ndarray) -> np.ndarray:
+  """Labels with padding in the cells that do not count."""
+  return np.where(labels == IGNORE_LABEL, PAD, labels)
+
+
 def version_of(train: Any, evaluate: Any) -> str:
   """Which data exactly a set is made of: the versions of its sources.
 

@@ -207,8 +207,14 @@ def _split_subset(spec: str) -> tuple[str, str | None]:
 
 def _check(loaded: Questions) -> None:
   """Raises for puzzles at fault."""
-  count = len(loaded.rows)
   faults = _Faults()
+  _add_unsound(faults, loaded)
+  faults.raise_any(loaded.origin, len(loaded.rows))
+
+
+def _add_unsound(faults: '_Faults', loaded: Questions) -> None:
+  """Adds the puzzles whose content is at fault."""
+  count = len(loaded.rows)
   progress = _Progress(loaded.origin, f'of {count} puzzles checked')
   for start in range(0, count, _CHECK_CHUNK):
     part = slice(start, start + _CHECK_CHUNK)
@@ -217,7 +223,6 @@ def _check(loaded: Questions) -> None:
     ):
       faults.add(loaded.rows[start + i], reason)
     progress.at(min(count, start + _CHECK_CHUNK))
-  faults.raise_any(loaded.origin, count)
 
 
 class _Faults:
@@ -300,13 +305,11 @@ def _read_csv(path: pathlib.Path, domain: Sudoku | Maze | None) -> Questions:
         errors='surrogateescape',
         newline='',
       )
-      domain, questions, answers, rows = _parse(path, text, size, domain)
+      parsed = _parse(path, text, size, domain)
       digest = hashed.digest.hexdigest()[:12]
   except OSError as e:
     raise DataError(f'{shown(path)}: cannot be read ({e.strerror})') from e
-  return Questions(
-    f'{path.name} {digest}', domain, questions, answers, shown(path), rows
-  )
+  return parsed._replace(version=f'{path.name} {digest}')
 
 
 def _parse(
@@ -314,8 +317,8 @@ def _parse(
   text: io.TextIOBase,
   size: int,
   domain: Sudoku | Maze | None,
-) -> tuple[Sudoku | Maze, np.ndarray, np.ndarray, np.ndarray]:
-  """The domain, questions, answers and row numbers of an open file."""
+) -> Questions:
+  """The puzzles of an open file, their version still to be told."""
   reader = csv.reader(text, strict=True)
   records = _records(path, reader)
   header = _header(path, next(records, None))
@@ -370,18 +373,15 @@ def _parse(
     progress.at(total)
   if not total:
     raise DataError(f'{shown(path)}: has a header but no rows; add puzzles')
-  if faults.count:
-    _add_unusable(faults, domain, questions, answers, rows, count)
-  faults.raise_any(shown(path), total)
-  return domain, questions[:count], answers[:count], rows[:count]
-
-
-def _add_unusable(faults, domain, questions, answers, rows, count) -> None:
-  """Counts what is wrong in the other rows too, so that all comes at once."""
-  for start in range(0, count, _CHECK_CHUNK):
-    part = slice(start, min(count, start + _CHECK_CHUNK))
-    for i, reason in domain.check(questions[part], answers[part]):
-      faults.add(rows[start + i], reason)
+  parsed = Questions('', domain, questions, answers, shown(path), rows)
+  if count:
+    parsed = parsed._replace(
+      questions=questions[:count], answers=answers[:count], rows=rows[:count]
+    )
+    if faults.count:  # So that all comes at once.
+      _add_unsound(faults, parsed)
+  faults.raise_any(parsed.origin, total)
+  return parsed
 
 
 def _records(
@@ -569,7 +569,8 @@ def _load_generated(name: str, spec: str, role: str) -> Questions:
     _write_cache(path, puzzles)
   digest = hashlib.sha256(puzzles.questions.tobytes()).hexdigest()[:12]
   part = slice(0, count) if subset == 'train' else slice(count, None)
-  loaded = Questions(
+  # Checked already: by the generator, or when they came from the cache.
+  return Questions(
     f'generated {text}:{subset} {digest}',
     domain,
     puzzles.questions[part],
@@ -577,8 +578,6 @@ def _load_generated(name: str, spec: str, role: str) -> Questions:
     f'generated {text}',
     np.arange(1, count + tests + 1)[part],
   )
-  _check(loaded)
-  return loaded
 
 
 def _size_of(domain: Sudoku | Maze) -> str:

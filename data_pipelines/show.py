@@ -5,7 +5,6 @@ python -m data_pipelines.show --data=SPEC --out=FILE.png
 
 import pathlib
 
-import numpy as np
 from absl import flags
 
 from data_pipelines import command, data_flags, picture, puzzle_set, puzzles
@@ -29,11 +28,7 @@ def show(
   """
   titles, originals, shown = puzzle_data.samples(count, seed)
   for batch in (originals, shown):
-    batch['labels'] = np.where(
-      batch['labels'] == puzzle_set.IGNORE_LABEL,
-      puzzle_set.PAD,
-      batch['labels'],
-    )
+    batch['labels'] = puzzle_set.padded(batch['labels'])
   style = picture.style_of(puzzle_data.domain, puzzle_data.vocab_size)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
