@@ -13,7 +13,7 @@ from data_pipelines.puzzles import load_puzzles
 from experiments.configs import base
 from hrm_jax import act, train_step
 from hrm_jax.errors import ConfigError
-from hrm_jax.models import HRM
+from hrm_jax.models import KINDS
 
 # Keys that may change when a run goes on in its workdir. Which data exactly the
 # run has is told by their version; they may lie elsewhere.
@@ -32,8 +32,13 @@ FREE_KEYS = (
 
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises ConfigError where keys are missing or not known."""
-  known = _keys(base.get_config())
   given = _keys(config)
+  if 'model.kind' not in given or config.model.kind not in KINDS:
+    raise ConfigError(
+      f'config: model.kind={config.model.get("kind")!r} is unknown; use one of '
+      + ', '.join(KINDS)
+    )
+  known = _keys(defaults(config))
   if given != known:
     problems = [f'{key} is missing' for key in sorted(known - given)]
     problems += [f'{key} is not known' for key in sorted(given - known)]
@@ -41,6 +46,11 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'config: {", ".join(problems)}; a config starts from '
       'experiments.configs.base.get_config()'
     )
+
+
+def defaults(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The published settings of the kind of model that `config` asks for."""
+  return base.get_config(config.model.kind)
 
 
 def _keys(config: ml_collections.ConfigDict) -> set[str]:
@@ -110,7 +120,9 @@ def train_setup(
     )
   fields['dtype'] = jnp.dtype(fields['dtype'])
   return train_step.TrainSetup(
-    model=HRM(vocab_size=puzzles.vocab_size, seq_len=puzzles.seq_len, **fields),
+    model=KINDS[fields.pop('kind')](
+      vocab_size=puzzles.vocab_size, seq_len=puzzles.seq_len, **fields
+    ),
     act=act.ActSettings(**config.act),
     optimizer=train_step.OptimizerSettings(**config.optimizer),
     loss=config.loss,
@@ -140,7 +152,13 @@ def from_record(
   Raises:
     ConfigError: `path` holds a setting that this version does not know.
   """
-  config = base.get_config()
+  kind = fields.get('model', {}).get('kind', 'hrm')
+  if kind not in KINDS:
+    raise ConfigError(
+      f"{path}: model.kind '{kind}' is not known; use the version of hrm_jax "
+      'that wrote it'
+    )
+  config = base.get_config(kind)
   known = _keys(config)
   for key, value in flatten_dict(fields, sep='.').items():
     if key.split('.')[0] in ('data_version', 'leaks'):

@@ -14,7 +14,6 @@ from absl import logging
 from ml_collections import config_flags
 
 from experiments import build, evaluation, launch, metrics
-from experiments.configs import base
 from hrm_jax import checkpoints, inference, sharding, training
 from hrm_jax.errors import ConfigError
 from hrm_jax.train_state import TrainState
@@ -87,7 +86,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
       workdir,
       build.record(config, puzzles, leaking),
       build.FREE_KEYS,
-      base.get_config().to_dict(),
+      build.defaults(config).to_dict(),
     )
   saved = checkpoints.Checkpoints(workdir, keep=config.keep_checkpoints)
   writer = metrics.MetricsWriter(workdir, max(saved.steps(), default=0), first)
@@ -100,7 +99,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
       np.arange(puzzles.num_identifiers, dtype=np.int32),
       predict,
       mesh,
-      state.variables,
+      state.predicting,
       state.puzzle_table,
       config.evaluation.batch_size,
     )

@@ -20,7 +20,7 @@ from absl import flags
 from experiments import launch
 from hrm_jax import act, published, sharding, train_step
 from hrm_jax.errors import ConfigError
-from hrm_jax.models import HRM
+from hrm_jax.models import HRM, TRM, TwoStateModel
 
 _GOLDEN = flags.DEFINE_multi_string(
   'golden', None, 'Golden .npz file; may be given several times.'
@@ -46,8 +46,6 @@ _ARCH_FIELDS = (
   'vocab_size',
   'hidden_size',
   'num_heads',
-  'H_layers',
-  'L_layers',
   'H_cycles',
   'L_cycles',
   'expansion',
@@ -116,8 +114,7 @@ def _take(config: dict[str, Any], name: str, where: str) -> Any:
 def _finish(config: dict[str, Any], where: str) -> None:
   if config:
     raise ConfigError(
-      f'{where}: config keys {sorted(config)} are not known to this version; '
-      'it replays HRM files'
+      f'{where}: config keys {sorted(config)} are not known to this version'
     )
 
 
@@ -132,8 +129,9 @@ def read_setup(path: str, config: Mapping[str, Any]) -> train_step.TrainSetup:
   for name in ('seed', 'train_steps'):
     _take(config, name, path)
   _finish(config, path)
-  fields = {name: _take(arch, name, f'{path} arch') for name in _ARCH_FIELDS}
   other = {name: _take(arch, name, f'{path} arch') for name in _ARCH_OTHER}
+  halt_only = arch.pop('no_ACT_continue', False)
+  model = _read_model(arch, f'{path} arch')
   _finish(arch, f'{path} arch')
   rates = {
     ours: _take(optimizer, theirs, f'{path} opt')
@@ -142,9 +140,11 @@ def read_setup(path: str, config: Mapping[str, Any]) -> train_step.TrainSetup:
   total_steps = _take(optimizer, 'total_steps', f'{path} opt')
   _finish(optimizer, f'{path} opt')
   return train_step.TrainSetup(
-    model=HRM(**fields),
+    model=model,
     act=act.ActSettings(
-      other['halt_max_steps'], other['halt_exploration_prob']
+      other['halt_max_steps'],
+      other['halt_exploration_prob'],
+      'halt_only' if halt_only else 'q_learning',
     ),
     optimizer=train_step.OptimizerSettings(**rates),
     loss=_LOSS_TYPES[loss_type],
@@ -153,6 +153,16 @@ def read_setup(path: str, config: Mapping[str, Any]) -> train_step.TrainSetup:
     num_puzzle_identifiers=other['num_puzzle_identifiers'],
     seed=0,
   )
+
+
+def _read_model(arch: dict[str, Any], where: str) -> TwoStateModel:
+  """The model that takes its settings out of `arch`; H_layers 0 is TRM's."""
+  fields = {name: _take(arch, name, where) for name in _ARCH_FIELDS}
+  fields['puzzle_emb_len'] = arch.pop('puzzle_emb_len', 0)
+  high, low = _take(arch, 'H_layers', where), _take(arch, 'L_layers', where)
+  if high:
+    return HRM(H_layers=high, L_layers=low, **fields)
+  return TRM(layers=low, mlp_t=arch.pop('mlp_t', False), **fields)
 
 
 def load_golden(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

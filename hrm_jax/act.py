@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from hrm_jax.errors import ConfigError
 
-HALTING_RULES = ('q_learning', 'halt_only')
+HALTING_RULES = ('q_learning', 'halt_only', 'none')
 
 # inputs [B, S], labels [B, S] and puzzle_identifiers [B], all int32.
 Batch = dict[str, chex.Array]
@@ -32,7 +32,8 @@ class ActSettings:
       random number of segments (2 … halt_max_steps) before it may halt.
     halting: 'q_learning' halts where q_halt > q_continue and trains q_continue
       on one more segment (HRM); 'halt_only' halts where q_halt > 0 and saves
-      that segment (TRM, arXiv 2510.04871).
+      that segment (TRM, arXiv 2510.04871); 'none' always does all segments
+      and trains no Q value.
   """
 
   halt_max_steps: int = 16
@@ -59,7 +60,9 @@ class ActSettings:
     """Whether each row would halt by its own Q values, bool [B]."""
     if self.halting == 'q_learning':
       return q_B2[:, 0] > q_B2[:, 1]
-    return q_B2[:, 0] > 0
+    if self.halting == 'halt_only':
+      return q_B2[:, 0] > 0
+    return jnp.zeros(len(q_B2), bool)
 
 
 class Carry(flax.struct.PyTreeNode):

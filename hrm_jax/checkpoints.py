@@ -118,10 +118,7 @@ class Checkpoints:
       training=ocp.args.StandardRestore(training),
     )
     logging.info('Restored step %d of %s', step, self.directory)
-    return TrainState(
-      **{'puzzle_table': _empty_table(like), **found['weights']},
-      **found['training'],
-    )
+    return _merge(like, found['weights'], found['training'])
 
   def restore_weights(
     self, step: int, like: TrainState
@@ -129,9 +126,9 @@ class Checkpoints:
     """Only what predicts: the model's variables and the puzzle table."""
     weights, _ = _split(like)
     found = self._read(step, weights=ocp.args.StandardRestore(weights))
-    variables = dict(found['weights'])
-    table = variables.pop('puzzle_table', None)
-    return variables, _empty_table(like) if table is None else table
+    weights = found['weights']
+    variables = {'params': weights['params'], **_constants(weights)}
+    return variables, _table(weights, like)
 
   def _read(self, step: int, **items: Any) -> Any:
     try:
@@ -150,19 +147,46 @@ class Checkpoints:
     self._manager.close()
 
 
-_WEIGHTS = ('params', 'constants', 'puzzle_table')
-_TRAINING = ('step', 'opt_state', 'carry')
-
-
 def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
-  weights = {name: getattr(state, name) for name in _WEIGHTS}
+  """What predicts, and what training needs besides.
+
+  Left out is what holds no array: orbax refuses it.
+  """
+  weights = state.predicting | {'puzzle_table': state.puzzle_table}
+  training = {
+    'step': state.step,
+    'opt_state': state.opt_state,
+    'carry': state.carry,
+  }
+  if state.ema is not None:
+    training['params'] = state.params
   if not state.puzzle_table.size:
-    # A model without puzzle embeddings; orbax refuses arrays of no elements.
     del weights['puzzle_table']
-  return weights, {name: getattr(state, name) for name in _TRAINING}
+  if not state.constants:
+    del weights['constants']
+  return weights, training
 
 
-def _empty_table(like: TrainState) -> jax.Array:
+def _merge(
+  like: TrainState, weights: dict[str, Any], training: dict[str, Any]
+) -> TrainState:
+  """The inverse of `_split`."""
+  ema = None if like.ema is None else weights['params']
+  return TrainState(
+    **{'params': weights['params'], **training},
+    ema=ema,
+    **_constants(weights),
+    puzzle_table=_table(weights, like),
+  )
+
+
+def _constants(weights: dict[str, Any]) -> dict[str, Any]:
+  return {'constants': weights.get('constants', {})}
+
+
+def _table(weights: dict[str, Any], like: TrainState) -> jax.Array:
+  if 'puzzle_table' in weights:
+    return weights['puzzle_table']
   return jnp.zeros((len(like.puzzle_table), 0))
 
 

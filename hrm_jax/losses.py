@@ -63,6 +63,7 @@ def segment_loss(
   halted_B: chex.Array,
   steps_B: chex.Array,
   target_continue_B: chex.Array | None,
+  q_trained: bool = True,
 ) -> tuple[chex.Array, dict[str, chex.Array]]:
   """Loss of one segment and its metrics, as sums over the batch.
 
@@ -77,6 +78,7 @@ def segment_loss(
     halted_B: bool, after this segment.
     steps_B: int32, segments done, this one included.
     target_continue_B: target of q_continue; None drops its loss.
+    q_trained: False drops all Q losses, and what they measure.
 
   Returns:
     The loss, and metrics. Losses sum over all rows; `accuracy`,
@@ -95,26 +97,27 @@ def segment_loss(
   # A row without counted cells counts as solved here, and in no metric.
   solved_B = right_B == cells_B
 
-  q_halt_B = q_B2[:, 0]
-  q_halt_loss = jnp.sum(
-    optax.sigmoid_binary_cross_entropy(q_halt_B, solved_B.astype(jnp.float32))
-  )
   valid_B = halted_B & (cells_B > 0)
   metrics = {
     'count': jnp.sum(valid_B),
     'accuracy': jnp.sum(jnp.where(valid_B, right_B * per_row, 0.0)),
     'exact_accuracy': jnp.sum(valid_B & solved_B),
-    'q_halt_accuracy': jnp.sum(valid_B & ((q_halt_B >= 0) == solved_B)),
     'steps': jnp.sum(jnp.where(valid_B, steps_B, 0)),
     'lm_loss': lm_loss,
-    'q_halt_loss': q_halt_loss,
   }
-  q_loss = q_halt_loss
+  loss = lm_loss
+  if q_trained:
+    q_halt_B = q_B2[:, 0]
+    metrics['q_halt_accuracy'] = jnp.sum(
+      valid_B & ((q_halt_B >= 0) == solved_B)
+    )
+    metrics['q_halt_loss'] = jnp.sum(
+      optax.sigmoid_binary_cross_entropy(q_halt_B, solved_B.astype(jnp.float32))
+    )
+    loss += 0.5 * metrics['q_halt_loss']
   if target_continue_B is not None:
-    q_continue_loss = jnp.sum(
+    metrics['q_continue_loss'] = jnp.sum(
       optax.sigmoid_binary_cross_entropy(q_B2[:, 1], target_continue_B)
     )
-    metrics['q_continue_loss'] = q_continue_loss
-    q_loss += q_continue_loss
-  metrics['loss'] = lm_loss + 0.5 * q_loss
-  return metrics['loss'], metrics
+    loss += 0.5 * metrics['q_continue_loss']
+  return loss, metrics | {'loss': loss}

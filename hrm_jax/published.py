@@ -29,8 +29,8 @@ _PATTERNS = (
     True,
   ),
   (
-    r'params/(\w+_level)/blocks_(\d+)/mlp/(gate_up|down)/kernel',
-    r'inner.\1.layers.\2.mlp.\3_proj.weight',
+    r'params/(\w+_level)/blocks_(\d+)/(mlp|mlp_t)/(gate_up|down)/kernel',
+    r'inner.\1.layers.\2.\3.\4_proj.weight',
     True,
   ),
   (r'constants/z_([HL])_init', r'inner.\1_init', False),

@@ -19,6 +19,7 @@ class TrainState(flax.struct.PyTreeNode):
   Attributes:
     step: optimizer steps done, int32.
     params: dense parameters, float32.
+    ema: their exponential moving average, which predicts; None without one.
     constants: initial states of the model, never trained.
     opt_state: optimizer state of `params`.
     puzzle_table: float32 [R, E], one row for each puzzle identifier.
@@ -27,6 +28,7 @@ class TrainState(flax.struct.PyTreeNode):
 
   step: chex.Array
   params: Any
+  ema: Any
   constants: Any
   opt_state: optax.OptState
   puzzle_table: chex.Array
@@ -34,8 +36,14 @@ class TrainState(flax.struct.PyTreeNode):
 
   @property
   def variables(self) -> dict[str, Any]:
-    """What `model.apply` takes."""
+    """What `model.apply` takes while training."""
     return {'params': self.params, 'constants': self.constants}
+
+  @property
+  def predicting(self) -> dict[str, Any]:
+    """What `model.apply` takes for predictions: the average, if kept."""
+    params = self.params if self.ema is None else self.ema
+    return {'params': params, 'constants': self.constants}
 
 
 def init_state(
@@ -44,20 +52,24 @@ def init_state(
   seed: int,
   batch_size: int,
   num_puzzle_identifiers: int,
+  keep_ema: bool,
 ) -> TrainState:
   """A fresh state: a pure function, jitted by the caller with shardings.
 
-  The puzzle table starts at zero (paper section 3, "puzzle embedding").
+  The puzzle table starts at zero (paper section 3, "puzzle embedding"), the
+  moving average, where one is kept, at the parameters.
   """
   inputs = jnp.zeros((1, model.seq_len), jnp.int32)
   puzzles = jnp.zeros((1, model.puzzle_emb_ndim))
   variables = model.init(rngs.stream_key(seed, 'parameters'), inputs, puzzles)
+  params, constants = variables['params'], variables.get('constants', {})
   fresh_z = model.apply(variables, batch_size, method='initial_state')
   return TrainState(
     step=jnp.zeros([], jnp.int32),
-    params=variables['params'],
-    constants=variables['constants'],
-    opt_state=optimizer.init(variables['params']),
+    params=params,
+    ema=params if keep_ema else None,
+    constants=constants,
+    opt_state=optimizer.init(params),
     puzzle_table=jnp.zeros((num_puzzle_identifiers, model.puzzle_emb_ndim)),
     carry=act.initial_carry(fresh_z, batch_size, model.seq_len),
   )

@@ -33,6 +33,8 @@ class OptimizerSettings:
     puzzle_weight_decay: of the puzzle table.
     warmup_steps: of the schedule, see `optimizers.warmup_cosine`.
     min_ratio: share of the rates at the last step; 1 keeps them constant.
+    ema_decay: of the moving average of the dense parameters that predicts
+      (TRM: 0.999); 0 for none, the parameters themselves predict.
   """
 
   learning_rate: float = 1e-4
@@ -43,14 +45,17 @@ class OptimizerSettings:
   puzzle_weight_decay: float = 0.1
   warmup_steps: int = 2000
   min_ratio: float = 1.0
+  ema_decay: float = 0.0
 
   def __post_init__(self):
     for name, value in dataclasses.asdict(self).items():
-      limit = 1.0 if name in ('b1', 'b2', 'min_ratio') else math.inf
-      if not 0 <= value <= limit or (name in ('b1', 'b2') and value == 1):
+      below_one = name in ('b1', 'b2', 'ema_decay')
+      limit = 1.0 if below_one or name == 'min_ratio' else math.inf
+      if not 0 <= value <= limit or (below_one and value == 1):
         raise ConfigError(
           f'optimizer.{name}={value} is out of range: rates, decays and steps '
-          'are not negative, b1 and b2 lie in [0, 1), min_ratio in [0, 1]'
+          'are not negative, b1, b2 and ema_decay lie in [0, 1), min_ratio in '
+          '[0, 1]'
         )
 
 
@@ -80,6 +85,13 @@ class TrainSetup:
 
   def __post_init__(self):
     self.model.validate()
+    if not self.model.recurrent and (
+      self.act.halt_max_steps > 1 or self.act.halting != 'none'
+    ):
+      raise ConfigError(
+        'the model predicts directly: it has no segments to halt after; set '
+        "act.halt_max_steps=1 and act.halting='none'"
+      )
     if self.loss not in losses.CELL_LOSSES:
       raise ConfigError(
         f"loss='{self.loss}' is unknown; use one of "
@@ -111,6 +123,7 @@ class TrainSetup:
       self.seed,
       self.batch_size,
       self.num_puzzle_identifiers,
+      keep_ema=self.optimizer.ema_decay > 0,
     )
 
 
@@ -144,6 +157,7 @@ def loss_and_gradients(
       new_carry.halted,
       new_carry.steps,
       target_continue,
+      q_trained=setup.act.halting != 'none',
     )
     return loss / batch_size, (new_carry, metrics)
 
@@ -182,10 +196,15 @@ def train_step(
       setup.optimizer.puzzle_learning_rate * ratio,
       setup.optimizer.puzzle_weight_decay,
     )
+  params = optax.apply_updates(state.params, updates)
+  ema = state.ema
+  if ema is not None:
+    ema = optax.incremental_update(params, ema, 1 - setup.optimizer.ema_decay)
   metrics['learning_rate'] = setup.optimizer.learning_rate * ratio
   return state.replace(
     step=state.step + 1,
-    params=optax.apply_updates(state.params, updates),
+    params=params,
+    ema=ema,
     opt_state=opt_state,
     puzzle_table=table,
     carry=carry,

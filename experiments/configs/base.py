@@ -1,10 +1,50 @@
-"""The settings that every experiment has, at the paper's values."""
+"""The settings that every experiment has, at the published values."""
 
 import ml_collections
 
+# What the configs can be asked for: a kind of model, or TRM with its MLP.
+SYSTEMS = ('hrm', 'direct', 'recurrent_transformer', 'trm', 'trm_mlp')
 
-def get_config() -> ml_collections.ConfigDict:
-  """HRM's published settings for ARC (section 3); data to be chosen."""
+
+def choose(
+  variant: str, *presets: str
+) -> tuple[ml_collections.ConfigDict, str, str]:
+  """What a config file's variant asks for: 'PRESET', 'SYSTEM' or both.
+
+  Args:
+    variant: what follows the colon, words separated by commas.
+    presets: of this file, the default first.
+
+  Returns:
+    The system's published settings for ARC, the preset and the system.
+
+  Raises:
+    ValueError: a word is unknown, or two are of one kind.
+  """
+  preset, system = presets[0], SYSTEMS[0]
+  words = [word for word in variant.split(',') if word]
+  for word in words:
+    if word in presets:
+      preset = word
+    elif word in SYSTEMS:
+      system = word
+  if set(words) - {preset, system} or len(words) > 2:
+    raise ValueError(
+      f"variant '{variant}' is unknown: at most one of {', '.join(presets)} "
+      f'and one of {", ".join(SYSTEMS)}, with a comma between'
+    )
+  config = get_config('trm' if system == 'trm_mlp' else system)
+  if system == 'trm_mlp':
+    config.model.mlp_t = True
+  return config, preset, system
+
+
+def get_config(kind: str = 'hrm') -> ml_collections.ConfigDict:
+  """A model's published settings for ARC; data to be chosen.
+
+  Args:
+    kind: of model, a key of `hrm_jax.models.KINDS`.
+  """
   config = ml_collections.ConfigDict()
   config.seed = 0
 
@@ -38,22 +78,39 @@ def get_config() -> ml_collections.ConfigDict:
   data.allow_leaks = False
 
   model = config.model = ml_collections.ConfigDict()
+  # hrm, direct, recurrent_transformer or trm (see hrm_jax.models); each has
+  # settings of its own, below.
+  model.kind = kind
   model.hidden_size = 512
   model.num_heads = 8
-  model.H_layers = 4
-  model.L_layers = 4
-  model.H_cycles = 2
-  model.L_cycles = 2
   model.expansion = 4.0
   model.puzzle_emb_ndim = 512
-  model.puzzle_emb_len = 0
+  model.puzzle_emb_len = 16 if kind == 'trm' else 0
+  # rope, learned or none.
   model.pos_encodings = 'rope'
   model.dtype = 'bfloat16'
+  # Blocks, of each level or of the one stack.
+  if kind == 'hrm':
+    model.H_layers = 4
+    model.L_layers = 4
+  else:
+    model.layers = 2 if kind == 'trm' else 8
+  if kind in ('hrm', 'trm'):
+    model.H_cycles, model.L_cycles = (3, 4) if kind == 'trm' else (2, 2)
+    # The updates of a segment that carry a gradient: one_step, last_cycle,
+    # last_K or full.
+    model.gradient = 'last_cycle' if kind == 'trm' else 'one_step'
+  if kind == 'trm':
+    # Tokens are mixed by an MLP over them instead of by attention.
+    model.mlp_t = False
 
   act = config.act = ml_collections.ConfigDict()
   act.halt_max_steps = 16
   act.halt_exploration_prob = 0.1
-  act.halting = 'q_learning'
+  # q_learning, halt_only (no segment for the target of q_continue) or none.
+  act.halting = 'halt_only' if kind == 'trm' else 'q_learning'
+  if kind == 'direct':
+    act.halt_max_steps, act.halting = 1, 'none'
 
   config.loss = 'stablemax'
 
@@ -66,6 +123,8 @@ def get_config() -> ml_collections.ConfigDict:
   optimizer.puzzle_weight_decay = 0.1
   optimizer.warmup_steps = 2000
   optimizer.min_ratio = 1.0
+  # Of the average of the weights that predicts; 0 for none.
+  optimizer.ema_decay = 0.999 if kind == 'trm' else 0.0
 
   evaluation = config.evaluation = ml_collections.ConfigDict()
   evaluation.batch_size = 768
@@ -76,3 +135,21 @@ def get_config() -> ml_collections.ConfigDict:
   # While training: spread evenly over the held-out ones; 0 for all.
   evaluation.max_puzzles = 0
   return config
+
+
+def shrink(config: ml_collections.ConfigDict) -> None:
+  """Makes any system's model one for two CPU cores and minutes."""
+  model = config.model
+  model.hidden_size = 128
+  model.num_heads = 4
+  model.puzzle_emb_ndim = 128
+  model.dtype = 'float32'
+  if model.kind == 'hrm':
+    model.H_layers = model.L_layers = 2
+  elif model.kind == 'trm':
+    model.puzzle_emb_len = 0
+    model.H_cycles = model.L_cycles = 2
+    # An average over a hundred steps of a run of hundreds.
+    config.optimizer.ema_decay = 0.99
+  else:
+    model.layers = 4

@@ -13,4 +13,19 @@ Shape letters, used as suffixes everywhere:
   T = P + S tokens        A augmentations      R rows of the puzzle table
 """
 
+from hrm_jax.models.base import ReasoningModel as ReasoningModel
 from hrm_jax.models.hrm import HRM as HRM
+from hrm_jax.models.recurrent import TwoStateModel as TwoStateModel
+from hrm_jax.models.transformer import Direct as Direct
+from hrm_jax.models.transformer import (
+  RecurrentTransformer as RecurrentTransformer,
+)
+from hrm_jax.models.trm import TRM as TRM
+
+# By the name that `config.model.kind` gives.
+KINDS: dict[str, type[ReasoningModel]] = {
+  'hrm': HRM,
+  'direct': Direct,
+  'recurrent_transformer': RecurrentTransformer,
+  'trm': TRM,
+}

@@ -79,86 +79,86 @@ def swiglu_width(hidden_size: int, expansion: float) -> int:
 class Attention(nn.Module):
   """Full (not causal) multi-head attention with optional rotary positions."""
 
-  hidden_size: int
   num_heads: int
   rope: bool
   dtype: chex.ArrayDType
 
-  def setup(self):
-    # One projection for N query, N key and N value heads, in that order.
-    self.qkv = Linear(3 * self.hidden_size, self.dtype)
-    self.out = Linear(self.hidden_size, self.dtype)
-
+  @nn.compact
   def __call__(self, x_BTD: chex.Array) -> chex.Array:
     B, T, D = x_BTD.shape
-    N, K = self.num_heads, self.hidden_size // self.num_heads
-    qkv = self.qkv(x_BTD).reshape(B, T, 3 * N, K)
-    q, k, v = jnp.split(qkv, 3, axis=2)
+    N, K = self.num_heads, D // self.num_heads
+    # One projection for N query, N key and N value heads, in that order.
+    qkv = Linear(3 * D, self.dtype, name='qkv')(x_BTD)
+    q, k, v = jnp.split(qkv.reshape(B, T, 3 * N, K), 3, axis=2)
     if self.rope:
       cos, sin = rope_tables(T, K)
       q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
     # Softmax in float32, scale 1/√K.
     out = jax.nn.dot_product_attention(q, k, v)
-    return self.out(out.reshape(B, T, D))
+    return Linear(D, self.dtype, name='out')(out.reshape(B, T, D))
 
 
 class SwiGLU(nn.Module):
-  """down(silu(gate(x)) · up(x)), gate and up from one projection."""
+  """down(silu(gate(x)) · up(x)) over the last axis, gate and up from one
+  projection."""
 
-  hidden_size: int
   expansion: float
   dtype: chex.ArrayDType
 
-  def setup(self):
-    width = swiglu_width(self.hidden_size, self.expansion)
-    self.gate_up = Linear(2 * width, self.dtype)
-    self.down = Linear(self.hidden_size, self.dtype)
-
-  def __call__(self, x_BTD: chex.Array) -> chex.Array:
-    gate, up = jnp.split(self.gate_up(x_BTD), 2, axis=-1)
-    return self.down(jax.nn.silu(gate) * up)
+  @nn.compact
+  def __call__(self, x: chex.Array) -> chex.Array:
+    features = x.shape[-1]
+    width = swiglu_width(features, self.expansion)
+    gate_up = Linear(2 * width, self.dtype, name='gate_up')(x)
+    gate, up = jnp.split(gate_up, 2, axis=-1)
+    return Linear(features, self.dtype, name='down')(jax.nn.silu(gate) * up)
 
 
 class Block(nn.Module):
-  """Post-norm transformer block: norm(x + f(x)), attention then SwiGLU."""
+  """Post-norm block: norm(x + f(x)) for a mixer of tokens, then a SwiGLU.
 
-  hidden_size: int
+  The mixer is attention or, with `mlp_t`, a SwiGLU over the tokens, whose
+  residual and norm run over the tokens too (arXiv 2510.04871).
+  """
+
   num_heads: int
   expansion: float
   rope: bool
+  mlp_t: bool
   dtype: chex.ArrayDType
 
-  def setup(self):
-    self.attention = Attention(
-      self.hidden_size, self.num_heads, self.rope, self.dtype
-    )
-    self.mlp = SwiGLU(self.hidden_size, self.expansion, self.dtype)
-
+  @nn.compact
   def __call__(self, x_BTD: chex.Array) -> chex.Array:
-    x_BTD = rms_norm(x_BTD + self.attention(x_BTD))
-    return rms_norm(x_BTD + self.mlp(x_BTD))
+    if self.mlp_t:
+      x_BDT = x_BTD.swapaxes(1, 2)
+      mixed_BDT = SwiGLU(self.expansion, self.dtype, name='mlp_t')(x_BDT)
+      x_BTD = rms_norm(x_BDT + mixed_BDT).swapaxes(1, 2)
+    else:
+      attention = Attention(
+        self.num_heads, self.rope, self.dtype, name='attention'
+      )
+      x_BTD = rms_norm(x_BTD + attention(x_BTD))
+    mlp = SwiGLU(self.expansion, self.dtype, name='mlp')
+    return rms_norm(x_BTD + mlp(x_BTD))
 
 
 class Level(nn.Module):
-  """One recurrent module, H or L: add the injection, then the blocks."""
+  """One recurrent module, H or L: blocks in order."""
 
   num_blocks: int
-  hidden_size: int
   num_heads: int
   expansion: float
   rope: bool
+  mlp_t: bool
   dtype: chex.ArrayDType
 
   def setup(self):
     self.blocks = [
-      Block(
-        self.hidden_size, self.num_heads, self.expansion, self.rope, self.dtype
-      )
+      Block(self.num_heads, self.expansion, self.rope, self.mlp_t, self.dtype)
       for _ in range(self.num_blocks)
     ]
 
-  def __call__(self, z_BTD: chex.Array, injection_BTD: chex.Array):
-    z_BTD = z_BTD + injection_BTD
+  def __call__(self, x_BTD: chex.Array) -> chex.Array:
     for block in self.blocks:
-      z_BTD = block(z_BTD)
-    return z_BTD
+      x_BTD = block(x_BTD)
+    return x_BTD

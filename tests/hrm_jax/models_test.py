@@ -10,8 +10,15 @@ import numpy as np
 import pytest
 
 from hrm_jax.errors import ConfigError
-from hrm_jax.models import HRM, layers
-from hrm_jax.models.hrm import State
+from hrm_jax.models import (
+  HRM,
+  TRM,
+  Direct,
+  RecurrentTransformer,
+  layers,
+)
+from hrm_jax.models.recurrent import State
+from hrm_jax.models.transformer import Output
 
 EPS = float(np.finfo(np.float32).eps)
 B, S, D, V = 2, 9, 32, 12
@@ -46,17 +53,43 @@ def _flat(tree):
   return flax.traverse_util.flatten_dict(tree, sep='/')
 
 
-def test_standard_size_has_the_published_number_of_parameters():
-  model = HRM(vocab_size=11, seq_len=81)
+def _parameters(model):
+  """Trained values, the puzzle table not counted."""
   variables = jax.eval_shape(
     model.init,
     jax.random.key(0),
-    jax.ShapeDtypeStruct((1, 81), jnp.int32),
+    jax.ShapeDtypeStruct((1, model.seq_len), jnp.int32),
     jax.ShapeDtypeStruct((1, 512), jnp.float32),
   )
   leaves = jax.tree.leaves(variables['params'])
-  assert sum(leaf.size for leaf in leaves) == 27_275_266
   assert {leaf.dtype for leaf in leaves} == {jnp.dtype('float32')}
+  return sum(leaf.size for leaf in leaves)
+
+
+def test_standard_size_has_the_published_number_of_parameters():
+  assert _parameters(HRM(vocab_size=11, seq_len=81)) == 27_275_266
+
+
+@pytest.mark.parametrize('seq_len', [81, 900])
+@pytest.mark.parametrize('kind', [Direct, RecurrentTransformer])
+def test_what_hrm_is_compared_with_has_its_size(kind, seq_len):
+  ratio = _parameters(kind(vocab_size=12, seq_len=seq_len)) / _parameters(
+    HRM(vocab_size=12, seq_len=seq_len)
+  )
+  assert 0.98 < ratio < 1.02
+
+
+@pytest.mark.parametrize(
+  'fields, millions',
+  [
+    (dict(seq_len=81), 7),
+    (dict(seq_len=900), 7),
+    (dict(seq_len=81, mlp_t=True, pos_encodings='none'), 5),
+    (dict(seq_len=900, mlp_t=True), 19),
+  ],
+)
+def test_trm_has_the_published_sizes(fields, millions):
+  assert round(_parameters(TRM(vocab_size=12, **fields)) / 1e6) == millions
 
 
 @pytest.mark.parametrize(
@@ -139,32 +172,48 @@ def test_initial_state_is_the_same_for_all_rows_and_tokens():
     np.testing.assert_array_equal(getattr(z, name), expected)
 
 
-def _level(model, name, blocks):
-  """A function of (parameters, z, injection), from the layers alone."""
+_SMALL_STACK = dict(
+  vocab_size=V,
+  seq_len=S,
+  hidden_size=D,
+  num_heads=4,
+  puzzle_emb_ndim=D,
+  layers=2,
+)
+
+
+def _level(model, name, blocks, mlp_t=False):
+  """A function of (parameters, input), from the layers alone."""
   level = layers.Level(
     num_blocks=blocks,
-    hidden_size=D,
     num_heads=model.num_heads,
     expansion=model.expansion,
     rope=True,
+    mlp_t=mlp_t,
     dtype=jnp.float32,
   )
-  return lambda params, *args: level.apply({'params': params[name]}, *args)
+  return lambda params, x: level.apply({'params': params[name]}, x)
 
 
-def _unrolled(model, stop, params, z, x):
-  """The specification's loop, `stop` around all but the last updates."""
-  H = _level(model, 'H_level', model.H_layers)
-  L = _level(model, 'L_level', model.L_layers)
-  z_H, z_L = stop(z)
-  for h in range(1, model.H_cycles + 1):
-    for l in range(1, model.L_cycles + 1):  # noqa: E741
-      z_L = L(params, z_L, z_H + x)
-      if (h, l) != (model.H_cycles, model.L_cycles):
-        z_L = stop(z_L)
-    z_H = H(params, z_H, z_L)
-    if h != model.H_cycles:
-      z_H = stop(z_H)
+def _unrolled(model, learning, params, z, x):
+  """The specification's loop; only the last `learning` updates learn."""
+  if isinstance(model, TRM):
+    H = L = _level(model, 'L_level', model.layers, model.mlp_t)
+  else:
+    H = _level(model, 'H_level', model.H_layers)
+    L = _level(model, 'L_level', model.L_layers)
+  left = model.H_cycles * (model.L_cycles + 1)
+
+  def stop(x):
+    return jax.lax.stop_gradient(x) if left >= learning else x
+
+  z_H, z_L = map(stop, z)
+  for _ in range(model.H_cycles):
+    for _ in range(model.L_cycles):
+      left -= 1
+      z_L = stop(L(params, z_L + z_H + x))
+    left -= 1
+    z_H = stop(H(params, z_H + z_L))
   return z_H, z_L
 
 
@@ -174,10 +223,36 @@ def _relative(a, b):
   return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
 
 
-@pytest.mark.parametrize('H_cycles, L_cycles', [(1, 1), (2, 3)])
-def test_gradient_is_that_of_the_last_update_of_each_level(H_cycles, L_cycles):
-  variables = _variables(_model())
-  model = _model(H_cycles=H_cycles, L_cycles=L_cycles)
+_SMALL_TRM = dict(
+  vocab_size=V,
+  seq_len=S,
+  hidden_size=D,
+  num_heads=4,
+  puzzle_emb_ndim=D,
+  puzzle_emb_len=1,
+  layers=1,
+)
+
+
+@pytest.mark.parametrize(
+  'model, learning',
+  [
+    (_model(H_cycles=1, L_cycles=1), 2),
+    (_model(H_cycles=2, L_cycles=3), 2),
+    (_model(H_cycles=2, L_cycles=3, gradient='last_cycle'), 4),
+    (_model(H_cycles=2, L_cycles=2, gradient='last_1'), 1),
+    (_model(H_cycles=3, L_cycles=2, gradient='last_5'), 5),
+    (_model(H_cycles=2, L_cycles=2, gradient='last_6'), 6),
+    (_model(H_cycles=2, L_cycles=2, gradient='full'), 6),
+    (TRM(H_cycles=3, L_cycles=2, **_SMALL_TRM), 3),
+    (TRM(H_cycles=2, L_cycles=2, mlp_t=True, **_SMALL_TRM), 3),
+    (TRM(H_cycles=2, L_cycles=2, gradient='one_step', **_SMALL_TRM), 2),
+    (TRM(H_cycles=2, L_cycles=1, gradient='full', **_SMALL_TRM), 4),
+  ],
+)
+def test_gradient_is_that_of_the_last_updates(model, learning):
+  assert model.gradient_updates == learning
+  variables = _variables(model)
   rng = np.random.default_rng(0)
   shape = (B, model.num_tokens, D)
   z_H, z_L, x, weights_H, weights_L = rng.normal(size=(5, *shape)).astype(
@@ -201,24 +276,63 @@ def test_gradient_is_that_of_the_last_update_of_each_level(H_cycles, L_cycles):
     )
 
   (of_params, of_z, of_x), z = gradients(ours)
-  one_step, one_step_z = gradients(
-    functools.partial(_unrolled, model, jax.lax.stop_gradient)
+  (right_params, _, right_x), right_z = gradients(
+    functools.partial(_unrolled, model, learning)
   )
+  levels = ['H_level', 'L_level'] if isinstance(model, HRM) else ['L_level']
   # The same float32 sums, grouped otherwise by the compiler, through up to
   # eight blocks that each amplify a little.
-  assert _relative(z, one_step_z) < 1e-5
-  for level in ('H_level', 'L_level'):
-    assert _relative(of_params[level], one_step[0][level]) < 1e-5
-  assert _relative(of_x, one_step[2]) < 1e-5
+  assert _relative(z, right_z) < 1e-5
+  for level in levels:
+    if np.any(jax.flatten_util.ravel_pytree(right_params[level])[0]):
+      assert _relative(of_params[level], right_params[level]) < 1e-5
+    else:
+      # The last update alone is one of H.
+      assert (learning, level) == (1, 'L_level')
+      assert not any(map(np.any, jax.tree.leaves(of_params[level])))
+  assert np.any(right_x) == (learning > 1)
+  if learning > 1:
+    assert _relative(of_x, right_x) < 1e-5
   # None at all into the state that came in.
   assert not any(np.any(leaf) for leaf in of_z)
-  if (H_cycles, L_cycles) != (1, 1):
-    # This is an approximation: the whole gradient is another one.
-    whole, _ = gradients(functools.partial(_unrolled, model, lambda z: z))
-    assert any(np.any(leaf) for leaf in whole[1])
-    assert _relative(whole[0]['L_level'], of_params['L_level']) > 0.05
-    assert _relative(whole[0]['H_level'], of_params['H_level']) > 0.05
-    assert _relative(whole[2], of_x) > 0.05
+
+
+def test_direct_prediction_is_one_pass_of_the_stack():
+  model = Direct(**_SMALL_STACK)
+  variables = _variables(model)
+  assert 'constants' not in variables
+  x = np.random.default_rng(0).normal(size=(B, model.num_tokens, D))
+  x = x.astype(np.float32)
+  once = _level(model, 'level', 2)(variables['params'], x)
+  for z in (
+    model.apply(variables, B, method='initial_state'),
+    Output(jnp.full_like(x, 7.0)),
+  ):
+    found = model.apply(variables, z, x, method='segment')
+    # The same operations, compiled apart.
+    np.testing.assert_allclose(found.z_H, once, rtol=0, atol=1e-5)
+
+
+def test_recurrent_transformer_adds_the_input_in_every_segment():
+  model = RecurrentTransformer(**_SMALL_STACK)
+  variables = _variables(model)
+  rng = np.random.default_rng(0)
+  z, x, weights = rng.normal(size=(3, B, model.num_tokens, D)).astype(
+    np.float32
+  )
+
+  def weighted(z, x):
+    found = model.apply(variables, Output(z), x, method='segment').z_H
+    return jnp.sum(found * weights), found
+
+  (of_z, of_x), found = jax.grad(weighted, argnums=(0, 1), has_aux=True)(z, x)
+  expected = _level(model, 'level', 2)(variables['params'], z + x)
+  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+  assert np.any(of_x)
+  assert not np.any(of_z)
+  initial = model.apply(variables, B, method='initial_state').z_H
+  vector = variables['constants']['z_H_init']
+  np.testing.assert_array_equal(initial, np.broadcast_to(vector, z.shape))
 
 
 @pytest.mark.parametrize(
@@ -334,7 +448,7 @@ def _attention_64(params, x, num_heads):
 
 
 def test_attention_is_full_softmax_attention():
-  attention = layers.Attention(D, 4, rope=False, dtype=jnp.float32)
+  attention = layers.Attention(4, rope=False, dtype=jnp.float32)
   x = 3 * np.random.default_rng(0).normal(size=(B, S, D)).astype(np.float32)
   variables = jax.jit(attention.init)(jax.random.key(0), x)
   ours = jax.jit(attention.apply)(variables, x)
@@ -344,7 +458,7 @@ def test_attention_is_full_softmax_attention():
   np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize('pos_encodings', ['rope', 'learned'])
+@pytest.mark.parametrize('pos_encodings', ['rope', 'learned', 'none'])
 def test_every_cell_sees_every_cell_and_its_place(pos_encodings):
   model = _model(pos_encodings=pos_encodings)
   variables = _variables(model)
@@ -358,14 +472,19 @@ def test_every_cell_sees_every_cell_and_its_place(pos_encodings):
   # Not causal: the last cell tells the first; rows stay apart.
   assert np.abs(after[0, 0] - before[0, 0]).max() > 1e-4
   np.testing.assert_array_equal(after[1], before[1])
-  # Two cells swapped: without positions all other cells would be the same.
+  # Two cells swapped: without positions all other cells are the same.
   swapped = inputs.copy()
   swapped[:, [3, 7]] = swapped[:, [7, 3]]
-  assert np.abs(run(swapped)[:, 0] - before[:, 0]).max() > 1e-4
+  difference = np.abs(run(swapped)[:, 0] - before[:, 0]).max()
+  if pos_encodings == 'none':
+    assert difference < 1e-5
+  else:
+    assert difference > 1e-4
 
 
-def test_block_is_post_norm_with_swiglu():
-  block = layers.Block(D, 4, 4.0, rope=False, dtype=jnp.float32)
+@pytest.mark.parametrize('mlp_t', [False, True])
+def test_block_is_post_norm_with_swiglu(mlp_t):
+  block = layers.Block(4, 4.0, rope=False, mlp_t=mlp_t, dtype=jnp.float32)
   x = 3 * np.random.default_rng(0).normal(size=(B, S, D)).astype(np.float32)
   variables = jax.jit(block.init)(jax.random.key(0), x)
   ours = jax.jit(block.apply)(variables, x)
@@ -375,10 +494,18 @@ def test_block_is_post_norm_with_swiglu():
 
   params = jax.tree.map(lambda p: np.asarray(p, np.float64), variables)
   params = params['params']
-  x = norm(x + _attention_64(params['attention'], x, 4))
-  gate, up = np.split(x @ params['mlp']['gate_up']['kernel'], 2, axis=-1)
-  hidden = gate / (1 + np.exp(-gate)) * up
-  expected = norm(x + hidden @ params['mlp']['down']['kernel'])
+
+  def swiglu(params, x):
+    gate, up = np.split(x @ params['gate_up']['kernel'], 2, axis=-1)
+    return gate / (1 + np.exp(-gate)) * up @ params['down']['kernel']
+
+  if mlp_t:
+    # Over the tokens of each feature, the norm too.
+    x = x.swapaxes(1, 2)
+    x = norm(x + swiglu(params['mlp_t'], x)).swapaxes(1, 2)
+  else:
+    x = norm(x + _attention_64(params['attention'], x, 4))
+  expected = norm(x + swiglu(params['mlp'], x))
   # As for attention, and sums of 256 products of numbers of size 1.
   np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
 
@@ -415,7 +542,10 @@ def test_bfloat16_activations_keep_float32_parameters(pos_encodings):
   [
     ({'num_heads': 5}, 'hidden_size=32 .*num_heads=5'),
     ({'num_heads': 32}, 'odd'),
-    ({'pos_encodings': 'none'}, "pos_encodings='none'"),
+    ({'pos_encodings': 'sine'}, "pos_encodings='sine'"),
+    ({'gradient': 'all'}, "gradient='all'.* last_1 … last_6"),
+    ({'gradient': 'last_0'}, "gradient='last_0'"),
+    ({'gradient': 'last_7'}, "gradient='last_7'.* 6 updates"),
     ({'puzzle_emb_ndim': 65, 'puzzle_emb_len': 2}, 'puzzle_emb_len=2'),
     ({'H_layers': 0}, 'H_layers=0'),
     ({'L_layers': 0}, 'L_layers=0'),

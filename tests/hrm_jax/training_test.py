@@ -28,6 +28,7 @@ class Recorder:
     return TrainState(
       step=jnp.int32(step),
       params=jnp.zeros(3),
+      ema=None,
       constants={},
       opt_state={},
       puzzle_table=jnp.zeros((2, 2)),
