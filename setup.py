@@ -34,12 +34,16 @@ setup(
     # TFDS imports it on Python 3.9 and later without saying so.
     'importlib_resources>=6,<8',
     'jax>=0.10.2,<0.12',
+    'matplotlib>=3.10,<4',
     'ml-collections>=1.1,<2',
+    'ml_dtypes>=0.5,<1',
     'numba>=0.61,<1',
     'numpy>=2,<3',
     'optax>=0.2.8,<0.3',
     'orbax-checkpoint>=0.12.8,<0.13',
     'pillow>=11,<14',
+    'PyYAML>=6,<7',
+    'safetensors>=0.8,<1',
     # clu writes TensorBoard's files without saying that it needs this.
     'tensorboard>=2.20,<3',
     'tensorflow>=2.21,<3',

@@ -54,6 +54,7 @@ class ArcSet(PuzzleSet):
     num_aug: int,
     seed: int,
     allow_shared: bool = False,
+    identifier_names: Sequence[str] | None = None,
   ):
     """Chooses the tasks that fit the canvas and draws their augmentations.
 
@@ -66,10 +67,12 @@ class ArcSet(PuzzleSet):
       seed: of the augmentations.
       allow_shared: whether a task may stand in both sets; the one that is
         trained on whole then has `@train` added to its name.
+      identifier_names: of a checkpoint, to predict with it: the augmentations
+        are those that they name.
 
     Raises:
-      DataError: no task fits, a setting is out of range, or a task stands in
-        both sets.
+      DataError: no task fits, a setting is out of range, a task stands in both
+        sets, or one that is scored has no name.
     """
     if train is None and evaluate is None:
       raise DataError(
@@ -136,9 +139,13 @@ class ArcSet(PuzzleSet):
       raise DataError(
         f"task '{name}' has more than {_MAX_PAIRS} pairs; split it into several"
       )
-    self.table = augmentation.draw(
-      self.tasks, self._pairs_trained, num_aug, seed
-    )
+    if identifier_names is None:
+      self.table = augmentation.draw(
+        self.tasks, self._pairs_trained, num_aug, seed
+      )
+    else:
+      self.table = augmentation.named(self.tasks, identifier_names)
+      self._check_scored()
     self.variants = np.diff(self.table.start)
     self.members = np.repeat(self._pairs_trained, self.variants)
     self._pair_of_member = np.concatenate(trained)
@@ -147,6 +154,20 @@ class ArcSet(PuzzleSet):
       self.tasks, canvas
     )
     self._names = None
+
+  def _check_scored(self) -> None:
+    counts = np.diff(self.table.start)[self.num_train :]
+    unknown = [
+      task.name
+      for task, count in zip(self.evaluation_tasks, counts, strict=True)
+      if not count
+    ]
+    if unknown:
+      raise DataError(
+        f'the checkpoint has no puzzle identifier of {len(unknown)} tasks that '
+        f"are to be scored, e.g. '{unknown[0]}'; evaluate with the data that "
+        'it was trained on'
+      )
 
   @property
   def seq_len(self) -> int:

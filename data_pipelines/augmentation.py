@@ -51,6 +51,35 @@ class AugmentationTable:
     return names
 
 
+def named(tasks: Sequence[Task], names: Sequence[str]) -> AugmentationTable:
+  """The augmentations that puzzle identifiers name, the identity first.
+
+  Args:
+    tasks: of distinct names; of those without a name none, of names of other
+      tasks nothing is used.
+    names: of puzzle identifiers, HRM's form or TRM's, '<blank>' among them.
+
+  Returns:
+    The table for predictions; nothing is known of what training never shifts.
+  """
+  found = {task.name: [] for task in tasks}
+  for name in names:
+    task, transform, colours = encoding.parse_augmentation_name(name)
+    if task in found:
+      found[task].append((task != name, transform, colours))
+  for augmentations in found.values():
+    augmentations.sort(key=lambda augmentation: augmentation[0])
+  rows = [row for augmentations in found.values() for row in augmentations]
+  return AugmentationTable(
+    start=np.cumsum([0] + [len(rows) for rows in found.values()]),
+    dihedral=np.array([row[1] for row in rows], np.uint8),
+    colours=np.array([row[2] for row in rows], np.uint8).reshape(
+      -1, encoding.NUM_COLOURS
+    ),
+    fixed_pair=np.zeros(len(rows), np.uint8),
+  )
+
+
 def draw(
   tasks: Sequence[Task],
   training_pairs: Sequence[int],

@@ -23,15 +23,13 @@ from data_pipelines import (
   arc,
   command,
   data_flags,
-  encoding,
   files,
+  identifiers,
   puzzle_set,
   puzzles,
 )
 from data_pipelines.errors import DataError
 from data_pipelines.puzzle_set import Batch, PuzzleSet
-
-VARIANTS = ('hrm', 'trm')
 
 # Examples at a time.
 _CHUNK = 1024
@@ -97,10 +95,7 @@ def export(
           np.cumsum(new_group)[new_puzzle] - 1,
         )
       names = puzzle_data.identifier_names()
-      separator = '_' if variant == 'hrm' else '|||'
-      files.write_json(
-        root / 'identifiers.json', [_renamed(n, separator) for n in names]
-      )
+      identifiers.write(root / 'identifiers.json', names, variant)
       if variant == 'trm' and puzzle_data.evaluation_tasks:
         files.write_json(
           root / 'test_puzzles.json',
@@ -184,11 +179,6 @@ def _bounds(numbers: np.ndarray) -> np.ndarray:
   return np.r_[0, changes, len(numbers)]
 
 
-def _renamed(name: str, separator: str) -> str:
-  task, transform, colours = encoding.parse_augmentation_name(name)
-  return encoding.augmentation_name(task, transform, colours, separator)
-
-
 def _grids(task: arc.Task) -> dict[str, Any]:
   """A task as its JSON file has it."""
 
@@ -206,7 +196,10 @@ def _grids(task: arc.Task) -> dict[str, Any]:
 
 
 _VARIANT = flags.DEFINE_enum(
-  'variant', 'hrm', VARIANTS, 'Whose names for augmented tasks.'
+  'variant',
+  'hrm',
+  [*identifiers.SEPARATORS],
+  'Whose names for augmented tasks.',
 )
 
 

@@ -11,7 +11,6 @@ group g are `group_indices[g] … group_indices[g + 1]`. Inputs and labels are
 memory-mapped, and so need not fit the memory.
 """
 
-import collections
 import hashlib
 import json
 import math
@@ -25,6 +24,7 @@ import numpy as np
 from data_pipelines import (
   encoding,
   files,
+  identifiers,
   judging,
   leak_check,
   maze,
@@ -547,26 +547,11 @@ def _read_rows(array: np.memmap, rows: np.ndarray) -> np.ndarray:
 
 def _names(directory: pathlib.Path, count: int) -> list[str]:
   path = directory / 'identifiers.json'
-  where = files.shown(path)
   if count == 1 and not path.exists():
     return [puzzle_set.BLANK_NAME]
-  names = files.parse_json(files.read(path), path)
-  if not isinstance(names, list) or not all(type(n) is str for n in names):
-    raise DataError(f'{where}: must be a list of names')
-  if len(names) != count:
-    raise DataError(
-      f'{where}: has {len(names)} names, dataset.json says '
-      f'num_puzzle_identifiers={count}'
-    )
-  if len(set(names)) < count:
-    ((twice, _),) = collections.Counter(names).most_common(1)
-    raise DataError(f'{where}: name {twice!r} is there twice')
-  for name in names:
-    try:
-      name.encode()
-    except UnicodeEncodeError:
-      raise DataError(f'{where}: name {name!r} is not proper Unicode') from None
-  return names
+  return identifiers.read(
+    path, count, 'dataset.json says num_puzzle_identifiers is'
+  )
 
 
 def _digest(splits: list[Split], names: list[str]) -> str:

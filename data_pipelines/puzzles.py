@@ -10,6 +10,7 @@ A SPEC names where puzzles come from. It is one of
 """
 
 import pathlib
+from collections.abc import Sequence
 
 from absl import logging
 
@@ -49,6 +50,7 @@ def load_puzzles(
   num_aug: int,
   seed: int,
   allow_leaks: bool = False,
+  identifier_names: Sequence[str] | None = None,
 ) -> PuzzleSet:
   """The puzzles that two SPECs name; '' names none.
 
@@ -61,6 +63,8 @@ def load_puzzles(
       brings its own.
     seed: of the augmentations, and of random subsets.
     allow_leaks: whether an ARC task may stand in both SPECs.
+    identifier_names: of a checkpoint, to predict with it: ARC tasks have the
+      augmentations that these name, not drawn ones.
 
   Raises:
     DataError: a SPEC cannot be loaded, or the two do not fit together.
@@ -89,6 +93,7 @@ def load_puzzles(
       num_aug,
       seed,
       allow_leaks,
+      identifier_names,
     )
   elif found == QUESTIONS:
     puzzles = QuestionSet(

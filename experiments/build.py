@@ -1,6 +1,7 @@
 """From a config to the objects that it describes."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from data_pipelines import leak_check
 from data_pipelines.puzzle_set import PuzzleSet
 from data_pipelines.puzzles import load_puzzles
 from experiments.configs import base
-from hrm_jax import act, train_step
+from hrm_jax import act, checkpoints, train_step
 from hrm_jax.errors import ConfigError
 from hrm_jax.models import KINDS
 
@@ -57,8 +58,15 @@ def _keys(config: ml_collections.ConfigDict) -> set[str]:
   return set(flatten_dict(config.to_dict(), sep='.'))
 
 
-def puzzle_set(config: ml_collections.ConfigDict) -> PuzzleSet:
+def puzzle_set(
+  config: ml_collections.ConfigDict,
+  identifier_names: Sequence[str] | None = None,
+) -> PuzzleSet:
   """The puzzles that `config.data` names.
+
+  Args:
+    config: the experiment.
+    identifier_names: of a checkpoint, to predict with it.
 
   Raises:
     DataError: they cannot be used.
@@ -71,6 +79,7 @@ def puzzle_set(config: ml_collections.ConfigDict) -> PuzzleSet:
     data.num_aug,
     data.seed,
     data.allow_leaks,
+    identifier_names,
   )
 
 
@@ -103,9 +112,16 @@ def total_steps(config: ml_collections.ConfigDict, puzzles: PuzzleSet) -> int:
 
 
 def train_setup(
-  config: ml_collections.ConfigDict, puzzles: PuzzleSet
+  config: ml_collections.ConfigDict,
+  puzzles: PuzzleSet,
+  num_puzzle_identifiers: int | None = None,
 ) -> train_step.TrainSetup:
   """What defines the training step.
+
+  Args:
+    config: the experiment.
+    puzzles: its data.
+    num_puzzle_identifiers: of a checkpoint; None for those of the data.
 
   Raises:
     ConfigError: settings that are out of range or do not fit together.
@@ -128,7 +144,7 @@ def train_setup(
     loss=config.loss,
     total_steps=total_steps(config, puzzles),
     batch_size=config.batch_size,
-    num_puzzle_identifiers=puzzles.num_identifiers,
+    num_puzzle_identifiers=num_puzzle_identifiers or puzzles.num_identifiers,
     seed=config.seed,
   )
 
@@ -142,6 +158,23 @@ def record(
   leaks in it."""
   facts = {'data_version': puzzles.version, 'leaks': leaking.record()}
   return {**config.to_dict(), **facts}
+
+
+def read_run(
+  workdir: pathlib.Path,
+) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
+  """The config of a run, and all that its config.json holds.
+
+  Raises:
+    ConfigError: there is no run, or its config cannot be used.
+  """
+  fields = checkpoints.read_config(workdir)
+  if fields is None:
+    raise ConfigError(
+      f'{workdir}: no config.json; --workdir must name a directory that '
+      'experiments.train has written'
+    )
+  return from_record(fields, workdir / 'config.json'), fields
 
 
 def from_record(

@@ -9,7 +9,6 @@ candidates with votes), for Sudoku and Maze predictions.csv.
 """
 
 import contextlib
-import dataclasses
 import pathlib
 
 import jax
@@ -20,7 +19,6 @@ from experiments import build, evaluation, launch
 from hrm_jax import checkpoints, inference, sharding, train_step
 from hrm_jax.errors import ConfigError
 
-_STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest if unset.')
 _HALTING = flags.DEFINE_enum(
   'halting',
   None,
@@ -43,7 +41,7 @@ _BATCH_SIZE = flags.DEFINE_integer(
 def main(_) -> None:
   run(
     launch.workdir(),
-    _STEP.value,
+    launch.STEP.value,
     _HALTING.value,
     _AUGMENTATIONS.value,
     _PUZZLES.value,
@@ -65,26 +63,17 @@ def run(
     ConfigError, DataError: there is no such run or checkpoint, or its data
       cannot be used.
   """
-  fields = checkpoints.read_config(workdir)
-  if fields is None:
-    raise ConfigError(
-      f'{workdir}: no config.json; --workdir must name a directory that '
-      'experiments.train has written'
-    )
-  config = build.from_record(fields, workdir / 'config.json')
+  config, fields = build.read_run(workdir)
   mesh = sharding.make_mesh()
   batch_size = batch_size or config.evaluation.batch_size
   sharding.check_batch_size(mesh, batch_size, '--batch_size')
   saved = checkpoints.Checkpoints(workdir)
   step = saved.find(step)
   position = saved.position(step)
-  puzzles = build.puzzle_set(config)
+  puzzles = build.puzzle_set(config, position.identifier_names)
   # Never refused: the scores of what was trained are worth knowing, with this.
   leaking = build.check_leaks(config, puzzles).beside(fields.get('leaks'))
-  setup = dataclasses.replace(
-    build.train_setup(config, puzzles),
-    num_puzzle_identifiers=len(position.identifier_names),
-  )
+  setup = build.train_setup(config, puzzles, len(position.identifier_names))
   chosen = puzzles.evaluation_rows(
     max_augmentations or None, max_puzzles or None
   )

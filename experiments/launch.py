@@ -5,7 +5,9 @@ import ctypes
 import pathlib
 from collections.abc import Callable, Sequence
 
+import ml_collections
 from absl import flags
+from ml_collections import config_flags
 
 from data_pipelines import command
 from data_pipelines.errors import DataError
@@ -13,6 +15,8 @@ from hrm_jax.errors import ConfigError
 
 # Shared: tests and notebooks import several commands at once.
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of a training run.')
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment.')
+STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest if unset.')
 
 
 def run(
@@ -21,6 +25,20 @@ def run(
   """Runs `main`, as `data_pipelines.command.run` does."""
   _keep_freed_memory()
   command.run(main, (ConfigError, DataError), positional)
+
+
+def config() -> ml_collections.ConfigDict:
+  """The value of --config.
+
+  Raises:
+    ConfigError: it is missing.
+  """
+  if _CONFIG.value is None:
+    raise ConfigError(
+      '--config=FILE.py is missing, e.g. '
+      '--config=experiments/configs/arc1.py:demo'
+    )
+  return _CONFIG.value
 
 
 def workdir() -> pathlib.Path:

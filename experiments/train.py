@@ -11,24 +11,16 @@ import jax
 import ml_collections
 import numpy as np
 from absl import logging
-from ml_collections import config_flags
 
 from experiments import build, evaluation, launch, metrics
 from hrm_jax import checkpoints, inference, sharding, training
 from hrm_jax.errors import ConfigError
 from hrm_jax.train_state import TrainState
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment.')
-
 
 def main(_) -> None:
-  if _CONFIG.value is None:
-    raise ConfigError(
-      '--config=FILE.py is missing, e.g. '
-      '--config=experiments/configs/arc1.py:demo'
-    )
-  workdir = launch.workdir()
-  state = run(_CONFIG.value, workdir)
+  config, workdir = launch.config(), launch.workdir()
+  state = run(config, workdir)
   logging.info('Step %d is saved in %s', int(state.step), workdir)
 
 

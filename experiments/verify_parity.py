@@ -20,7 +20,7 @@ from absl import flags
 from experiments import launch
 from hrm_jax import act, published, sharding, train_step
 from hrm_jax.errors import ConfigError
-from hrm_jax.models import HRM, TRM, TwoStateModel
+from hrm_jax.models import KINDS
 
 _GOLDEN = flags.DEFINE_multi_string(
   'golden', None, 'Golden .npz file; may be given several times.'
@@ -41,38 +41,6 @@ TOLERANCES = {
   'halting, steps, counts': 0.0,
 }
 
-_ARCH_FIELDS = (
-  'seq_len',
-  'vocab_size',
-  'hidden_size',
-  'num_heads',
-  'H_cycles',
-  'L_cycles',
-  'expansion',
-  'puzzle_emb_ndim',
-  'pos_encodings',
-)
-_ARCH_OTHER = (
-  'batch_size',
-  'num_puzzle_identifiers',
-  'halt_max_steps',
-  'halt_exploration_prob',
-)
-# Published name → ours.
-_OPTIMIZER_FIELDS = {
-  'lr': 'learning_rate',
-  'puzzle_emb_lr': 'puzzle_learning_rate',
-  'weight_decay': 'weight_decay',
-  'puzzle_emb_weight_decay': 'puzzle_weight_decay',
-  'beta1': 'b1',
-  'beta2': 'b2',
-  'lr_warmup_steps': 'warmup_steps',
-  'lr_min_ratio': 'min_ratio',
-}
-_LOSS_TYPES = {
-  'stablemax_cross_entropy': 'stablemax',
-  'softmax_cross_entropy': 'softmax',
-}
 _METRIC_LOSSES = ('lm_loss', 'q_halt_loss', 'q_continue_loss')
 _COUNTS = ('count', 'exact_accuracy', 'q_halt_accuracy', 'steps')
 
@@ -124,45 +92,45 @@ def read_setup(path: str, config: Mapping[str, Any]) -> train_step.TrainSetup:
   arch = dict(_take(config, 'arch', path))
   optimizer = dict(_take(config, 'opt', path))
   loss_type = _take(config, 'loss_type', path)
-  if loss_type not in _LOSS_TYPES:
+  if loss_type not in published.LOSSES:
     raise ConfigError(f"{path}: loss_type '{loss_type}' is not known")
   for name in ('seed', 'train_steps'):
     _take(config, name, path)
   _finish(config, path)
-  other = {name: _take(arch, name, f'{path} arch') for name in _ARCH_OTHER}
-  halt_only = arch.pop('no_ACT_continue', False)
-  model = _read_model(arch, f'{path} arch')
-  _finish(arch, f'{path} arch')
+  where = f'{path} arch'
+  vocab_size, seq_len, batch_size, num_puzzle_identifiers = (
+    _take(arch, name, where)
+    for name in (
+      'vocab_size',
+      'seq_len',
+      'batch_size',
+      'num_puzzle_identifiers',
+    )
+  )
+  try:
+    kind, fields = published.model_fields(arch)
+    halting = published.act_fields(arch)
+  except KeyError as error:
+    raise ConfigError(
+      f'{where}: key {error} is missing from its config'
+    ) from None
+  _finish(arch, where)
   rates = {
     ours: _take(optimizer, theirs, f'{path} opt')
-    for theirs, ours in _OPTIMIZER_FIELDS.items()
+    for theirs, ours in published.OPTIMIZER_FIELDS.items()
   }
   total_steps = _take(optimizer, 'total_steps', f'{path} opt')
   _finish(optimizer, f'{path} opt')
   return train_step.TrainSetup(
-    model=model,
-    act=act.ActSettings(
-      other['halt_max_steps'],
-      other['halt_exploration_prob'],
-      'halt_only' if halt_only else 'q_learning',
-    ),
+    model=KINDS[kind](vocab_size=vocab_size, seq_len=seq_len, **fields),
+    act=act.ActSettings(**halting),
     optimizer=train_step.OptimizerSettings(**rates),
-    loss=_LOSS_TYPES[loss_type],
+    loss=published.LOSSES[loss_type],
     total_steps=total_steps,
-    batch_size=other['batch_size'],
-    num_puzzle_identifiers=other['num_puzzle_identifiers'],
+    batch_size=batch_size,
+    num_puzzle_identifiers=num_puzzle_identifiers,
     seed=0,
   )
-
-
-def _read_model(arch: dict[str, Any], where: str) -> TwoStateModel:
-  """The model that takes its settings out of `arch`; H_layers 0 is TRM's."""
-  fields = {name: _take(arch, name, where) for name in _ARCH_FIELDS}
-  fields['puzzle_emb_len'] = arch.pop('puzzle_emb_len', 0)
-  high, low = _take(arch, 'H_layers', where), _take(arch, 'L_layers', where)
-  if high:
-    return HRM(H_layers=high, L_layers=low, **fields)
-  return TRM(layers=low, mlp_t=arch.pop('mlp_t', False), **fields)
 
 
 def load_golden(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -222,19 +190,10 @@ def replay(path: str) -> Errors:
   state = setup.init()
   initial = _under(arrays, 'param/')
   try:
-    variables = published.from_published(initial, state.variables)
+    variables = published.from_published(initial, state.trained)
   except ValueError as error:
     raise ConfigError(f'{path}: param/: {error}') from None
-  if model.puzzle_emb_ndim and published.PUZZLE_TABLE not in initial:
-    raise ConfigError(
-      f"{path}: key 'param/{published.PUZZLE_TABLE}' is missing"
-    )
-  table = np.asarray(initial.get(published.PUZZLE_TABLE, state.puzzle_table))
-  if table.shape != state.puzzle_table.shape:
-    raise ConfigError(
-      f'{path}: param/{published.PUZZLE_TABLE} has shape {table.shape}, not '
-      f'{state.puzzle_table.shape}'
-    )
+  table = variables.pop('puzzle_table', state.puzzle_table)
   for name in initial:
     arrays.take(f'param/{name}')
 
@@ -274,10 +233,7 @@ def replay(path: str) -> Errors:
     state, metrics = step(state, batch)
     _compare_step(i, state, metrics, arrays, errors)
 
-  final = published.to_published(state.variables)
-  if model.puzzle_emb_ndim:
-    final[published.PUZZLE_TABLE] = np.asarray(state.puzzle_table)
-  for name, parameter in final.items():
+  for name, parameter in published.to_published(state.trained).items():
     golden = arrays.take(f'param_final/{name}')
     errors.compare('final parameters', name, parameter, golden)
   if arrays:

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
@@ -83,18 +84,29 @@ class Checkpoints:
 
   def save(self, state: TrainState, position: Position) -> None:
     """Writes a checkpoint in the background, named by the state's step."""
-    step = int(state.step)
+    weights, training = _split(state)
+    self._save(int(state.step), position, weights=weights, training=training)
+
+  def save_weights(
+    self,
+    step: int,
+    variables: dict[str, Any],
+    puzzle_table: chex.Array,
+    position: Position,
+  ) -> None:
+    """Writes a checkpoint that predicts and cannot be trained on."""
+    self._save(step, position, weights=_weights(variables, puzzle_table))
+
+  def _save(self, step: int, position: Position, **items: Any) -> None:
     if step in self.steps():
       return
-    weights, training = _split(state)
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        weights=ocp.args.StandardSave(weights),
-        training=ocp.args.StandardSave(training),
         position=ocp.args.JsonSave(
           {'format_version': FORMAT_VERSION, **position._asdict()}
         ),
+        **{name: ocp.args.StandardSave(item) for name, item in items.items()},
       ),
     )
 
@@ -110,7 +122,16 @@ class Checkpoints:
     return Position(**fields)
 
   def restore(self, step: int, like: TrainState) -> TrainState:
-    """The whole training state, placed as `like` (abstract arrays) says."""
+    """The whole training state, placed as `like` (abstract arrays) says.
+
+    Raises:
+      ConfigError: it cannot be read, or only predicts.
+    """
+    if not (self.directory / str(step) / 'training').exists():
+      raise ConfigError(
+        f'{self.directory}/{step}: holds weights alone (a converted '
+        'checkpoint?): it can be evaluated, not trained on'
+      )
     weights, training = _split(like)
     found = self._read(
       step,
@@ -148,11 +169,7 @@ class Checkpoints:
 
 
 def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
-  """What predicts, and what training needs besides.
-
-  Left out is what holds no array: orbax refuses it.
-  """
-  weights = state.predicting | {'puzzle_table': state.puzzle_table}
+  """What predicts, and what training needs besides."""
   training = {
     'step': state.step,
     'opt_state': state.opt_state,
@@ -160,11 +177,19 @@ def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
   }
   if state.ema is not None:
     training['params'] = state.params
-  if not state.puzzle_table.size:
-    del weights['puzzle_table']
-  if not state.constants:
-    del weights['constants']
-  return weights, training
+  return _weights(state.predicting, state.puzzle_table), training
+
+
+def _weights(
+  variables: dict[str, Any], puzzle_table: chex.Array
+) -> dict[str, Any]:
+  """What predicts; without what holds no values, which orbax refuses."""
+  items = {**variables, 'puzzle_table': puzzle_table}
+  return {name: item for name, item in items.items() if _holds_arrays(item)}
+
+
+def _holds_arrays(item: Any) -> bool:
+  return any(leaf.size for leaf in jax.tree.leaves(item))
 
 
 def _merge(

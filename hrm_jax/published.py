@@ -1,6 +1,7 @@
-"""Names and layouts of the published PyTorch code's parameters.
+"""The published PyTorch code's names: of parameters, layouts and settings.
 
-Its linear weights are out × in, ours in × out; all else is stored alike.
+Its linear weights are out × in, ours in × out; all else is stored alike. The
+names are those of HRM (arXiv 2506.21734) and of TRM (2510.04871), which agree.
 """
 
 import re
@@ -8,9 +9,41 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.traverse_util
+import ml_dtypes
 import numpy as np
 
+from hrm_jax.models import layers
+
 PUZZLE_TABLE = 'inner.puzzle_emb.weights'
+# What torch.compile and the loss put before the names.
+PREFIX = '_orig_mod.model.'
+
+LOSSES = {
+  'stablemax_cross_entropy': 'stablemax',
+  'softmax_cross_entropy': 'softmax',
+}
+# Published name → ours.
+OPTIMIZER_FIELDS = {
+  'lr': 'learning_rate',
+  'puzzle_emb_lr': 'puzzle_learning_rate',
+  'weight_decay': 'weight_decay',
+  'puzzle_emb_weight_decay': 'puzzle_weight_decay',
+  'beta1': 'b1',
+  'beta2': 'b2',
+  'lr_warmup_steps': 'warmup_steps',
+  'lr_min_ratio': 'min_ratio',
+}
+# The same in both; settings with other names follow below.
+_MODEL_FIELDS = (
+  'hidden_size',
+  'num_heads',
+  'H_cycles',
+  'L_cycles',
+  'expansion',
+  'puzzle_emb_ndim',
+  'pos_encodings',
+)
+_EXACT_IN_FLOAT32 = ('float32', 'float16', 'bfloat16')
 
 # Our path → published name, and whether the matrix is transposed.
 _PATTERNS = (
@@ -34,6 +67,7 @@ _PATTERNS = (
     True,
   ),
   (r'constants/z_([HL])_init', r'inner.\1_init', False),
+  (r'puzzle_table', PUZZLE_TABLE, False),
 )
 
 
@@ -56,6 +90,143 @@ def to_published(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
   return out
 
 
+def without_prefix(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """A state dict under the names used here, whatever wrapped the model.
+
+  Raises:
+    ValueError: two names become one.
+  """
+  out = {}
+  for name, array in arrays.items():
+    short = name.removeprefix('_orig_mod.').removeprefix('model.')
+    if short in out:
+      raise ValueError(f'{short} stands there twice, with and without a prefix')
+    out[short] = array
+  return out
+
+
+def model_fields(arch: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+  """Our kind of model and its settings, *taken out of* published ones.
+
+  Args:
+    arch: `arch` of an all_config.yaml, or of a golden file. `H_layers` 0 means
+      that one level serves both updates: TRM.
+
+  Raises:
+    KeyError: a setting is missing.
+  """
+  fields = {name: arch.pop(name) for name in _MODEL_FIELDS}
+  fields['puzzle_emb_len'] = arch.pop('puzzle_emb_len', 0)
+  high, low = arch.pop('H_layers'), arch.pop('L_layers')
+  mlp_t = arch.pop('mlp_t', False)
+  if high:
+    return 'hrm', fields | {'H_layers': high, 'L_layers': low}
+  return 'trm', fields | {'layers': low, 'mlp_t': mlp_t}
+
+
+def act_fields(arch: dict[str, Any]) -> dict[str, Any]:
+  """Our settings of `act`, taken out of published ones as `model_fields` does.
+
+  Raises:
+    KeyError: a setting is missing.
+  """
+  halt_only = arch.pop('no_ACT_continue', False)
+  return {
+    'halt_max_steps': arch.pop('halt_max_steps'),
+    'halt_exploration_prob': arch.pop('halt_exploration_prob'),
+    'halting': 'halt_only' if halt_only else 'q_learning',
+  }
+
+
+def arch_of(model: Mapping[str, Any], act: Mapping[str, Any]) -> dict[str, Any]:
+  """Published settings of a model: the inverse of the two functions above.
+
+  Args:
+    model: our settings with `kind`, 'hrm' or 'trm'.
+    act: our settings.
+  """
+  out = {name: model[name] for name in _MODEL_FIELDS}
+  out['halt_max_steps'] = act['halt_max_steps']
+  out['halt_exploration_prob'] = act['halt_exploration_prob']
+  if model['kind'] == 'hrm':
+    return out | {name: model[name] for name in ('H_layers', 'L_layers')}
+  return out | {
+    'H_layers': 0,
+    'L_layers': model['layers'],
+    'mlp_t': model['mlp_t'],
+    'puzzle_emb_len': model['puzzle_emb_len'],
+    'no_ACT_continue': act['halting'] == 'halt_only',
+    'forward_dtype': model['dtype'],
+  }
+
+
+def infer_model_fields(
+  arrays: Mapping[str, np.ndarray], seq_len: int, expansion: float
+) -> dict[str, Any]:
+  """What the arrays tell of the model: sizes, kind, positions, dtype.
+
+  Heads and cycles leave no trace in them; nor does P, the number of prefix
+  tokens, but where a table of positions or an MLP over the tokens has its size.
+
+  Args:
+    arrays: of `without_prefix`.
+    seq_len: S, cells of a puzzle.
+    expansion: kept where it gives the MLP's width; several do.
+
+  Raises:
+    ValueError: these are not the parameters of such a model.
+  """
+  embedding = arrays.get('inner.embed_tokens.embedding_weight')
+  if embedding is None or embedding.ndim != 2:
+    raise ValueError(
+      'inner.embed_tokens.embedding_weight is missing: not a state dict of HRM '
+      f'or TRM (found: {", ".join(sorted(arrays)[:5])} …)'
+    )
+  hidden_size = embedding.shape[1]
+  blocks = {'H': set(), 'L': set()}
+  for name in arrays:
+    if match := re.match(r'inner\.([HL])_level\.layers\.(\d+)\.', name):
+      blocks[match[1]].add(int(match[2]))
+  high, low = (max(blocks[level], default=-1) + 1 for level in 'HL')
+  if not low:
+    raise ValueError(
+      'no tensor of inner.L_level: not a state dict of HRM or TRM'
+    )
+  fields: dict[str, Any] = {'hidden_size': hidden_size}
+  down = arrays.get('inner.L_level.layers.0.mlp.down_proj.weight')
+  if down is not None and down.ndim == 2:
+    width = down.shape[1]
+    if layers.swiglu_width(hidden_size, expansion) != width:
+      expansion = width * 3 / (2 * hidden_size)
+    fields['expansion'] = expansion
+  num_tokens = None
+  if high:
+    fields |= {'kind': 'hrm', 'H_layers': high, 'L_layers': low}
+  else:
+    mixer = arrays.get('inner.L_level.layers.0.mlp_t.down_proj.weight')
+    fields |= {'kind': 'trm', 'layers': low, 'mlp_t': mixer is not None}
+    if mixer is not None:
+      num_tokens = mixer.shape[0]
+  positions = arrays.get('inner.embed_pos.embedding_weight')
+  if positions is not None:
+    fields['pos_encodings'] = 'learned'
+    num_tokens = len(positions)
+  table = arrays.get(PUZZLE_TABLE)
+  fields['puzzle_emb_ndim'] = 0 if table is None else table.shape[-1]
+  if table is not None and num_tokens is not None:
+    if num_tokens <= seq_len:
+      raise ValueError(
+        f'made for {num_tokens} tokens, puzzle prefix included; the data have '
+        f'{seq_len} cells'
+      )
+    fields['puzzle_emb_len'] = num_tokens - seq_len
+  initial = arrays.get('inner.H_init')
+  if initial is not None:
+    exact = initial.dtype == ml_dtypes.bfloat16
+    fields['dtype'] = 'bfloat16' if exact else 'float32'
+  return fields
+
+
 def from_published(
   arrays: Mapping[str, np.ndarray], like: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -64,7 +235,7 @@ def from_published(
   Raises:
     ValueError: names missing or left over, or other shapes; lists them.
   """
-  flat, problems, used = {}, [], {PUZZLE_TABLE}
+  flat, problems, used = {}, [], set()
   for path, leaf in flax.traverse_util.flatten_dict(
     dict(like), sep='/'
   ).items():
@@ -74,6 +245,9 @@ def from_published(
       problems.append(f'{name} is missing')
       continue
     array = arrays[name].T if transposed else arrays[name]
+    if array.dtype.name not in _EXACT_IN_FLOAT32:
+      problems.append(f'{name} is of {array.dtype}, not float32 or bfloat16')
+      continue
     if array.shape != leaf.shape:
       expected = leaf.shape[::-1] if transposed else leaf.shape
       problems.append(f'{name} has shape {arrays[name].shape}, not {expected}')

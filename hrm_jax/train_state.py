@@ -40,6 +40,13 @@ class TrainState(flax.struct.PyTreeNode):
     return {'params': self.params, 'constants': self.constants}
 
   @property
+  def trained(self) -> dict[str, Any]:
+    """`variables` with the puzzle table, where the model has one."""
+    if not self.puzzle_table.size:
+      return self.variables
+    return self.variables | {'puzzle_table': self.puzzle_table}
+
+  @property
   def predicting(self) -> dict[str, Any]:
     """What `model.apply` takes for predictions: the average, if kept."""
     params = self.params if self.ema is None else self.ema

@@ -23,15 +23,15 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   base.shrink(config)
   if config.model.kind == 'trm':
     config.model.layers = 4
-  config.data.train = 'sudoku:box=2x3:clues=10:count=1000:tests=200'
+  config.data.train = 'sudoku:box=2x2:clues=6:count=200:tests=100'
   config.data.evaluate = config.data.train
   config.data.num_aug = 1000
 
   config.batch_size = 64
-  config.total_steps = 1500
+  config.total_steps = 1200
   config.log_every = 100
-  config.evaluate_every = 250
-  config.checkpoint_every = 500
+  config.evaluate_every = 200
+  config.checkpoint_every = 600
 
   if config.act.halting != 'none':
     config.act.halt_max_steps = 8
@@ -39,5 +39,5 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.optimizer.puzzle_learning_rate = 1e-3
   config.optimizer.warmup_steps = 100
   config.optimizer.min_ratio = 0.1
-  config.evaluation.batch_size = 200
+  config.evaluation.batch_size = 100
   return config

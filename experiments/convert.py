@@ -1,0 +1,425 @@
+"""Converts between our checkpoints and the published code's state dicts.
+
+From a state dict of HRM or TRM (`.pt`, read without executing what is pickled
+in it, or `.safetensors`) to a working directory that `experiments.evaluate`
+scores:
+
+  python -m experiments.convert --checkpoint=FILE --workdir=NEW \
+      --config=experiments/configs/arc1.py[:trm] [--identifiers=FILE.json] \
+      [--all_config=FILE.yaml]
+
+`--config` names the data, and what neither the tensors nor the run's
+all_config.yaml tell. That file and identifiers.json, the names of the puzzle
+table's rows, are looked for beside FILE where no flag names them.
+
+From one of our checkpoints to a state dict, with both of those beside it:
+
+  python -m experiments.convert --workdir=DIR [--step=N] --out=FILE.pt
+"""
+
+import contextlib
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import yaml
+from absl import flags, logging
+
+from data_pipelines import data_flags, encoding, files, identifiers
+from data_pipelines.puzzle_set import BLANK_NAME, PuzzleSet
+from experiments import build, launch
+from hrm_jax import checkpoints, published, sharding, state_dicts, train_step
+from hrm_jax.errors import ConfigError
+
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', None, 'State dict of the published code.'
+)
+_IDENTIFIERS = flags.DEFINE_string(
+  'identifiers', None, 'identifiers.json of the data it was trained on.'
+)
+_ALL_CONFIG = flags.DEFINE_string(
+  'all_config', None, 'all_config.yaml of the run.'
+)
+_DTYPE = flags.DEFINE_enum(
+  'dtype',
+  'float32',
+  ('float32', 'bfloat16'),
+  'Of the trained tensors in --out; the initial states keep theirs.',
+)
+
+# What a report or an error lists at most.
+_EXAMPLES = 5
+# Of all_config.yaml's names for the models.
+_ARCH_NAMES = {
+  'hrm': 'hrm.hrm_act_v1@HierarchicalReasoningModel_ACTV1',
+  'trm': 'recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1',
+}
+# Settings that leave no trace in a state dict.
+_UNTRACED = (
+  'num_heads',
+  'H_cycles',
+  'L_cycles',
+  'puzzle_emb_len',
+  'pos_encodings',
+)
+
+
+def main(_) -> None:
+  if (_CHECKPOINT.value is None) == (data_flags.OUT.value is None):
+    raise ConfigError(
+      "name --checkpoint=FILE to read one of the published code's, or "
+      '--out=FILE.pt to write one'
+    )
+  workdir = launch.workdir()
+  if _CHECKPOINT.value is None:
+    out = pathlib.Path(data_flags.OUT.value)
+    write_published(workdir, out, launch.STEP.value, _DTYPE.value)
+    print(f'Written: {out}, with identifiers.json and all_config.yaml beside')
+    return
+  report = read_published(
+    pathlib.Path(_CHECKPOINT.value),
+    launch.config(),
+    workdir,
+    _path(_IDENTIFIERS.value),
+    _path(_ALL_CONFIG.value),
+    launch.STEP.value,
+  )
+  print(report)
+  print(f'Written: {workdir}; score it with experiments.evaluate')
+
+
+def read_published(
+  path: pathlib.Path,
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  names_path: pathlib.Path | None = None,
+  all_config_path: pathlib.Path | None = None,
+  step: int | None = None,
+) -> str:
+  """Makes a working directory of a published state dict.
+
+  Args:
+    path: of the state dict.
+    config: its data and the settings that are found nowhere else; changed to
+      those of the checkpoint.
+    workdir: must not exist yet, or be empty.
+    names_path: identifiers.json; None to look for it beside `path`.
+    all_config_path: the run's settings; None to look for them there.
+    step: of the run; None to take it from a name like step_1234.
+
+  Returns:
+    Which puzzle identifiers have found their puzzles.
+
+  Raises:
+    ConfigError, DataError: something differs, is missing or left over; nothing
+      has been written then.
+  """
+  if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    raise ConfigError(
+      f'--workdir={workdir} exists and is not empty; name a new directory'
+    )
+  arrays = state_dicts.read(path)
+  try:
+    arrays = published.without_prefix(arrays)
+  except ValueError as error:
+    raise ConfigError(f'{path}: {error}') from None
+  build.check(config)
+  # The tasks alone: augmentations are those of the names.
+  puzzles = build.puzzle_set(_unaugmented(config))
+  _configure(
+    config,
+    puzzles,
+    path,
+    arrays,
+    _beside(all_config_path, path, 'all_config.yaml'),
+  )
+  rows = len(arrays.get(published.PUZZLE_TABLE, [0]))
+  names = _names(_beside(names_path, path, 'identifiers.json'), path, rows)
+  setup = build.train_setup(config, puzzles, rows)
+  like = jax.eval_shape(setup.init)
+  try:
+    variables = published.from_published(arrays, like.trained)
+  except ValueError as error:
+    raise ConfigError(
+      f'{path}: does not fit {type(setup.model).__name__} as set: {error}'
+    ) from None
+  table = variables.pop('puzzle_table', np.zeros(like.puzzle_table.shape))
+  report = _match(puzzles, names)
+  if step is None:
+    number = re.fullmatch(r'step_(\d+)', path.stem)
+    step = int(number[1]) if number else 0
+
+  leaking = build.check_leaks(config, puzzles)
+  checkpoints.claim_workdir(
+    workdir,
+    build.record(config, puzzles, leaking),
+    build.FREE_KEYS,
+    build.defaults(config).to_dict(),
+  )
+  saved = checkpoints.Checkpoints(workdir, keep=config.keep_checkpoints)
+  with contextlib.closing(saved):
+    saved.save_weights(
+      step,
+      variables,
+      table,
+      checkpoints.Position(0, names, f'unknown, converted from {path.name}'),
+    )
+  return report
+
+
+def write_published(
+  workdir: pathlib.Path,
+  out: pathlib.Path,
+  step: int | None = None,
+  dtype: str = 'float32',
+) -> None:
+  """Writes a checkpoint as a state dict that the published code reads.
+
+  Args:
+    workdir: of the run.
+    out: FILE.pt or FILE.safetensors; identifiers.json and all_config.yaml are
+      written beside it.
+    step: of the checkpoint; None for the newest.
+    dtype: of the trained tensors, 'float32' or 'bfloat16'.
+
+  Raises:
+    ConfigError, DataError: there is no such checkpoint, its model has no
+      published form, or a file exists already.
+  """
+  config, _ = build.read_run(workdir)
+  kind = config.model.kind
+  if kind not in _ARCH_NAMES:
+    raise ConfigError(
+      f'{workdir}: its model.kind={kind} has no published form; only '
+      f'{" and ".join(_ARCH_NAMES)} have'
+    )
+  beside = {
+    name: out.parent / name for name in ('identifiers.json', 'all_config.yaml')
+  }
+  for path in (out, *beside.values()):
+    if path.exists():
+      raise ConfigError(f'{path} exists already; name an --out elsewhere')
+  saved = checkpoints.Checkpoints(workdir)
+  with contextlib.closing(saved):
+    step = saved.find(step)
+    position = saved.position(step)
+    puzzles = build.puzzle_set(_unaugmented(config))
+    setup = build.train_setup(config, puzzles, len(position.identifier_names))
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    variables, table = saved.restore_weights(
+      step, train_step.abstract_state(setup, mesh)
+    )
+  constants = published.to_published({'constants': variables.pop('constants')})
+  if config.model.puzzle_emb_ndim:
+    variables['puzzle_table'] = table
+  arrays = {
+    name: array.astype(jnp.dtype(dtype), copy=False)
+    for name, array in published.to_published(variables).items()
+  } | constants
+  out.parent.mkdir(parents=True, exist_ok=True)
+  state_dicts.write(
+    out, {published.PREFIX + name: array for name, array in arrays.items()}
+  )
+  identifiers.write(beside['identifiers.json'], position.identifier_names, kind)
+  files.write_text(
+    beside['all_config.yaml'], yaml.safe_dump(_all_config(config))
+  )
+
+
+def _path(text: str | None) -> pathlib.Path | None:
+  return None if text is None else pathlib.Path(text)
+
+
+def _beside(
+  given: pathlib.Path | None, path: pathlib.Path, name: str
+) -> pathlib.Path | None:
+  """The file that was given, or `name` beside `path` where it exists."""
+  if given is not None:
+    return given
+  found = path.parent / name
+  if not found.exists():
+    return None
+  logging.info('Taking %s', found)
+  return found
+
+
+def _unaugmented(
+  config: ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
+  config = ml_collections.ConfigDict(config.to_dict())
+  config.data.num_aug = 0
+  return config
+
+
+def _configure(
+  config: ml_collections.ConfigDict,
+  puzzles: PuzzleSet,
+  path: pathlib.Path,
+  arrays: Mapping[str, np.ndarray],
+  all_config_path: pathlib.Path | None,
+) -> None:
+  """Gives `config` the settings of the run that the arrays come from."""
+  written = _read_all_config(all_config_path) if all_config_path else {}
+  told = written.pop('model', {})
+  expansion = told.get('expansion', config.model.get('expansion'))
+  try:
+    inferred = published.infer_model_fields(arrays, puzzles.seq_len, expansion)
+  except ValueError as error:
+    raise ConfigError(f'{path}: {error}') from None
+  kind = inferred.pop('kind')
+  if kind != config.model.kind:
+    raise ConfigError(
+      f'{path}: holds a model of kind {kind}, --config one of kind '
+      f'{config.model.kind}; name a config of that kind, e.g. '
+      f'experiments/configs/arc1.py:{kind}'
+    )
+  if told.pop('kind', kind) != kind:
+    raise ConfigError(f'{all_config_path}: is not of a model of kind {kind}')
+  size, width = inferred['puzzle_emb_ndim'], inferred['hidden_size']
+  if told.get('puzzle_emb_len') == 0 and (
+    inferred.get('puzzle_emb_len') == -(-size // width)
+  ):
+    # Written as 0: as many tokens as the embedding fills.
+    del inferred['puzzle_emb_len']
+  differing = [
+    f'{key} ({told[key]!r} there, {value!r} by the tensors)'
+    for key, value in inferred.items()
+    if key in told and told[key] != value
+  ]
+  if differing:
+    raise ConfigError(
+      f'{all_config_path}: is not of the run that {path} comes from: '
+      + ', '.join(differing)
+    )
+  assumed = [k for k in _UNTRACED if k not in told and k not in inferred]
+  if assumed:
+    logging.info(
+      'Taken from --config, since the tensors do not tell: %s',
+      ', '.join(f'{key}={config.model[key]!r}' for key in assumed),
+    )
+  config.model.update(told)
+  config.model.update(inferred)
+  for key, value in written.items():
+    config.update_from_flattened_dict({key: value})
+
+
+def _read_all_config(path: pathlib.Path) -> dict[str, Any]:
+  """Our settings of a published run: `model`, and others by dotted keys.
+
+  Raises:
+    ConfigError: the file is not such a run's.
+  """
+  try:
+    settings = yaml.safe_load(path.read_text())
+    arch = dict(settings['arch'])
+    kind, model = published.model_fields(arch)
+    act = published.act_fields(arch)
+    loss = arch['loss']['loss_type']
+  except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    reason = str(error).splitlines()[0]
+    raise ConfigError(f'{path}: not readable as YAML ({reason})') from None
+  except (KeyError, TypeError, ValueError) as error:
+    raise ConfigError(
+      f'{path}: not the all_config.yaml of a published run ({error} is missing '
+      'or of another form)'
+    ) from None
+  if loss not in published.LOSSES:
+    raise ConfigError(f"{path}: arch.loss.loss_type '{loss}' is not known")
+  if 'forward_dtype' in arch:
+    model['dtype'] = arch['forward_dtype']
+  out = {f'act.{key}': value for key, value in act.items()}
+  out['loss'] = published.LOSSES[loss]
+  for theirs, ours in published.OPTIMIZER_FIELDS.items():
+    if theirs in settings:
+      out[f'optimizer.{ours}'] = settings[theirs]
+  if settings.get('ema'):
+    out['optimizer.ema_decay'] = settings.get('ema_rate', 0.999)
+  for theirs, ours in (
+    ('global_batch_size', 'batch_size'),
+    ('epochs', 'epochs'),
+    ('seed', 'seed'),
+  ):
+    if theirs in settings:
+      out[ours] = settings[theirs]
+  return {'model': model | {'kind': kind}, **out}
+
+
+def _all_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What `_read_all_config` reads, and the published code."""
+  model, act = config.model.to_dict(), config.act.to_dict()
+  losses = {ours: theirs for theirs, ours in published.LOSSES.items()}
+  out = {
+    'arch': {
+      'name': _ARCH_NAMES[model['kind']],
+      'loss': {
+        'name': 'losses@ACTLossHead',
+        'loss_type': losses[config.loss],
+      },
+      **published.arch_of(model, act),
+    },
+    'global_batch_size': config.batch_size,
+    'epochs': config.epochs,
+    'seed': config.seed,
+    'ema': config.optimizer.ema_decay > 0,
+  }
+  if out['ema']:
+    out['ema_rate'] = config.optimizer.ema_decay
+  return out | {
+    theirs: config.optimizer[ours]
+    for theirs, ours in published.OPTIMIZER_FIELDS.items()
+  }
+
+
+def _names(
+  names_path: pathlib.Path | None,
+  path: pathlib.Path,
+  rows: int,
+) -> list[str]:
+  """The name of each row of the puzzle table."""
+  if names_path is not None:
+    return identifiers.read(names_path, rows, f'the puzzle table of {path} has')
+  if rows == 1:
+    return [BLANK_NAME]
+  raise ConfigError(
+    f'{path}: its puzzle table has {rows} rows without names; name the '
+    "data's file by --identifiers=identifiers.json"
+  )
+
+
+def _match(puzzles: PuzzleSet, names: Sequence[str]) -> str:
+  """Which rows of a checkpoint's puzzle table the data have a puzzle for."""
+  ours = puzzles.identifier_names()
+  tasks = {encoding.parse_augmentation_name(name)[0] for name in ours}
+  theirs = [encoding.parse_augmentation_name(name)[0] for name in names]
+  unused = sorted({task for task in theirs if task not in tasks})
+  missing = sorted(set(ours) - set(names))
+  found = sum(task in tasks for task in theirs)
+  lines = [
+    f'Puzzle table: {len(names):,} rows, {found:,} of puzzles that are in the '
+    'data'
+  ]
+  if unused:
+    lines.append(
+      f'  {len(names) - found:,} rows of {len(unused):,} puzzles that the data '
+      f'lack: {_some(unused)}'
+    )
+  if missing:
+    lines.append(
+      f'  {len(missing):,} puzzles of the data have no row, and cannot be '
+      f'predicted: {_some(missing)}'
+    )
+  return '\n'.join(lines)
+
+
+def _some(names: Sequence[str]) -> str:
+  dots = ' …' if len(names) > _EXAMPLES else ''
+  return ', '.join(names[:_EXAMPLES]) + dots
+
+
+if __name__ == '__main__':
+  launch.run(main)

@@ -1,0 +1,89 @@
+"""Run directories: some as the code writes them, some that it wrote."""
+
+import json
+
+import pytest
+
+from data_pipelines import files
+from experiments import evaluate, train
+from experiments.configs import sudoku
+
+_NO_LEAKS = {'answers': 0, 'names': [], 'allow_leaks': False}
+
+
+@pytest.fixture
+def write_run(tmp_path):
+  """Writes the files of a run that was not made: paper-sized ones above all.
+
+  Called with a name, a config and what the files are to hold.
+  """
+
+  def write(
+    name,
+    config,
+    version,
+    scores=None,
+    step=6,
+    rows=100,
+    evaluations=(),
+    leaks=_NO_LEAKS,
+    evaluation='step_{step}',
+    **facts,
+  ):
+    directory = tmp_path / name
+    directory.mkdir()
+    fields = {**config.to_dict(), 'data_version': version, 'leaks': leaks}
+    (directory / 'config.json').write_text(
+      json.dumps(fields, indent=2, sort_keys=True) + '\n'
+    )
+    with (directory / 'metrics.jsonl').open('w') as file:
+      for line in evaluations:
+        file.write(json.dumps({'step': line['step'], 'loss': 2.0}) + '\n')
+        file.write(json.dumps(line) + '\n')
+    if scores is not None:
+      where = directory / 'evaluation' / evaluation.format(step=step)
+      where.mkdir(parents=True)
+      record = {
+        'step': step,
+        'data_version': version,
+        'trained_on': version,
+        'halting': 'fixed',
+        'rows': rows,
+        'leaks': leaks,
+        **facts,
+        **scores,
+      }
+      files.write_json(where / 'scores.json', record)
+    return directory
+
+  return write
+
+
+@pytest.fixture(scope='session')
+def trained_run(tmp_path_factory):
+  """A tiny Sudoku experiment, trained and scored for real.
+
+  Of the system that compiles fastest.
+  """
+  root = tmp_path_factory.mktemp('trained')
+  config = sudoku.get_config('demo,direct')
+  config.data.train = 'sudoku:box=2x2:count=20:tests=10'
+  config.data.evaluate = config.data.train
+  config.data.num_aug = 3
+  config.seed = 3
+  config.batch_size = 16
+  config.total_steps = 4
+  config.log_every = 1
+  config.evaluate_every = 2
+  config.checkpoint_every = 4
+  config.model.hidden_size = 16
+  config.model.num_heads = 2
+  config.model.layers = 1
+  config.model.expansion = 1.0
+  config.model.puzzle_emb_ndim = 0
+  config.evaluation.batch_size = 16
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('HRM_JAX_CACHE', str(root / 'cache'))
+    train.run(config, root / 'run')
+    evaluate.run(root / 'run')
+  return root / 'run'
