@@ -6,13 +6,30 @@ DEMO_WORKDIR ?= runs/demo
 # More flags for the demo's training; other settings want another workdir:
 # make demo DEMO_WORKDIR=runs/demo1 DEMO_FLAGS=--config.seed=1
 DEMO_FLAGS ?=
+COMPARISON ?= runs/comparison
 
-.PHONY: demo test lint clean
+.PHONY: demo comparison test lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m experiments.train --workdir=$(DEMO_WORKDIR) \
 	  --config=experiments/configs/arc1.py:demo $(DEMO_FLAGS)
 	$(BIN)/python -m experiments.evaluate --workdir=$(DEMO_WORKDIR)
+
+# What RESULTS.md reports: four systems, three seeds each.
+comparison: .venv/installed
+	set -e; runs=; \
+	for system in hrm recurrent_transformer trm direct; do \
+	  for seed in 0 1 2; do \
+	    run=$(COMPARISON)/$${system}_$$seed; runs=$$runs,$$run; \
+	    $(BIN)/python -m experiments.train --workdir=$$run --config.seed=$$seed \
+	      --config=experiments/configs/comparison.py:$$system; \
+	    $(BIN)/python -m experiments.evaluate --workdir=$$run; \
+	  done; \
+	done; \
+	$(BIN)/python -m experiments.learning_curves --runs=$${runs#,} \
+	  --out=$(COMPARISON)/learning_curves.png; \
+	$(BIN)/python -m experiments.leaderboard --runs=$${runs#,} \
+	  --out=$(COMPARISON)
 
 test: .venv/installed
 	$(BIN)/python -m pytest

@@ -1,6 +1,7 @@
 """Measures; prints figures and the ratios of what it compared in one run.
 
 python -m experiments.benchmark puzzle_table
+python -m experiments.benchmark halting
 python -m experiments.benchmark input_pipeline
 python -m experiments.benchmark generators
 python -m experiments.benchmark voting
@@ -22,8 +23,9 @@ import numpy as np
 
 from data_pipelines import encoding, maze, sudoku, voting
 from experiments import launch
-from hrm_jax import optimizers
+from hrm_jax import act, optimizers, sharding, train_step
 from hrm_jax.errors import ConfigError
+from hrm_jax.models import HRM
 
 
 def puzzle_table() -> None:
@@ -52,6 +54,56 @@ def puzzle_table() -> None:
       f'{batch} rows (median of {repeats})'
     )
     del table
+  print(f'ratio: {medians[1] / medians[0]:.2f}')
+
+
+def halting() -> None:
+  """Time of a training step with and without the Q target's segment."""
+  batch_size, seq_len, vocab_size, repeats = 64, 100, 11, 15
+  rng = np.random.default_rng(0)
+  cells = rng.integers(1, vocab_size, (2, batch_size, seq_len), np.int32)
+  batch = {
+    'inputs': cells[0],
+    'labels': cells[1],
+    'puzzle_identifiers': np.zeros(batch_size, np.int32),
+  }
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  steps, states, times = {}, {}, {}
+  for rule in ('q_learning', 'halt_only'):
+    setup = train_step.TrainSetup(
+      model=HRM(
+        vocab_size=vocab_size,
+        seq_len=seq_len,
+        hidden_size=128,
+        num_heads=4,
+        H_layers=2,
+        L_layers=2,
+        puzzle_emb_ndim=128,
+      ),
+      act=act.ActSettings(halting=rule),
+      optimizer=train_step.OptimizerSettings(),
+      loss='stablemax',
+      total_steps=1000,
+      batch_size=batch_size,
+      num_puzzle_identifiers=1,
+      seed=0,
+    )
+    steps[rule] = train_step.sharded_step(setup, mesh)
+    states[rule] = train_step.sharded_init(setup, mesh)
+    times[rule] = []
+  # In turns, so that whatever else the machine does hits both alike.
+  for _ in range(repeats + 1):
+    for rule, step in steps.items():
+      begin = time.perf_counter()
+      states[rule], _ = jax.block_until_ready(step(states[rule], batch))
+      times[rule].append(time.perf_counter() - begin)
+  # The first compiles.
+  medians = [statistics.median(times[rule][1:]) for rule in steps]
+  for rule, median in zip(steps, medians, strict=True):
+    print(
+      f'{rule:10}  {1e3 * median:.0f} ms a step of {batch_size} × {seq_len} '
+      f'cells, HRM 128 wide, 2 + 2 blocks (median of {repeats})'
+    )
   print(f'ratio: {medians[1] / medians[0]:.2f}')
 
 
@@ -159,6 +211,7 @@ def _predictions(rng: np.random.Generator, count: int):
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
   'puzzle_table': puzzle_table,
+  'halting': halting,
   'input_pipeline': input_pipeline,
   'generators': generators,
   'voting': decode_and_vote,

@@ -148,15 +148,19 @@ def arch_of(model: Mapping[str, Any], act: Mapping[str, Any]) -> dict[str, Any]:
   out = {name: model[name] for name in _MODEL_FIELDS}
   out['halt_max_steps'] = act['halt_max_steps']
   out['halt_exploration_prob'] = act['halt_exploration_prob']
+  # HRM's has this too, and would run in bfloat16 without it.
+  out['forward_dtype'] = model['dtype']
+  out['no_ACT_continue'] = act['halting'] == 'halt_only'
   if model['kind'] == 'hrm':
     return out | {name: model[name] for name in ('H_layers', 'L_layers')}
   return out | {
     'H_layers': 0,
     'L_layers': model['layers'],
     'mlp_t': model['mlp_t'],
-    'puzzle_emb_len': model['puzzle_emb_len'],
-    'no_ACT_continue': act['halting'] == 'halt_only',
-    'forward_dtype': model['dtype'],
+    # TRM would count tokens that no embedding fills.
+    'puzzle_emb_len': model['puzzle_emb_len']
+    if model['puzzle_emb_ndim']
+    else 0,
   }
 
 
@@ -176,8 +180,8 @@ def infer_model_fields(
   Raises:
     ValueError: these are not the parameters of such a model.
   """
-  embedding = arrays.get('inner.embed_tokens.embedding_weight')
-  if embedding is None or embedding.ndim != 2:
+  embedding = _matrix(arrays, 'inner.embed_tokens.embedding_weight')
+  if embedding is None:
     raise ValueError(
       'inner.embed_tokens.embedding_weight is missing: not a state dict of HRM '
       f'or TRM (found: {", ".join(sorted(arrays)[:5])} …)'
@@ -193,26 +197,29 @@ def infer_model_fields(
       'no tensor of inner.L_level: not a state dict of HRM or TRM'
     )
   fields: dict[str, Any] = {'hidden_size': hidden_size}
-  down = arrays.get('inner.L_level.layers.0.mlp.down_proj.weight')
-  if down is not None and down.ndim == 2:
-    width = down.shape[1]
-    if layers.swiglu_width(hidden_size, expansion) != width:
-      expansion = width * 3 / (2 * hidden_size)
-    fields['expansion'] = expansion
   num_tokens = None
+  mixer = None
   if high:
     fields |= {'kind': 'hrm', 'H_layers': high, 'L_layers': low}
   else:
-    mixer = arrays.get('inner.L_level.layers.0.mlp_t.down_proj.weight')
+    mixer = _matrix(arrays, 'inner.L_level.layers.0.mlp_t.down_proj.weight')
     fields |= {'kind': 'trm', 'layers': low, 'mlp_t': mixer is not None}
     if mixer is not None:
-      num_tokens = mixer.shape[0]
-  positions = arrays.get('inner.embed_pos.embedding_weight')
+      num_tokens = len(mixer)
+  down = _matrix(arrays, 'inner.L_level.layers.0.mlp.down_proj.weight')
+  # Of both MLPs, features and width.
+  shapes = [matrix.shape for matrix in (down, mixer) if matrix is not None]
+  if shapes:
+    if any(layers.swiglu_width(n, expansion) != width for n, width in shapes):
+      # The largest that is too large for neither.
+      expansion = min(width * 3 / (2 * n) for n, width in shapes)
+    fields['expansion'] = expansion
+  positions = _matrix(arrays, 'inner.embed_pos.embedding_weight')
   if positions is not None:
     fields['pos_encodings'] = 'learned'
     num_tokens = len(positions)
-  table = arrays.get(PUZZLE_TABLE)
-  fields['puzzle_emb_ndim'] = 0 if table is None else table.shape[-1]
+  table = _matrix(arrays, PUZZLE_TABLE)
+  fields['puzzle_emb_ndim'] = 0 if table is None else table.shape[1]
   if table is not None and num_tokens is not None:
     if num_tokens <= seq_len:
       raise ValueError(
@@ -225,6 +232,14 @@ def infer_model_fields(
     exact = initial.dtype == ml_dtypes.bfloat16
     fields['dtype'] = 'bfloat16' if exact else 'float32'
   return fields
+
+
+def _matrix(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
+  """An array whose shape tells sizes; None where there is none."""
+  array = arrays.get(name)
+  if array is not None and (array.ndim != 2 or not array.size):
+    raise ValueError(f'{name} has shape {array.shape}, not that of a matrix')
+  return array
 
 
 def from_published(

@@ -28,13 +28,13 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.data.num_aug = 1000
 
   config.batch_size = 64
-  config.total_steps = 1200
+  config.total_steps = 1000
   config.log_every = 100
-  config.evaluate_every = 200
-  config.checkpoint_every = 600
+  config.evaluate_every = 100
+  config.checkpoint_every = 500
 
   if config.act.halting != 'none':
-    config.act.halt_max_steps = 8
+    config.act.halt_max_steps = 4
   config.optimizer.learning_rate = 1e-3
   config.optimizer.puzzle_learning_rate = 1e-3
   config.optimizer.warmup_steps = 100

@@ -177,6 +177,14 @@ def test_halting_rules():
   np.testing.assert_array_equal(wants, [False, True, True, False])
   wants = act.ActSettings(halting='halt_only').wants_halt(q)
   np.testing.assert_array_equal(wants, [True, True, False, False])
+  wants = act.ActSettings(halting='none').wants_halt(q)
+  np.testing.assert_array_equal(wants, [False] * 4)
+
+
+def test_without_halting_all_segments_are_done_and_no_more():
+  halted = _segments(act.ActSettings(3, 0.5, 'none'), [ALWAYS] * 8, 3)
+  assert not halted[:2].any()
+  assert halted[2].all()
 
 
 PUZZLES = jnp.array([[-0.5, 0.25], [0.5, -0.25], [-1.0, -2.0], [0.0, 1.0]])

@@ -19,7 +19,7 @@ POSITION = Position(
 )
 
 
-def _setup(**fields):
+def _setup(ema_decay=0.0, **fields):
   model = dict(
     vocab_size=12,
     seq_len=9,
@@ -33,7 +33,7 @@ def _setup(**fields):
   return train_step.TrainSetup(
     model=HRM(**(model | fields)),
     act=act.ActSettings(),
-    optimizer=train_step.OptimizerSettings(),
+    optimizer=train_step.OptimizerSettings(ema_decay=ema_decay),
     loss='stablemax',
     total_steps=100,
     batch_size=8,
@@ -129,6 +129,45 @@ def test_weights_need_no_training_state(workdir):
   saved = Checkpoints(workdir)
   variables, _ = saved.restore_weights(3, like)
   _assert_same(variables, _state(3).variables)
+  saved.close()
+
+
+def test_the_average_is_what_predicts_and_both_come_back(tmp_path):
+  state = _state(3, ema_decay=0.9)
+  assert not np.array_equal(
+    state.ema['token_embedding'], state.params['token_embedding']
+  )
+  _save(tmp_path, state)
+  saved = Checkpoints(tmp_path)
+  _assert_same(saved.restore(3, _like(ema_decay=0.9)), state)
+  variables, _ = saved.restore_weights(3, _like(ema_decay=0.9))
+  _assert_same(variables, state.predicting)
+  saved.close()
+
+
+def test_weights_alone_predict_and_are_not_trained_on(tmp_path):
+  state = _state(3)
+  saved = Checkpoints(tmp_path, keep=1)
+  saved.save_weights(3, state.variables, state.puzzle_table, POSITION)
+  saved.close()
+  saved = Checkpoints(tmp_path)
+  variables, table = saved.restore_weights(3, _like())
+  _assert_same(variables, state.variables)
+  _assert_same(table, state.puzzle_table)
+  assert saved.position(3) == POSITION
+  with pytest.raises(ConfigError, match=r'evaluated, not trained on'):
+    saved.restore(3, _like())
+  saved.close()
+
+
+def test_a_model_without_constants_is_saved(tmp_path):
+  # Direct prediction has no initial states.
+  state = _state(1).replace(constants={})
+  _save(tmp_path, state)
+  saved = Checkpoints(tmp_path)
+  like = _like().replace(constants={})
+  _assert_same(saved.restore(1, like), state)
+  assert saved.restore_weights(1, like)[0]['constants'] == {}
   saved.close()
 
 

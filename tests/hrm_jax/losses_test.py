@@ -270,6 +270,14 @@ def test_no_target_no_continue_loss():
   assert ours['loss'] == pytest.approx(expected, rel=2 * EPS)
 
 
+def test_untrained_q_is_in_no_loss_and_no_metric():
+  arguments = _segment() | {'target_continue_B': None}
+  trained = _run(**arguments)
+  ours = _run(**arguments, q_trained=False)
+  del trained['q_halt_loss'], trained['q_halt_accuracy']
+  assert ours == trained | {'loss': trained['lm_loss']}
+
+
 def test_solved_is_a_target_and_carries_no_gradient_to_the_logits():
   # The halt loss reaches the logits by no path: only q learns from it.
   arguments = _segment()

@@ -11,7 +11,7 @@ import pytest
 from hrm_jax import act, sharding, train_step
 from hrm_jax.errors import ConfigError
 from hrm_jax.losses import IGNORE_LABEL
-from hrm_jax.models import HRM
+from hrm_jax.models import HRM, Direct
 from hrm_jax.train_state import TrainState, count_parameters
 
 B, S, V, R, D = 8, 9, 12, 20, 32
@@ -320,6 +320,99 @@ def test_no_puzzle_embedding_at_all():
   assert losses[-1] < losses[0]
 
 
+def test_the_average_starts_at_the_parameters_and_follows_them():
+  mesh = sharding.make_mesh()
+  setup = _setup()
+  decay = 0.75
+  setup = dataclasses.replace(
+    setup, optimizer=dataclasses.replace(setup.optimizer, ema_decay=decay)
+  )
+  state = train_step.sharded_init(setup, mesh)
+  step = train_step.sharded_step(setup, mesh)
+  expected = jax.device_get(state.params)
+  jax.tree.map(np.testing.assert_array_equal, state.ema, expected)
+  for number in range(4):
+    state, _ = step(state, sharding.global_batch(mesh, _batch(number)))
+    expected = jax.tree.map(
+      lambda old, new: decay * old + (1 - decay) * np.asarray(new),
+      expected,
+      state.params,
+    )
+  # A few roundings of float32.
+  jax.tree.map(
+    lambda ours, right: np.testing.assert_allclose(
+      ours, right, rtol=4 * 2**-23, atol=1e-9
+    ),
+    state.ema,
+    expected,
+  )
+  # It predicts, with the initial states and the table as they are.
+  assert state.predicting == {'params': state.ema, 'constants': state.constants}
+  moved = jax.tree.map(lambda a, b: np.any(a != b), state.ema, state.params)
+  assert all(jax.tree.leaves(moved))
+
+
+def test_the_average_changes_nothing_in_training(run):
+  mesh = sharding.make_mesh()
+  setup = _setup()
+  setup = dataclasses.replace(
+    setup, optimizer=dataclasses.replace(setup.optimizer, ema_decay=0.9)
+  )
+  with_average = Program(
+    mesh,
+    train_step.sharded_init(setup, mesh),
+    train_step.sharded_step(setup, mesh),
+  ).run(5)[0]
+  for name, values in with_average.items():
+    np.testing.assert_array_equal(values, run[0][name][:5])
+
+
+def test_direct_prediction_takes_a_new_batch_in_every_step():
+  mesh = sharding.make_mesh()
+  setup = _direct()
+  state = train_step.sharded_init(setup, mesh)
+  step, losses = train_step.sharded_step(setup, mesh), []
+  q_bias = np.array([-5.0, -5.0])
+  for _ in range(STEPS):
+    state, metrics = step(state, sharding.global_batch(mesh, _batch(0)))
+    assert np.all(state.carry.halted)
+    assert np.all(state.carry.steps == 1)
+    assert {name for name in metrics if name.startswith('q_')} == set()
+    losses.append(float(metrics['lm_loss']))
+    assert metrics['loss'] == metrics['lm_loss']
+    # Its Q head is decayed, never trained: every answer is equally sure.
+    q_bias *= 1 - float(metrics['learning_rate']) * 0.1
+    np.testing.assert_allclose(
+      state.params['q_head']['bias'], q_bias, rtol=1e-6
+    )
+    assert not np.any(state.params['q_head']['kernel'])
+  assert losses[-1] < losses[0]
+
+
+def _direct(**settings):
+  setup = _setup()
+  model = Direct(
+    vocab_size=V,
+    seq_len=S,
+    hidden_size=D,
+    num_heads=4,
+    layers=1,
+    puzzle_emb_ndim=D,
+  )
+  settings = act.ActSettings(
+    **{'halt_max_steps': 1, 'halting': 'none'} | settings
+  )
+  return dataclasses.replace(setup, model=model, act=settings)
+
+
+@pytest.mark.parametrize(
+  'settings', [{'halt_max_steps': 2}, {'halting': 'q_learning'}]
+)
+def test_direct_prediction_has_no_segments_to_halt_after(settings):
+  with pytest.raises(ConfigError, match=r"halt_max_steps=1 and .*'none'"):
+    _direct(**settings)
+
+
 def test_parameters_are_reported_apart(program):
   counts = count_parameters(program.first)
   F, P = 256, D * D
@@ -342,3 +435,5 @@ def test_wrong_settings_are_named():
     _setup(loss='hinge')
   with pytest.raises(ConfigError, match='num_heads=5'):
     _setup(num_heads=5)
+  with pytest.raises(ConfigError, match=r'ema_decay=1\.0'):
+    train_step.OptimizerSettings(ema_decay=1.0)
