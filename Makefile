@@ -21,8 +21,9 @@ comparison: .venv/installed
 	for system in hrm recurrent_transformer trm direct; do \
 	  for seed in 0 1 2; do \
 	    run=$(COMPARISON)/$${system}_$$seed; runs=$$runs,$$run; \
-	    $(BIN)/python -m experiments.train --workdir=$$run --config.seed=$$seed \
-	      --config=experiments/configs/comparison.py:$$system; \
+	    $(BIN)/python -m experiments.train --workdir=$$run \
+	      --config=experiments/configs/comparison.py:$$system \
+	      --config.seed=$$seed; \
 	    $(BIN)/python -m experiments.evaluate --workdir=$$run; \
 	  done; \
 	done; \
