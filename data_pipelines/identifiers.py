@@ -14,12 +14,12 @@ from data_pipelines.errors import DataError
 SEPARATORS = {'hrm': '_', 'trm': '|||'}
 
 
-def read(path: pathlib.Path, count: int, counted: str) -> list[str]:
+def read(path: pathlib.Path, count: int | None, counted: str) -> list[str]:
   """The names, all of HRM's form.
 
   Args:
     path: of the file.
-    count: how many there must be.
+    count: how many there must be; None for any number.
     counted: what says so, for errors.
 
   Raises:
@@ -29,8 +29,11 @@ def read(path: pathlib.Path, count: int, counted: str) -> list[str]:
   names = files.parse_json(files.read(path), path)
   if not isinstance(names, list) or not all(type(n) is str for n in names):
     raise DataError(f'{where}: must be a list of names')
-  if len(names) != count:
-    raise DataError(f'{where}: has {len(names)} names, {counted} {count}')
+  if count is not None and len(names) != count:
+    raise DataError(
+      f'{where}: has {len(names)} names, {counted} {count}; both must be of '
+      'the same data'
+    )
   for name in names:
     try:
       name.encode()
@@ -41,9 +44,11 @@ def read(path: pathlib.Path, count: int, counted: str) -> list[str]:
     _renamed(name, SEPARATORS['hrm']) if SEPARATORS['trm'] in name else name
     for name in names
   ]
-  if len(set(names)) < count:
+  if len(set(names)) < len(names):
     ((twice, _),) = collections.Counter(names).most_common(1)
-    raise DataError(f'{where}: name {twice!r} is there twice')
+    raise DataError(
+      f'{where}: name {twice!r} is there twice; each row needs one of its own'
+    )
   return names
 
 

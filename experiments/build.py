@@ -44,8 +44,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     problems = [f'{key} is missing' for key in sorted(known - given)]
     problems += [f'{key} is not known' for key in sorted(given - known)]
     raise ConfigError(
-      f'config: {", ".join(problems)}; a config starts from '
-      'experiments.configs.base.get_config()'
+      f'config: {", ".join(problems)}; a config of model.kind='
+      f'{config.model.kind} starts from experiments.configs.base.get_config('
+      f'{config.model.kind!r})'
     )
 
 

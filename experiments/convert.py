@@ -18,9 +18,11 @@ From one of our checkpoints to a state dict, with both of those beside it:
 """
 
 import contextlib
+import math
+import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,10 +31,12 @@ import ml_collections
 import numpy as np
 import yaml
 from absl import flags, logging
+from flax.traverse_util import flatten_dict
 
 from data_pipelines import data_flags, encoding, files, identifiers
 from data_pipelines.puzzle_set import BLANK_NAME, PuzzleSet
 from experiments import build, launch
+from experiments.configs import base
 from hrm_jax import checkpoints, published, sharding, state_dicts, train_step
 from hrm_jax.errors import ConfigError
 
@@ -123,6 +127,8 @@ def read_published(
     raise ConfigError(
       f'--workdir={workdir} exists and is not empty; name a new directory'
     )
+  if step is not None and step < 0:
+    raise ConfigError(f'--step={step} must not be negative')
   arrays = state_dicts.read(path)
   try:
     arrays = published.without_prefix(arrays)
@@ -138,15 +144,19 @@ def read_published(
     arrays,
     _beside(all_config_path, path, 'all_config.yaml'),
   )
-  rows = len(arrays.get(published.PUZZLE_TABLE, [0]))
-  names = _names(_beside(names_path, path, 'identifiers.json'), path, rows)
-  setup = build.train_setup(config, puzzles, rows)
+  names = _names(
+    _beside(names_path, path, 'identifiers.json'),
+    path,
+    arrays.get(published.PUZZLE_TABLE),
+  )
+  setup = build.train_setup(config, puzzles, len(names))
   like = jax.eval_shape(setup.init)
   try:
     variables = published.from_published(arrays, like.trained)
   except ValueError as error:
     raise ConfigError(
-      f'{path}: does not fit {type(setup.model).__name__} as set: {error}'
+      f'{path}: does not fit {type(setup.model).__name__} as set: {error}; use '
+      'the file as the published code saved it, with the --config of its data'
     ) from None
   table = variables.pop('puzzle_table', np.zeros(like.puzzle_table.shape))
   report = _match(puzzles, names)
@@ -202,7 +212,7 @@ def write_published(
     name: out.parent / name for name in ('identifiers.json', 'all_config.yaml')
   }
   for path in (out, *beside.values()):
-    if path.exists():
+    if os.path.lexists(path):
       raise ConfigError(f'{path} exists already; name an --out elsewhere')
   saved = checkpoints.Checkpoints(workdir)
   with contextlib.closing(saved):
@@ -210,6 +220,14 @@ def write_published(
     position = saved.position(step)
     puzzles = build.puzzle_set(_unaugmented(config))
     setup = build.train_setup(config, puzzles, len(position.identifier_names))
+    model = setup.model
+    tokens = model.clone(puzzle_emb_len=0).prefix_len
+    if kind == 'hrm' and model.prefix_len != tokens:
+      raise ConfigError(
+        f'{workdir}: its model.puzzle_emb_len={model.puzzle_emb_len} has no '
+        'published form: HRM has as many tokens as its embedding fills, '
+        f'{tokens}'
+      )
     mesh = sharding.make_mesh(jax.devices()[:1])
     variables, table = saved.restore_weights(
       step, train_step.abstract_state(setup, mesh)
@@ -221,14 +239,42 @@ def write_published(
     name: array.astype(jnp.dtype(dtype), copy=False)
     for name, array in published.to_published(variables).items()
   } | constants
-  out.parent.mkdir(parents=True, exist_ok=True)
-  state_dicts.write(
-    out, {published.PREFIX + name: array for name, array in arrays.items()}
-  )
-  identifiers.write(beside['identifiers.json'], position.identifier_names, kind)
-  files.write_text(
-    beside['all_config.yaml'], yaml.safe_dump(_all_config(config))
-  )
+  with _all_or_nothing(out, *beside.values()):
+    state_dicts.write(
+      out, {published.PREFIX + name: array for name, array in arrays.items()}
+    )
+    identifiers.write(
+      beside['identifiers.json'], position.identifier_names, kind
+    )
+    files.write_text(
+      beside['all_config.yaml'], yaml.safe_dump(_all_config(config))
+    )
+
+
+@contextlib.contextmanager
+def _all_or_nothing(*paths: pathlib.Path) -> Iterator[None]:
+  """Makes the directory of files that do not exist; takes all back on errors.
+
+  Raises:
+    ConfigError: they cannot be written.
+  """
+  directory = paths[0].parent
+  made = [d for d in (directory, *directory.parents) if not d.exists()]
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+    yield
+  except BaseException as error:
+    with contextlib.suppress(OSError):
+      for path in paths:
+        path.unlink(missing_ok=True)
+      for directory in made:
+        directory.rmdir()
+    if isinstance(error, OSError):
+      raise ConfigError(
+        f'{paths[0]}: cannot be written ({error.strerror}); name a file in a '
+        'directory of yours with enough room'
+      ) from None
+    raise
 
 
 def _path(text: str | None) -> pathlib.Path | None:
@@ -278,8 +324,12 @@ def _configure(
       f'{config.model.kind}; name a config of that kind, e.g. '
       f'experiments/configs/arc1.py:{kind}'
     )
-  if told.pop('kind', kind) != kind:
-    raise ConfigError(f'{all_config_path}: is not of a model of kind {kind}')
+  told_kind = told.pop('kind', kind)
+  if told_kind != kind:
+    raise ConfigError(
+      f'{all_config_path}: is of a model of kind {told_kind}, {path} of kind '
+      f'{kind}; name the file of its run by --all_config=FILE'
+    )
   size, width = inferred['puzzle_emb_ndim'], inferred['hidden_size']
   if told.get('puzzle_emb_len') == 0 and (
     inferred.get('puzzle_emb_len') == -(-size // width)
@@ -294,7 +344,7 @@ def _configure(
   if differing:
     raise ConfigError(
       f'{all_config_path}: is not of the run that {path} comes from: '
-      + ', '.join(differing)
+      f'{", ".join(differing)}; name the file of its run by --all_config=FILE'
     )
   assumed = [k for k in _UNTRACED if k not in told and k not in inferred]
   if assumed:
@@ -315,21 +365,30 @@ def _read_all_config(path: pathlib.Path) -> dict[str, Any]:
     ConfigError: the file is not such a run's.
   """
   try:
-    settings = yaml.safe_load(path.read_text())
-    arch = dict(settings['arch'])
+    settings = yaml.safe_load(files.read(path))
+  # Some scalars make it raise a ValueError.
+  except (yaml.YAMLError, ValueError, RecursionError) as error:
+    reason = ' '.join(str(error).split())[:300]
+    raise ConfigError(
+      f'{path}: not readable as YAML ({reason}); mend it or name another by '
+      '--all_config=FILE'
+    ) from None
+  try:
+    arch = {**settings['arch']}
     kind, model = published.model_fields(arch)
     act = published.act_fields(arch)
     loss = arch['loss']['loss_type']
-  except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-    reason = str(error).splitlines()[0]
-    raise ConfigError(f'{path}: not readable as YAML ({reason})') from None
-  except (KeyError, TypeError, ValueError) as error:
+  except (KeyError, TypeError) as error:
+    missing = error.args[0] if isinstance(error, KeyError) else 'arch or loss'
     raise ConfigError(
-      f'{path}: not the all_config.yaml of a published run ({error} is missing '
-      'or of another form)'
+      f'{path}: not the all_config.yaml of a published run: {missing} is '
+      'missing; name another by --all_config=FILE'
     ) from None
-  if loss not in published.LOSSES:
-    raise ConfigError(f"{path}: arch.loss.loss_type '{loss}' is not known")
+  if not isinstance(loss, str) or loss not in published.LOSSES:
+    raise ConfigError(
+      f'{path}: arch.loss.loss_type={loss!r} is unknown; use one of '
+      + ', '.join(published.LOSSES)
+    )
   if 'forward_dtype' in arch:
     model['dtype'] = arch['forward_dtype']
   out = {f'act.{key}': value for key, value in act.items()}
@@ -346,7 +405,32 @@ def _read_all_config(path: pathlib.Path) -> dict[str, Any]:
   ):
     if theirs in settings:
       out[ours] = settings[theirs]
-  return {'model': model | {'kind': kind}, **out}
+  usual = flatten_dict(base.get_config(kind).to_dict(), sep='.')
+  out |= {f'model.{key}': value for key, value in model.items()}
+  out = {key: _number(value, usual[key]) for key, value in out.items()}
+  wrong = [
+    f'{key}={value!r}'
+    for key, value in out.items()
+    if type(value) is not type(usual[key])
+    or (type(value) is float and not math.isfinite(value))
+  ]
+  if wrong:
+    raise ConfigError(
+      f'{path}: has values of another type than they can have: '
+      f'{", ".join(wrong)}; mend it or name another by --all_config=FILE'
+    )
+  if out.get('batch_size', 1) < 1:
+    raise ConfigError(f'{path}: global_batch_size must be at least 1')
+  told = {key: out.pop(f'model.{key}') for key in model}
+  return {'model': told | {'kind': kind}, **out}
+
+
+def _number(value: Any, usual: Any) -> Any:
+  """A number for a float: 1 is whole, and 1e-4 a text in YAML's version 1.1."""
+  if type(usual) is float and type(value) in (int, str):
+    with contextlib.suppress(ValueError):
+      return float(value)
+  return value
 
 
 def _all_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -378,12 +462,17 @@ def _all_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def _names(
   names_path: pathlib.Path | None,
   path: pathlib.Path,
-  rows: int,
+  table: np.ndarray | None,
 ) -> list[str]:
-  """The name of each row of the puzzle table."""
+  """The name of each row of the puzzle table.
+
+  Without a table the names are of use nevertheless: of ARC tasks they say
+  which augmentations are predicted.
+  """
+  rows = None if table is None else len(table)
   if names_path is not None:
     return identifiers.read(names_path, rows, f'the puzzle table of {path} has')
-  if rows == 1:
+  if rows in (None, 1):
     return [BLANK_NAME]
   raise ConfigError(
     f'{path}: its puzzle table has {rows} rows without names; name the '

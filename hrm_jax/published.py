@@ -118,10 +118,9 @@ def model_fields(arch: dict[str, Any]) -> tuple[str, dict[str, Any]]:
   fields = {name: arch.pop(name) for name in _MODEL_FIELDS}
   fields['puzzle_emb_len'] = arch.pop('puzzle_emb_len', 0)
   high, low = arch.pop('H_layers'), arch.pop('L_layers')
-  mlp_t = arch.pop('mlp_t', False)
   if high:
     return 'hrm', fields | {'H_layers': high, 'L_layers': low}
-  return 'trm', fields | {'layers': low, 'mlp_t': mlp_t}
+  return 'trm', fields | {'layers': low, 'mlp_t': arch.pop('mlp_t', False)}
 
 
 def act_fields(arch: dict[str, Any]) -> dict[str, Any]:
@@ -262,7 +261,6 @@ def from_published(
     array = arrays[name].T if transposed else arrays[name]
     if array.dtype.name not in _EXACT_IN_FLOAT32:
       problems.append(f'{name} is of {array.dtype}, not float32 or bfloat16')
-      continue
     if array.shape != leaf.shape:
       expected = leaf.shape[::-1] if transposed else leaf.shape
       problems.append(f'{name} has shape {arrays[name].shape}, not {expected}')

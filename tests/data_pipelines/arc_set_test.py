@@ -583,6 +583,57 @@ def test_specs_that_cannot_be_used(train, evaluate, message):
   assert '\n' not in str(info.value)
 
 
+# The augmentations of a checkpoint.
+
+
+def named_puzzles(names, num_aug=0, seed=1):
+  return arc_set.ArcSet(
+    *make_sets(), CANVAS, num_aug, seed, identifier_names=names
+  )
+
+
+def test_names_of_a_checkpoint_are_the_augmentations(puzzles):
+  """Neither the number nor the seed that is set matters then."""
+  names = puzzles.identifier_names()
+  for num_aug, seed in ((0, 1), (50, 2)):
+    again = named_puzzles(names, num_aug, seed)
+    assert again.identifier_names() == names
+    assert again.describe() == puzzles.describe()
+    chosen, expected = again.evaluation_rows(), puzzles.evaluation_rows()
+    for field in ('group', 'test', 'identifier', 'example'):
+      np.testing.assert_array_equal(
+        getattr(chosen, field), getattr(expected, field)
+      )
+    assert_equal(
+      list(again.evaluation_batches(chosen, 16)),
+      list(puzzles.evaluation_batches(expected, 16)),
+    )
+
+
+def test_tasks_that_are_not_scored_need_no_name(puzzles):
+  names = puzzles.identifier_names()
+  kept = [name for name in names if name.startswith(('scored', 'open'))]
+  again = named_puzzles(kept[::-1])
+  assert sorted(again.identifier_names()[1:]) == sorted(kept)
+  # Of each test input, the identity first, wherever its name stands.
+  chosen = again.evaluation_rows(max_augmentations=1)
+  assert [again.identifier_names()[i] for i in chosen.identifier] == [
+    *('scored', 'scored', 'open')
+  ]
+
+
+def test_scored_tasks_without_a_name_are_refused(puzzles):
+  names = puzzles.identifier_names()
+  for left_out, count in ((('open',), 1), (('open', 'scored'), 2)):
+    kept = [name for name in names if not name.startswith(left_out)]
+    with pytest.raises(DataError) as error:
+      named_puzzles(kept)
+    message = str(error.value)
+    assert f"of {count} tasks that are to be scored, e.g. '" in message
+    assert 'evaluate with the data that it was trained on' in message
+    assert '\n' not in message
+
+
 @pytest.mark.parametrize(
   ('ending', 'code'),
   [

@@ -300,3 +300,58 @@ def test_a_draw_depends_on_the_seed_and_on_the_name(tasks):
   assert colours(task, 1) == colours(task, 1)
   assert colours(task, 1) != colours(task, 2)
   assert colours(task, 1) != colours(renamed, 1)
+
+
+# Named instead of drawn.
+
+
+@pytest.mark.parametrize('form', ['_', '|||'])
+def test_names_give_the_table_they_were_made_of(tasks, table, form):
+  names = [
+    form.join(name.rsplit('_', 2)) if '_t' in name else name
+    for name in table.names(tasks)
+  ]
+  found = augmentation.named(tasks, names)
+  for field in ('start', 'dihedral', 'colours'):
+    expected = getattr(table, field)
+    np.testing.assert_array_equal(getattr(found, field), expected, strict=True)
+  assert found.fixed_pair.shape == table.fixed_pair.shape
+  assert found.fixed_pair.dtype == table.fixed_pair.dtype
+
+
+def test_order_of_names_does_not_matter_but_within_a_task(tasks, table):
+  names = table.names(tasks)
+  order = np.random.default_rng(0).permutation(len(names))
+  shuffled = [names[i] for i in order]
+  found = augmentation.named(tasks, shuffled)
+  np.testing.assert_array_equal(found.start, table.start)
+  again = found.names(tasks)
+  assert sorted(again) == sorted(names)
+  for index, task in enumerate(tasks):
+    mine = [again[1 + row] for row in rows_of(found, index)]
+    # The identity first, the others as they stood.
+    assert mine[0] == task.name
+    assert mine[1:] == [name for name in shuffled if name in mine[1:]]
+
+
+def test_names_of_other_tasks_and_tasks_without_names(tasks, table):
+  names = table.names(tasks)
+  kept = [n for n in names if not n.startswith(tasks[2].name)]
+  other = ['ffffffff', 'ffffffff_t1_0213456789', tasks[2].name + 'x']
+  found = augmentation.named(tasks, other + kept)
+  counts = np.diff(table.start)
+  counts[2] = 0
+  np.testing.assert_array_equal(np.diff(found.start), counts)
+  assert found.names(tasks) == kept
+  # A task whose identity has no name has its augmentations all the same.
+  found = augmentation.named(tasks[:1], names[2:5])
+  assert found.names(tasks[:1]) == ['<blank>', *names[2:5]]
+
+
+def test_no_name_of_any_task(tasks):
+  for names in ([], ['<blank>'], ['x', 'x|||t1|||0213456789']):
+    found = augmentation.named(tasks, names)
+    assert len(found) == 0
+    assert found.colours.shape == (0, 10)
+    np.testing.assert_array_equal(found.start, np.zeros(len(tasks) + 1))
+    assert found.names(tasks) == ['<blank>']

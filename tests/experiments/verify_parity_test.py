@@ -11,7 +11,7 @@ from experiments import verify_parity
 from hrm_jax.errors import ConfigError
 
 _GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
-_FILES = sorted(path.name for path in _GOLDEN.glob('hrm_*.npz'))
+_FILES = sorted(path.name for path in _GOLDEN.glob('*.npz'))
 
 
 @pytest.mark.parametrize('name', _FILES)
@@ -22,7 +22,7 @@ def test_published_numbers(name):
 
 
 def test_all_golden_files_are_there():
-  assert len(_FILES) == 4
+  assert len(_FILES) == 6
 
 
 def _damaged(tmp_path, change):
