@@ -18,25 +18,20 @@ From one of our checkpoints to a state dict, with both of those beside it:
 """
 
 import contextlib
-import math
 import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import yaml
 from absl import flags, logging
-from flax.traverse_util import flatten_dict
 
 from data_pipelines import data_flags, encoding, files, identifiers
 from data_pipelines.puzzle_set import BLANK_NAME, PuzzleSet
-from experiments import build, launch
-from experiments.configs import base
+from experiments import all_config, build, launch
 from hrm_jax import checkpoints, published, sharding, state_dicts, train_step
 from hrm_jax.errors import ConfigError
 
@@ -58,11 +53,6 @@ _DTYPE = flags.DEFINE_enum(
 
 # What a report or an error lists at most.
 _EXAMPLES = 5
-# Of all_config.yaml's names for the models.
-_ARCH_NAMES = {
-  'hrm': 'hrm.hrm_act_v1@HierarchicalReasoningModel_ACTV1',
-  'trm': 'recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1',
-}
 # Settings that leave no trace in a state dict.
 _UNTRACED = (
   'num_heads',
@@ -203,10 +193,10 @@ def write_published(
   """
   config, _ = build.read_run(workdir)
   kind = config.model.kind
-  if kind not in _ARCH_NAMES:
+  if kind not in all_config.ARCH_NAMES:
     raise ConfigError(
       f'{workdir}: its model.kind={kind} has no published form; only '
-      f'{" and ".join(_ARCH_NAMES)} have'
+      f'{" and ".join(all_config.ARCH_NAMES)} have'
     )
   beside = {
     name: out.parent / name for name in ('identifiers.json', 'all_config.yaml')
@@ -246,9 +236,7 @@ def write_published(
     identifiers.write(
       beside['identifiers.json'], position.identifier_names, kind
     )
-    files.write_text(
-      beside['all_config.yaml'], yaml.safe_dump(_all_config(config))
-    )
+    files.write_text(beside['all_config.yaml'], all_config.text(config))
 
 
 @contextlib.contextmanager
@@ -310,7 +298,7 @@ def _configure(
   all_config_path: pathlib.Path | None,
 ) -> None:
   """Gives `config` the settings of the run that the arrays come from."""
-  written = _read_all_config(all_config_path) if all_config_path else {}
+  written = all_config.read(all_config_path) if all_config_path else {}
   told = written.pop('model', {})
   expansion = told.get('expansion', config.model.get('expansion'))
   try:
@@ -356,107 +344,6 @@ def _configure(
   config.model.update(inferred)
   for key, value in written.items():
     config.update_from_flattened_dict({key: value})
-
-
-def _read_all_config(path: pathlib.Path) -> dict[str, Any]:
-  """Our settings of a published run: `model`, and others by dotted keys.
-
-  Raises:
-    ConfigError: the file is not such a run's.
-  """
-  try:
-    settings = yaml.safe_load(files.read(path))
-  # Some scalars make it raise a ValueError.
-  except (yaml.YAMLError, ValueError, RecursionError) as error:
-    reason = ' '.join(str(error).split())[:300]
-    raise ConfigError(
-      f'{path}: not readable as YAML ({reason}); mend it or name another by '
-      '--all_config=FILE'
-    ) from None
-  try:
-    arch = {**settings['arch']}
-    kind, model = published.model_fields(arch)
-    act = published.act_fields(arch)
-    loss = arch['loss']['loss_type']
-  except (KeyError, TypeError) as error:
-    missing = error.args[0] if isinstance(error, KeyError) else 'arch or loss'
-    raise ConfigError(
-      f'{path}: not the all_config.yaml of a published run: {missing} is '
-      'missing; name another by --all_config=FILE'
-    ) from None
-  if not isinstance(loss, str) or loss not in published.LOSSES:
-    raise ConfigError(
-      f'{path}: arch.loss.loss_type={loss!r} is unknown; use one of '
-      + ', '.join(published.LOSSES)
-    )
-  if 'forward_dtype' in arch:
-    model['dtype'] = arch['forward_dtype']
-  out = {f'act.{key}': value for key, value in act.items()}
-  out['loss'] = published.LOSSES[loss]
-  for theirs, ours in published.OPTIMIZER_FIELDS.items():
-    if theirs in settings:
-      out[f'optimizer.{ours}'] = settings[theirs]
-  if settings.get('ema'):
-    out['optimizer.ema_decay'] = settings.get('ema_rate', 0.999)
-  for theirs, ours in (
-    ('global_batch_size', 'batch_size'),
-    ('epochs', 'epochs'),
-    ('seed', 'seed'),
-  ):
-    if theirs in settings:
-      out[ours] = settings[theirs]
-  usual = flatten_dict(base.get_config(kind).to_dict(), sep='.')
-  out |= {f'model.{key}': value for key, value in model.items()}
-  out = {key: _number(value, usual[key]) for key, value in out.items()}
-  wrong = [
-    f'{key}={value!r}'
-    for key, value in out.items()
-    if type(value) is not type(usual[key])
-    or (type(value) is float and not math.isfinite(value))
-  ]
-  if wrong:
-    raise ConfigError(
-      f'{path}: has values of another type than they can have: '
-      f'{", ".join(wrong)}; mend it or name another by --all_config=FILE'
-    )
-  if out.get('batch_size', 1) < 1:
-    raise ConfigError(f'{path}: global_batch_size must be at least 1')
-  told = {key: out.pop(f'model.{key}') for key in model}
-  return {'model': told | {'kind': kind}, **out}
-
-
-def _number(value: Any, usual: Any) -> Any:
-  """A number for a float: 1 is whole, and 1e-4 a text in YAML's version 1.1."""
-  if type(usual) is float and type(value) in (int, str):
-    with contextlib.suppress(ValueError):
-      return float(value)
-  return value
-
-
-def _all_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """What `_read_all_config` reads, and the published code."""
-  model, act = config.model.to_dict(), config.act.to_dict()
-  losses = {ours: theirs for theirs, ours in published.LOSSES.items()}
-  out = {
-    'arch': {
-      'name': _ARCH_NAMES[model['kind']],
-      'loss': {
-        'name': 'losses@ACTLossHead',
-        'loss_type': losses[config.loss],
-      },
-      **published.arch_of(model, act),
-    },
-    'global_batch_size': config.batch_size,
-    'epochs': config.epochs,
-    'seed': config.seed,
-    'ema': config.optimizer.ema_decay > 0,
-  }
-  if out['ema']:
-    out['ema_rate'] = config.optimizer.ema_decay
-  return out | {
-    theirs: config.optimizer[ours]
-    for theirs, ours in published.OPTIMIZER_FIELDS.items()
-  }
 
 
 def _names(

@@ -109,7 +109,7 @@ def read_setup(path: str, config: Mapping[str, Any]) -> train_step.TrainSetup:
   )
   try:
     kind, fields = published.model_fields(arch)
-    halting = published.act_fields(arch)
+    halting = published.act_fields(arch, kind)
   except KeyError as error:
     raise ConfigError(
       f'{where}: key {error} is missing from its config'

@@ -116,20 +116,24 @@ def model_fields(arch: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     KeyError: a setting is missing.
   """
   fields = {name: arch.pop(name) for name in _MODEL_FIELDS}
-  fields['puzzle_emb_len'] = arch.pop('puzzle_emb_len', 0)
   high, low = arch.pop('H_layers'), arch.pop('L_layers')
+  fields['puzzle_emb_len'] = arch.pop('puzzle_emb_len', 0 if high else 16)
   if high:
     return 'hrm', fields | {'H_layers': high, 'L_layers': low}
   return 'trm', fields | {'layers': low, 'mlp_t': arch.pop('mlp_t', False)}
 
 
-def act_fields(arch: dict[str, Any]) -> dict[str, Any]:
+def act_fields(arch: dict[str, Any], kind: str) -> dict[str, Any]:
   """Our settings of `act`, taken out of published ones as `model_fields` does.
+
+  Args:
+    arch: as there.
+    kind: of model; TRM halts by q_halt alone unless it is told otherwise.
 
   Raises:
     KeyError: a setting is missing.
   """
-  halt_only = arch.pop('no_ACT_continue', False)
+  halt_only = arch.pop('no_ACT_continue', kind == 'trm')
   return {
     'halt_max_steps': arch.pop('halt_max_steps'),
     'halt_exploration_prob': arch.pop('halt_exploration_prob'),

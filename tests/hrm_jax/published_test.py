@@ -51,13 +51,10 @@ def _infer(kind, **fields):
 
 _SIZES = [
   # hidden size, blocks, expansion, E, puzzle_emb_len (0: as E needs).
-  (16, 1, 4.0, 16, 0),
   (16, 2, 1.0, 20, 0),
   (48, 3, 2.5, 16 * 48, 16),
   (64, 1, 8 / 3, 1, 1),
   (512, 4, 4.0, 512, 0),
-  (512, 2, 4.0, 512, 16),
-  (768, 2, 3.0, 700, 5),
   (1024, 5, 4.0, 0, 0),
 ]
 
@@ -102,7 +99,7 @@ def test_sizes_are_inferred(
   )
 
 
-@pytest.mark.parametrize('prefix', range(17))
+@pytest.mark.parametrize('prefix', [*range(0, 17, 3), 16])
 @pytest.mark.parametrize(
   'fields',
   [
@@ -121,18 +118,18 @@ def test_prefix_tokens_are_inferred(prefix, fields):
 @pytest.mark.parametrize(
   'kind, seq_len', [('hrm', S), ('trm', S), ('trm', 900)]
 )
-@pytest.mark.parametrize('hidden', [16, 40, 512, 1000])
+@pytest.mark.parametrize('hidden', [16, 40, 1000])
 def test_an_expansion_is_found_that_gives_the_widths(kind, seq_len, hidden):
   fields = _small(hidden_size=hidden, seq_len=seq_len)
   if kind == 'trm':
     fields |= {'layers': 1, 'mlp_t': True}
   else:
     fields |= {'H_layers': 1, 'L_layers': 1}
-  for expansion in (0.5, 1.0, 2.0, 4.0, 7.3):
+  for expansion in (0.5, 2.0, 4.0, 7.3):
     like = _like(kind, **fields, expansion=expansion)
     arrays = _arrays(like)
     # What is set is kept where it fits, another found where not.
-    for before in (expansion, 0.3, 11.0):
+    for before in (expansion, 11.0):
       found = published.infer_model_fields(arrays, seq_len, before)['expansion']
       again = _like(kind, **fields, expansion=found)
       assert jax.tree.map(lambda x: x.shape, again) == jax.tree.map(
@@ -226,7 +223,7 @@ def test_settings_there_and_back(kind):
     arch = json.loads(json.dumps(arch))
     found_kind, fields = published.model_fields(arch)
     assert found_kind == kind
-    assert published.act_fields(arch) == act
+    assert published.act_fields(arch, kind) == act
     assert arch.pop('forward_dtype') == 'float32'
     assert not arch
     # The gradient's reach is the method's, no setting of theirs.
