@@ -52,12 +52,12 @@ def _demo(config: ml_collections.ConfigDict) -> None:
   config.data.evaluate = config.data.train
   config.data.num_aug = 7
 
-  config.batch_size = 128
-  config.total_steps = 600
+  config.batch_size = 64
+  config.total_steps = 2000
   config.log_every = 100
-  config.checkpoint_every = 600
+  config.checkpoint_every = 1000
   if config.act.halting != 'none':
-    config.act.halt_max_steps = 8
+    config.act.halt_max_steps = 4
   config.optimizer.learning_rate = 1e-3
   config.optimizer.warmup_steps = 100
   config.optimizer.min_ratio = 0.1
