@@ -74,13 +74,10 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
 
 def demo(config: ml_collections.ConfigDict) -> None:
   """Settings for tasks on a canvas of 5 × 5; which, is left to be said."""
-  base.shrink(config)
+  # Few segments of many puzzles: what the minutes buy most with.
+  base.shrink(config, batch_size=128, total_steps=2000, halt_max_steps=2)
   config.data.canvas = 5
   config.data.num_aug = 100
-
-  config.batch_size = 128
-  config.total_steps = 2000
-  config.log_every = 100
   config.checkpoint_every = 1000
 
   config.model.expansion = 2.0
@@ -89,15 +86,9 @@ def demo(config: ml_collections.ConfigDict) -> None:
   config.model.puzzle_emb_ndim = 512
 
   if config.act.halting != 'none':
-    # Fewer segments of more puzzles, and no segment for the Q target: what the
-    # minutes buy most with.
-    config.act.halt_max_steps = 2
+    # No segment for the Q target, for the same reason.
     config.act.halting = 'halt_only'
   config.loss = 'softmax'
 
-  config.optimizer.learning_rate = 1e-3
   config.optimizer.puzzle_learning_rate = 0.1
-  config.optimizer.warmup_steps = 100
-  config.optimizer.min_ratio = 0.1
-
   config.evaluation.batch_size = 512

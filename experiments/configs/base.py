@@ -137,8 +137,21 @@ def get_config(kind: str = 'hrm') -> ml_collections.ConfigDict:
   return config
 
 
-def shrink(config: ml_collections.ConfigDict) -> None:
-  """Makes any system's model one for two CPU cores and minutes."""
+def shrink(
+  config: ml_collections.ConfigDict,
+  batch_size: int,
+  total_steps: int,
+  halt_max_steps: int,
+) -> None:
+  """Makes any system one for two CPU cores and minutes."""
+  config.batch_size = batch_size
+  config.total_steps = total_steps
+  config.log_every = 100
+  if config.act.halting != 'none':
+    config.act.halt_max_steps = halt_max_steps
+  config.optimizer.learning_rate = 1e-3
+  config.optimizer.warmup_steps = 100
+  config.optimizer.min_ratio = 0.1
   model = config.model
   model.hidden_size = 128
   model.num_heads = 4

@@ -47,17 +47,8 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
 
 
 def _demo(config: ml_collections.ConfigDict) -> None:
-  base.shrink(config)
+  base.shrink(config, batch_size=64, total_steps=2000, halt_max_steps=4)
   config.data.train = 'maze:size=5x5:path=4:count=1000:tests=100'
   config.data.evaluate = config.data.train
   config.data.num_aug = 7
-
-  config.batch_size = 64
-  config.total_steps = 2000
-  config.log_every = 100
   config.checkpoint_every = 1000
-  if config.act.halting != 'none':
-    config.act.halt_max_steps = 4
-  config.optimizer.learning_rate = 1e-3
-  config.optimizer.warmup_steps = 100
-  config.optimizer.min_ratio = 0.1

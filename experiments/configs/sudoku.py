@@ -48,7 +48,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     if system == 'trm_mlp':
       config.model.pos_encodings = 'none'
   if preset.endswith('demo'):
-    _demo(config, preset, system)
+    _demo(config, preset)
     return config
 
   name = 'extreme_full' if preset == 'extreme_full' else 'extreme_1k'
@@ -90,17 +90,9 @@ def _full(config: ml_collections.ConfigDict, learning_rate: float) -> None:
   config.optimizer.min_ratio = 0.1
 
 
-def _demo(config: ml_collections.ConfigDict, preset: str, system: str) -> None:
-  base.shrink(config)
-  config.batch_size = 128
-  config.total_steps = 600
-  config.log_every = 100
+def _demo(config: ml_collections.ConfigDict, preset: str) -> None:
+  base.shrink(config, batch_size=128, total_steps=600, halt_max_steps=8)
   config.checkpoint_every = 600
-  if config.act.halting != 'none':
-    config.act.halt_max_steps = 8
-  config.optimizer.learning_rate = 1e-3
-  config.optimizer.warmup_steps = 100
-  config.optimizer.min_ratio = 0.1
   if preset == 'full_demo':
     _full(config, 1e-3)
     config.data.train = 'sudoku:box=2x2:count=450:tests=100'
