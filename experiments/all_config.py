@@ -85,6 +85,9 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   if out.get('batch_size', 1) < 1:
     raise ConfigError(f'{path}: global_batch_size must be at least 1')
   told = {key: out.pop(f'model.{key}') for key in model}
+  # Ours alone say this.
+  if 'seq_len' in arch:
+    out['seq_len'] = arch['seq_len']
   return {'model': told | {'kind': kind}, **out}
 
 
@@ -96,7 +99,7 @@ def _number(value: Any, usual: Any) -> Any:
   return value
 
 
-def text(config: ml_collections.ConfigDict) -> str:
+def text(config: ml_collections.ConfigDict, seq_len: int) -> str:
   """What `read` reads, and the published code.
 
   Of the data it has our SPEC: their directory is to be named in its place.
@@ -111,6 +114,7 @@ def text(config: ml_collections.ConfigDict) -> str:
         'loss_type': losses[config.loss],
       },
       **published.arch_of(model, act),
+      'seq_len': seq_len,
     },
     'data_path': config.data.train,
     'data_paths': [config.data.train],

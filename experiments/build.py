@@ -45,7 +45,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     problems += [f'{key} is not known' for key in sorted(given - known)]
     raise ConfigError(
       f'config: {", ".join(problems)}; a config of model.kind='
-      f'{config.model.kind} starts from experiments.configs.base.get_config('
+      f'{config.model.kind} is --config=FILE.py:{config.model.kind}, one of '
+      'your own starts from experiments.configs.base.get_config('
       f'{config.model.kind!r})'
     )
 

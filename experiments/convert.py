@@ -150,6 +150,8 @@ def read_published(
     ) from None
   table = variables.pop('puzzle_table', np.zeros(like.puzzle_table.shape))
   report = _match(puzzles, names)
+  # How long it was trained is told by its step alone.
+  config.total_steps = 0
   if step is None:
     number = re.fullmatch(r'step_(\d+)', path.stem)
     step = int(number[1]) if number else 0
@@ -167,7 +169,9 @@ def read_published(
       step,
       variables,
       table,
-      checkpoints.Position(0, names, f'unknown, converted from {path.name}'),
+      checkpoints.Position(
+        0, names, f'{checkpoints.UNKNOWN_DATA}, converted from {path.name}'
+      ),
     )
   return report
 
@@ -236,7 +240,9 @@ def write_published(
     identifiers.write(
       beside['identifiers.json'], position.identifier_names, kind
     )
-    files.write_text(beside['all_config.yaml'], all_config.text(config))
+    files.write_text(
+      beside['all_config.yaml'], all_config.text(config, model.seq_len)
+    )
 
 
 @contextlib.contextmanager
@@ -318,12 +324,19 @@ def _configure(
       f'{all_config_path}: is of a model of kind {told_kind}, {path} of kind '
       f'{kind}; name the file of its run by --all_config=FILE'
     )
+  _check_cells(config, puzzles, path, written.pop('seq_len', None))
   size, width = inferred['puzzle_emb_ndim'], inferred['hidden_size']
-  if told.get('puzzle_emb_len') == 0 and (
-    inferred.get('puzzle_emb_len') == -(-size // width)
-  ):
-    # Written as 0: as many tokens as the embedding fills.
-    del inferred['puzzle_emb_len']
+  if (tokens := inferred.get('puzzle_emb_len')) is not None:
+    # What the cells leave of the tokens: it must be what the settings say, or
+    # the cells are others.
+    setting = told.get('puzzle_emb_len', config.model.puzzle_emb_len)
+    if tokens != (setting or -(-size // width)):
+      raise ConfigError(
+        f'{path}: made for {tokens + puzzles.seq_len} tokens, where the data '
+        f'have {puzzles.seq_len} cells and model.puzzle_emb_len={setting}; '
+        'name a --config with the cells or prefix tokens that it has'
+      )
+    inferred['puzzle_emb_len'] = setting
   differing = [
     f'{key} ({told[key]!r} there, {value!r} by the tensors)'
     for key, value in inferred.items()
@@ -344,6 +357,27 @@ def _configure(
   config.model.update(inferred)
   for key, value in written.items():
     config.update_from_flattened_dict({key: value})
+
+
+def _check_cells(
+  config: ml_collections.ConfigDict,
+  puzzles: PuzzleSet,
+  path: pathlib.Path,
+  told: int | None,
+) -> None:
+  """That the checkpoint is of puzzles of this size, which it may not tell."""
+  if told is None and puzzles.evaluation_tasks and config.data.canvas != 30:
+    raise ConfigError(
+      f'{path}: nothing tells that it is of a canvas of {config.data.canvas} × '
+      f'{config.data.canvas}, and the published ones are of 30 × 30; set '
+      '--config.data.canvas=30, or write under arch in its all_config.yaml '
+      f'seq_len: {puzzles.seq_len}'
+    )
+  if told not in (None, puzzles.seq_len):
+    raise ConfigError(
+      f'{path}: is of puzzles of {told} cells by its all_config.yaml, --config '
+      f'of {puzzles.seq_len}; name the --config of its data'
+    )
 
 
 def _names(
@@ -373,8 +407,13 @@ def _match(puzzles: PuzzleSet, names: Sequence[str]) -> str:
   tasks = {encoding.parse_augmentation_name(name)[0] for name in ours}
   theirs = [encoding.parse_augmentation_name(name)[0] for name in names]
   unused = sorted({task for task in theirs if task not in tasks})
-  missing = sorted(set(ours) - set(names))
+  missing = sorted(tasks - set(theirs))
   found = sum(task in tasks for task in theirs)
+  if len(names) > 1 and not found:
+    raise ConfigError(
+      f'no row of its puzzle table is of a puzzle in the data ({unused[1]}, '
+      '...); name the --config of the data that it was trained on'
+    )
   lines = [
     f'Puzzle table: {len(names):,} rows, {found:,} of puzzles that are in the '
     'data'

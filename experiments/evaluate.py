@@ -128,6 +128,8 @@ def run(
   if first:
     print(f'\nScores of step {step}; data: {puzzles.version}')
     print(judge.report() + leaking.note())
+    if position.data_version.startswith(checkpoints.UNKNOWN_DATA):
+      print('What it was trained on is not known here: answers may have leaked')
     facts = {
       'step': step,
       'data_version': puzzles.version,

@@ -22,6 +22,7 @@ from experiments import charts, launch, paper_scale, runs
 from experiments import published_results as published
 from experiments.paper_scale import PaperSet
 from experiments.runs import Group
+from hrm_jax import checkpoints
 from hrm_jax.errors import ConfigError
 
 _PASS = 'eval/pass@2/'
@@ -34,7 +35,7 @@ _RULES = {
 }
 
 _PAPER_TITLE = "Published, and measured at the paper's scale"
-_SMALL_TITLE = 'Measured at small scale'
+_SMALL_TITLE = "Measured, not at the paper's scale or not trained here"
 _PAPER_TEXT = (
   'Percent solved. "Quoted" is what the authors published, not measured here. '
   'ARC: in two attempts, on the public evaluation set. Measured on ARC: the '
@@ -44,7 +45,8 @@ _PAPER_TEXT = (
 )
 _SMALL_TEXT = (
   'Percent solved. Not to be compared with the table above: other data, parts '
-  'of them, or shorter training, as said below. ARC: in two attempts, the '
+  'of them, other settings, shorter training, or checkpoints of others, as '
+  'said below. ARC: in two attempts, the '
   'mean over test outputs (Kaggle). Puzzle embeddings are not among the '
   'parameters.'
 )
@@ -225,13 +227,15 @@ def _details(measured: Sequence[Measured], first: int) -> str:
       )
       facts.append(f'pass@2 by rule: {", ".join(by_rule)}')
     facts.append(f'halting: {scores.halting}')
-    if run.changes:
-      facts.append(f"unlike the system's for ARC: {', '.join(run.changes)}")
     if one.paper:
+      if unlike := paper_scale.unlike(run, one.paper):
+        facts.append(f'unlike the published settings: {", ".join(unlike)}')
       seeds = ', '.join(map(str, one.group.seeds))
       facts.append(f'step: {scores.step:,}; seeds: {seeds}')
       facts.append(f'leaking answers: {_leaks(run)}')
     else:
+      if run.changes:
+        facts.append(f"unlike the system's for ARC: {', '.join(run.changes)}")
       facts.append(f'not in the first table: {one.reason}')
     where = ', '.join(str(run.directory) for run in one.group.runs)
     lines.append(f'* [{number}] {"; ".join(facts)}; runs: {where}')
@@ -287,6 +291,8 @@ def _parameters(one: Measured) -> str:
 
 def _leaks(run: runs.Run) -> str:
   """How many held-out answers were trained on, and by which leave."""
+  if run.scores.trained_on.startswith(checkpoints.UNKNOWN_DATA):
+    return 'not known'
   answers = run.scores.leaks['answers']
   if not answers:
     return 'none'

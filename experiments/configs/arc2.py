@@ -13,13 +13,15 @@ Published, of the public evaluation set in two attempts, 1000 augmentations:
 
 (arXiv 2506.21734; 2510.04871 for TRM.) Ask for one by `arc2.py:trm`; also
 `recurrent_transformer`, of which nothing is published here. TRM's published
-data add ConceptARC: --config.data.train=arc2:training,concept@PATH.
+data add ConceptARC, and so does this where CONCEPT_ARC names it (see arc1.py).
 
 `arc2.py:demo` (or `arc2.py:demo,trm`, ...) is for two CPU cores and takes
 minutes: the 34 ARC-AGI-2 *training* tasks whose grids all fit a 5 × 5 canvas,
 with their 41 test pairs held out of training and scored; settings of
 `arc1.py:demo`.
 """
+
+import os
 
 import ml_collections
 
@@ -38,13 +40,15 @@ _KNOWN_LEAKS_OF_THE_DEMO = (
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """The experiment; presets are 'paper' and 'demo', see `base.choose`."""
-  config, preset, _ = base.choose(variant, 'paper', 'demo')
+  config, preset, system = base.choose(variant, 'paper', 'demo')
   if preset == 'demo':
     arc1.demo(config)
     config.data.evaluate = 'arc2:training'
     config.data.known_leaks = _KNOWN_LEAKS_OF_THE_DEMO
     return config
   config.data.train = 'arc2:training'
+  if system.startswith('trm') and os.environ.get('CONCEPT_ARC'):
+    config.data.train += ',concept'
   config.data.evaluate = 'arc2:evaluation'
   # 605,427 steps; ten evaluations, as published.
   config.evaluate_every = 60_000

@@ -14,6 +14,7 @@ import itertools
 import json
 import math
 import pathlib
+import re
 import shutil
 import signal
 import struct
@@ -891,13 +892,23 @@ def use(root):
   return puzzles, whole, shown, chosen, asked, leaks
 
 
+def hrm_form(name):
+  """A name as read: of TRM's form for an augmented task, the other form."""
+  match = re.fullmatch(r'(.+)\|\|\|(t[0-7])\|\|\|(\d{10})', name, re.DOTALL)
+  if match is None or sorted(match[3]) != list('0123456789'):
+    return name
+  if (match[2], match[3]) == ('t0', '0123456789'):
+    return match[1]
+  return '_'.join(match.groups())
+
+
 def check_published(root, used):
   """What was used is what the files hold, all of it."""
   puzzles, whole, shown, chosen, asked, leaks = used
   path = root / 'identifiers.json'
   # The published builders of Sudokus and mazes write none.
   names = read_json(path.read_bytes()) if path.exists() else ['<blank>']
-  assert puzzles.identifier_names() == names
+  assert puzzles.identifier_names() == [hrm_form(name) for name in names]
   assert puzzles.num_identifiers == len(names)
   inputs, labels, identifiers, sizes, variants = examples_in(root / 'train')
   count = len(inputs)

@@ -158,7 +158,7 @@ def test_unknown_words_are_named(variant):
       65_104,
       {
         'epochs': 50_000,
-        'data.num_aug': 0,
+        'data.num_aug': 7,
         'optimizer.puzzle_learning_rate': 1e-4,
         'optimizer.weight_decay': 1.0,
         'optimizer.puzzle_weight_decay': 1.0,

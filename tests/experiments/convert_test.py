@@ -21,7 +21,7 @@ from absl.testing import flagsaver
 from data_pipelines import files
 from data_pipelines.errors import DataError
 from data_pipelines.puzzles import load_puzzles
-from experiments import build, convert, evaluate, train
+from experiments import build, convert, evaluate, leaderboard, runs, train
 from experiments.configs import arc1, sudoku
 from hrm_jax import checkpoints, sharding, state_dicts, train_step
 from hrm_jax.errors import ConfigError
@@ -289,7 +289,11 @@ def test_there_and_back_is_equal_to_the_bit(case, sizes, tmp_path):
     settings,
   )
   workdir, out = tmp_path / 'run', tmp_path / 'out' / f'x.{suffix_out}'
-  convert.read_published(path, _sudoku(system), workdir)
+  config = _sudoku(system)
+  if told is None and 'mlp_t' in tensors:
+    # The tokens must be the cells and what the config says of the prefix.
+    config.model.puzzle_emb_len = tensors['mlp_t'] - sizes[1]
+  convert.read_published(path, config, workdir)
   dtype = np.dtype(tensors.get('dtype', np.float32)).name
   convert.write_published(workdir, out, None, dtype)
   _assert_bitwise(_bare(out), arrays)
@@ -526,7 +530,7 @@ def test_names_without_a_table_tell_the_augmentations(cache, tmp_path):
     _published(sizes, ndim=0),
     '',
     names,
-    _all_config(puzzle_emb_ndim=0),
+    _all_config(puzzle_emb_ndim=0, seq_len=25),
   )
   config = _arc('hrm', **{'data.num_aug': 50})
   convert.read_published(path, config, tmp_path / 'run')
@@ -617,6 +621,40 @@ def test_what_no_file_tells_is_taken_from_the_config_and_said(
   with caplog.at_level('INFO', 'absl'):
     convert.read_published(path, _sudoku('hrm'), tmp_path / 'run_2')
   assert 'num_heads=4, H_cycles=2, L_cycles=2\n' in caplog.text
+
+
+def test_cells_of_another_size_are_noticed(cache, sizes, tmp_path):
+  """Rotary positions fit any canvas: nothing else would tell."""
+  puzzles = load_puzzles('', 'arc1:training', 5, 2, 0)
+  names = puzzles.identifier_names()
+  arrays = _published((puzzles.vocab_size, 25), rows=len(names))
+  target = tmp_path / 'run'
+
+  def refused(name, told, pattern, **settings):
+    path = _write(tmp_path / name / 'x.pt', arrays, '', names, told)
+    with pytest.raises(ConfigError, match=pattern):
+      convert.read_published(path, _arc('hrm', **settings), target)
+    assert not target.exists()
+
+  refused('published', _all_config(), r'30 × 30; set .*seq_len: 25')
+  told = _all_config(seq_len=25)
+  refused('ours', told, 'of 25 cells .* of 36;', **{'data.canvas': 6})
+  # An MLP over the tokens has their number.
+  arrays = _published(sizes, 'trm', mlp_t=sizes[1] + 7)
+  path = _write(tmp_path / 'mixer' / 'x.pt', arrays)
+  with pytest.raises(ConfigError, match=f'for {sizes[1] + 7} tokens'):
+    convert.read_published(path, _sudoku('trm_mlp'), target)
+  assert not target.exists()
+
+
+def test_what_it_was_trained_on_is_not_known(sizes, tmp_path, capsys):
+  path = _write(tmp_path / 'theirs' / 'x.pt', _published(sizes))
+  convert.read_published(path, _sudoku('hrm'), tmp_path / 'run')
+  evaluate.run(tmp_path / 'run')
+  assert 'trained on is not known' in capsys.readouterr().out
+  (measured,) = leaderboard.measure(runs.read_all([str(tmp_path / 'run')]))
+  assert measured.paper is None
+  assert '| not known' in leaderboard.report([measured])
 
 
 def _changed(**changes):

@@ -70,10 +70,10 @@ _PAPER = {
 def paper_run(write_run):
   """Writes a run at the paper's scale, or one that departs from it."""
 
-  def write(benchmark, name='run', config=None, **changes):
+  def write(benchmark, name='run', config=None, system='', **changes):
     module, version, scores, step, rows = _PAPER[benchmark]
     facts = {'version': version, 'scores': scores, 'step': step, 'rows': rows}
-    made = module.get_config()
+    made = module.get_config(system)
     made.update_from_flattened_dict(config or {})
     return write_run(name, made, **{**facts, **changes})
 
@@ -195,8 +195,11 @@ def test_the_versions_that_the_loaders_give_are_those_of_the_gate(tmp_path):
 @pytest.mark.parametrize(
   'benchmark, config, changes, reason',
   [
-    ('ARC-1', {'data.canvas': 20}, {}, 'canvas 20, not 30'),
-    ('ARC-1', {'data.num_aug': 300}, {}, '300 augmentations, not 1000'),
+    ('ARC-1', {'data.canvas': 20}, {}, 'data.canvas=20'),
+    ('ARC-1', {'data.num_aug': 300}, {}, 'data.num_aug=300'),
+    ('ARC-1', {'model.hidden_size': 64}, {}, 'model.hidden_size=64'),
+    ('ARC-1', {'act.halting': 'halt_only'}, {}, 'act.halting=halt_only'),
+    ('ARC-1', {'batch_size': 76800}, {'step': 4009}, '4,009 optimizer steps'),
     ('ARC-1', {}, {'rows': 419}, '419 inputs predicted, not 385,816'),
     ('ARC-1', {}, {'step': 20}, 'examples shown'),
     ('ARC-1', {'batch_size': 96}, {}, 'examples shown'),
@@ -252,6 +255,19 @@ def test_what_departs_from_the_paper_stays_out_of_its_table(
   assert str(directory) not in paper
   assert reason in small
   assert str(directory) in small
+
+
+def test_trm_is_trained_as_long_as_was_published_for_it(paper_run):
+  short = paper_run('Sudoku-Extreme 1k', 'short', system='trm_mlp')
+  whole = paper_run('Sudoku-Extreme 1k', 'whole', system='trm_mlp', step=65_104)
+  measured = {
+    one.group.runs[0].directory: one for one in _measure(short, whole)
+  }
+  assert measured[whole].paper.benchmark == 'Sudoku-Extreme 1k'
+  assert measured[short].paper is None
+  assert 'optimizer steps, not 65,104' in measured[short].reason
+  # Its own settings are no departure.
+  assert 'unlike' not in leaderboard.report([measured[whole]])
 
 
 def test_a_partial_evaluation_is_no_score(paper_run):

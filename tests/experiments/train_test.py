@@ -273,7 +273,7 @@ def test_unknown_answers_are_predicted_and_not_scored(tmp_path, capsys):
   result = evaluate.run(workdir)
   assert result.scores[1].outputs.scored == 2
   (tasks / 'new.json').write_text((tasks / 'task0.json').read_text())
-  with pytest.raises(ConfigError, match=r"no embedding of \d+ puzzles.*'new'"):
+  with pytest.raises(DataError, match=r"no puzzle identifier of 1 .*'new'"):
     evaluate.run(workdir)
 
 
