@@ -61,8 +61,10 @@ def _fail(message: str) -> NoReturn:
 
 def _last_line(error: Exception) -> str:
   """What is wrong; config flags put whole tracebacks before it."""
-  if isinstance(error, KeyError):
-    return f"command line: the config has no setting '{error.args[0]}'"
+  name = str(error).strip('"\'')
+  if isinstance(error, AttributeError) and name.isidentifier():
+    # Where nothing is alike, they give the name alone.
+    return f"command line: the config has no setting '{name}'"
   text = str(error).replace(r'\n', '\n')
   lines = [line.strip() for line in text.splitlines()]
   lines = [line for line in lines if line and not line.startswith('Pass --')]

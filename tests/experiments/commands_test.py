@@ -40,7 +40,10 @@ def _fails(*arguments):
     (['--config=nope.py'], "No such file or directory: 'nope.py'"),
     (['--config=experiments/configs/arc1.py:big'], "variant 'big' is unknown"),
     ([_DEMO, '--config.data.canvs=3'], '"canvas" instead of "canvs"'),
-    ([_DEMO, '--config.model.layers=3'], "the config has no setting 'layers'"),
+    (
+      [f'{_DEMO},direct', '--config.model.gradient=full'],
+      "no setting 'gradient'",
+    ),
     ([_DEMO, '--config.batch_size=many'], '--config.batch_size=many: invalid'),
     ([_DEMO, 'stray'], 'unexpected arguments: stray'),
   ],
