@@ -369,7 +369,7 @@ def draw(measured: Sequence[Measured]) -> charts.Figure:
   _draw_part(parts[0], f'{_PAPER_TITLE} (percent)', upper, legend)
   if lower:
     title = f'{_SMALL_TITLE} (percent): not to be compared with the above'
-    legend = [('measured here, at small scale', charts.SMALL_SCALE)]
+    legend = [('measured here', charts.SMALL_SCALE)]
     _draw_part(parts[1], title, lower, legend)
   return figure
 
