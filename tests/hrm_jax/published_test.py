@@ -290,3 +290,25 @@ def test_every_difference_is_listed_at_once():
     'inner.L_init is missing',
     'inner.stray is not known',
   }
+
+
+def test_what_trm_leaves_unsaid_has_its_defaults():
+  model = {
+    'hidden_size': 32,
+    'num_heads': 4,
+    'H_cycles': 3,
+    'L_cycles': 6,
+    'expansion': 4,
+    'puzzle_emb_ndim': 32,
+    'pos_encodings': 'rope',
+  }
+  halting = {'halt_max_steps': 16, 'halt_exploration_prob': 0.1}
+  for high, kind, tokens, rule in (
+    (0, 'trm', 16, 'halt_only'),
+    (2, 'hrm', 0, 'q_learning'),
+  ):
+    arch = model | halting | {'H_layers': high, 'L_layers': 2}
+    found, fields = published.model_fields(arch)
+    assert (found, fields['puzzle_emb_len']) == (kind, tokens)
+    assert published.act_fields(arch, found)['halting'] == rule
+    assert not arch
