@@ -151,15 +151,24 @@ def train_setup(
   )
 
 
-def record(
+def claim_workdir(
+  workdir: pathlib.Path,
   config: ml_collections.ConfigDict,
   puzzles: PuzzleSet,
   leaking: leak_check.Verdict,
-) -> dict[str, Any]:
-  """The config as JSON values, with the version of the data it names and what
-  leaks in it."""
+) -> None:
+  """Writes config.json: the settings, which data they name, what leaks there.
+
+  Raises:
+    ConfigError: the workdir belongs to another run.
+  """
   facts = {'data_version': puzzles.version, 'leaks': leaking.record()}
-  return {**config.to_dict(), **facts}
+  checkpoints.claim_workdir(
+    workdir,
+    {**config.to_dict(), **facts},
+    FREE_KEYS,
+    defaults(config).to_dict(),
+  )
 
 
 def read_run(
@@ -182,7 +191,7 @@ def read_run(
 def from_record(
   fields: dict[str, Any], path: pathlib.Path
 ) -> ml_collections.ConfigDict:
-  """The config that `record` wrote; keys since added have their defaults.
+  """The config that `claim_workdir` wrote; keys added since are at defaults.
 
   Raises:
     ConfigError: `path` holds a setting that this version does not know.

@@ -157,12 +157,7 @@ def read_published(
     step = int(number[1]) if number else 0
 
   leaking = build.check_leaks(config, puzzles)
-  checkpoints.claim_workdir(
-    workdir,
-    build.record(config, puzzles, leaking),
-    build.FREE_KEYS,
-    build.defaults(config).to_dict(),
-  )
+  build.claim_workdir(workdir, config, puzzles, leaking)
   saved = checkpoints.Checkpoints(workdir, keep=config.keep_checkpoints)
   with contextlib.closing(saved):
     saved.save_weights(
@@ -366,12 +361,13 @@ def _check_cells(
   told: int | None,
 ) -> None:
   """That the checkpoint is of puzzles of this size, which it may not tell."""
-  if told is None and puzzles.evaluation_tasks and config.data.canvas != 30:
+  canvas, published_canvas = config.data.canvas, encoding.CANVAS
+  if told is None and puzzles.evaluation_tasks and canvas != published_canvas:
     raise ConfigError(
-      f'{path}: nothing tells that it is of a canvas of {config.data.canvas} × '
-      f'{config.data.canvas}, and the published ones are of 30 × 30; set '
-      '--config.data.canvas=30, or write under arch in its all_config.yaml '
-      f'seq_len: {puzzles.seq_len}'
+      f'{path}: nothing tells that it is of a canvas of {canvas} × {canvas}, '
+      f'and the published ones are of {published_canvas} × {published_canvas}; '
+      f'set --config.data.canvas={published_canvas}, or write under arch in '
+      f'its all_config.yaml seq_len: {puzzles.seq_len}'
     )
   if told not in (None, puzzles.seq_len):
     raise ConfigError(

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import ml_collections
-from flax.traverse_util import flatten_dict
 
-from experiments import build
+from experiments import runs
 from experiments.configs import arc1, arc2, maze, sudoku
 from experiments.runs import Run
 
@@ -95,22 +94,18 @@ def find(run: Run) -> tuple[PaperSet | None, str]:
 
 def unlike(run: Run, paper: PaperSet) -> list[str]:
   """The settings of a run that are not those published for it."""
-  published = _flat(_published(run, paper))
+  published = runs.decisive(_published(run, paper))
   return [
     f'{key}={value}'
-    for key, value in sorted(_flat(run.config).items())
-    if value != published[key]
-    and not key.startswith(('data.known_leaks', 'seed', *build.FREE_KEYS))
+    for key, value in sorted(runs.decisive(run.config).items())
+    # What leaks is told apart, with the scores.
+    if value != published[key] and key != 'data.known_leaks'
   ]
 
 
 def _published(run: Run, paper: PaperSet) -> ml_collections.ConfigDict:
   model = run.config.model
   return paper.preset(model.kind + '_mlp' * model.get('mlp_t', False))
-
-
-def _flat(config: ml_collections.ConfigDict) -> dict[str, object]:
-  return flatten_dict(config.to_dict(), sep='.')
 
 
 def _differences(run: Run, paper: PaperSet) -> list[str]:

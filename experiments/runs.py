@@ -106,16 +106,8 @@ class Run:
   @functools.cached_property
   def settings(self) -> dict[str, str]:
     """What decides the results besides the seed, as text by dotted key."""
-    fields = flatten_dict(self.config.to_dict(), sep='.')
-    decisive = {
-      key: json.dumps(value)
-      for key, value in fields.items()
-      if key != 'seed'
-      and not any(
-        key == free or key.startswith(free + '.') for free in build.FREE_KEYS
-      )
-    }
-    return {**decisive, 'data_version': self.data_version}
+    texts = {key: json.dumps(v) for key, v in decisive(self.config).items()}
+    return {**texts, 'data_version': self.data_version}
 
   @property
   def changes(self) -> list[str]:
@@ -219,6 +211,18 @@ class Group:
     """See `Run.parameters`; None where no run has a checkpoint."""
     counts = (run.parameters for run in self.runs)
     return next((count for count in counts if count is not None), None)
+
+
+def decisive(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The settings that decide results besides the seed, by dotted key."""
+  return {
+    key: value
+    for key, value in flatten_dict(config.to_dict(), sep='.').items()
+    if key != 'seed'
+    and not any(
+      key == free or key.startswith(free + '.') for free in build.FREE_KEYS
+    )
+  }
 
 
 def read_all(directories: Sequence[str]) -> list[Run]:

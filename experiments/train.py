@@ -74,12 +74,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
   )
   first = jax.process_index() == 0
   if first:
-    checkpoints.claim_workdir(
-      workdir,
-      build.record(config, puzzles, leaking),
-      build.FREE_KEYS,
-      build.defaults(config).to_dict(),
-    )
+    build.claim_workdir(workdir, config, puzzles, leaking)
   saved = checkpoints.Checkpoints(workdir, keep=config.keep_checkpoints)
   writer = metrics.MetricsWriter(workdir, max(saved.steps(), default=0), first)
   rows = sharding.local_rows(mesh, config.batch_size)

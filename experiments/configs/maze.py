@@ -37,13 +37,8 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.data.train = config.data.evaluate = 'maze_30x30_hard_1k'
   # TRM's builder has all eight turns and mirrorings of each maze.
   config.data.num_aug = 7 if system.startswith('trm') else 0
-  # Ten evaluations, as published: HRM's 26,041 steps, TRM's 65,104.
-  config.epochs = 50_000 if system.startswith('trm') else 20_000
-  config.evaluate_every = 6_510 if system.startswith('trm') else 2_604
+  base.for_1000_puzzles(config)
   config.checkpoint_every = 2_000
-  config.optimizer.puzzle_learning_rate = 1e-4
-  config.optimizer.weight_decay = 1.0
-  config.optimizer.puzzle_weight_decay = 1.0
   return config
 
 

@@ -62,14 +62,9 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     config.epochs = 100
     config.evaluate_every = 16_000
     return config
-  # Ten evaluations, as published: HRM's 26,041 steps (52,083 at batch 384),
-  # TRM's 65,104.
-  config.epochs = 50_000 if system.startswith('trm') else 20_000
-  config.evaluate_every = 6_510 if system.startswith('trm') else 2_604
-  config.optimizer.puzzle_learning_rate = 1e-4
-  config.optimizer.weight_decay = 1.0
-  config.optimizer.puzzle_weight_decay = 1.0
+  base.for_1000_puzzles(config)
   if preset == 'laptop':
+    # Twice as many steps.
     config.batch_size = 384
     config.evaluate_every *= 2
     config.optimizer.learning_rate = 7e-5

@@ -365,9 +365,7 @@ def _untrained(config, workdir):
   table = rng.standard_normal(state.puzzle_table.shape, np.float32)
   state = state.replace(puzzle_table=table, step=np.int32(3))
   leaking = build.check_leaks(config, puzzles)
-  checkpoints.claim_workdir(
-    workdir, build.record(config, puzzles, leaking), (), {}
-  )
+  build.claim_workdir(workdir, config, puzzles, leaking)
   saved = checkpoints.Checkpoints(workdir, keep=1)
   names = puzzles.identifier_names()
   saved.save(state, checkpoints.Position(3, names, puzzles.version))
