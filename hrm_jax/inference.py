@@ -109,8 +109,9 @@ def sharded_predict(
   whole = sharding.replicated(mesh)
 
   def run(variables, puzzle_table, batch):
-    puzzles = puzzle_table[batch['puzzle_identifiers']]
-    return predict(model, settings, mode, variables, puzzles, batch)
+    with sharding.using(mesh):
+      puzzles = puzzle_table[batch['puzzle_identifiers']]
+      return predict(model, settings, mode, variables, puzzles, batch)
 
   return jax.jit(
     run,

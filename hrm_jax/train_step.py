@@ -236,7 +236,8 @@ def sharded_step(setup: TrainSetup, mesh: Mesh) -> StepFunction:
 
   # A function of its own: its cache counts its own traces.
   def step(state: TrainState, batch: act.Batch):
-    return train_step(setup, state, batch)
+    with sharding.using(mesh):
+      return train_step(setup, state, batch)
 
   return jax.jit(
     step,

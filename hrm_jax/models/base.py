@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from hrm_jax.errors import ConfigError
-from hrm_jax.models import layers
+from hrm_jax.models import attention, layers
 
 POS_ENCODINGS = ('rope', 'learned', 'none')
 # All other numbers among the attributes must be positive.
@@ -30,6 +30,7 @@ class ReasoningModel(nn.Module):
     puzzle_emb_ndim: E, size of a puzzle's embedding; 0 for no prefix.
     puzzle_emb_len: P, prefix tokens; 0 means ceil(E / D).
     pos_encodings: 'rope', 'learned' or 'none'.
+    attention: how it is computed, see `attention.attend`.
     dtype: of activations and state; parameters are float32.
   """
 
@@ -41,6 +42,7 @@ class ReasoningModel(nn.Module):
   puzzle_emb_ndim: int = 512
   puzzle_emb_len: int = 0
   pos_encodings: str = 'rope'
+  attention: str = 'auto'
   dtype: chex.ArrayDType = jnp.float32
 
   @property
@@ -81,6 +83,11 @@ class ReasoningModel(nn.Module):
       raise ConfigError(
         f"model.pos_encodings='{self.pos_encodings}' is unknown; use one of "
         + ', '.join(POS_ENCODINGS)
+      )
+    if self.attention not in attention.IMPLEMENTATIONS:
+      raise ConfigError(
+        f"model.attention='{self.attention}' is unknown; use one of "
+        + ', '.join(attention.IMPLEMENTATIONS)
       )
     if self.pos_encodings == 'rope' and head_size % 2:
       raise ConfigError(
@@ -160,6 +167,7 @@ class ReasoningModel(nn.Module):
       num_heads=self.num_heads,
       expansion=self.expansion,
       rope=self.pos_encodings == 'rope',
+      attention=self.attention,
       mlp_t=mlp_t,
       dtype=self.dtype,
     )

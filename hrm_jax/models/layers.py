@@ -9,10 +9,10 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
+
+from hrm_jax.models.attention import attend
 
 RMS_NORM_EPSILON = 1e-5
-ROPE_THETA = 10000.0
 
 # Standard deviation of a unit normal truncated at ±2.
 _TRUNCATED_STD = 0.87962566103423978
@@ -51,26 +51,6 @@ def rms_norm(x: chex.Array) -> chex.Array:
   return (x32 * jax.lax.rsqrt(mean_square + RMS_NORM_EPSILON)).astype(x.dtype)
 
 
-def rope_tables(length: int, head_size: int) -> tuple[np.ndarray, np.ndarray]:
-  """cos and sin of the rotary angles, each float32 [T, K]."""
-  exponents = np.arange(0, head_size, 2, dtype=np.float32) / head_size
-  frequencies = (1.0 / ROPE_THETA**exponents).astype(np.float32)
-  angles = np.outer(np.arange(length, dtype=np.float32), frequencies)
-  angles = np.concatenate([angles, angles], axis=-1)
-  return np.cos(angles), np.sin(angles)
-
-
-def apply_rope(
-  x_BTNK: chex.Array, cos_TK: np.ndarray, sin_TK: np.ndarray
-) -> chex.Array:
-  """Rotates queries or keys by their positions (half-rotation form)."""
-  x = x_BTNK.astype(jnp.float32)
-  first, second = jnp.split(x, 2, axis=-1)
-  rotated = jnp.concatenate([-second, first], axis=-1)
-  out = x * cos_TK[:, None, :] + rotated * sin_TK[:, None, :]
-  return out.astype(x_BTNK.dtype)
-
-
 def swiglu_width(hidden_size: int, expansion: float) -> int:
   """F: two thirds of expansion · D, rounded up to a multiple of 256."""
   return math.ceil(round(expansion * hidden_size * 2 / 3) / 256) * 256
@@ -81,21 +61,16 @@ class Attention(nn.Module):
 
   num_heads: int
   rope: bool
+  implementation: str
   dtype: chex.ArrayDType
 
   @nn.compact
   def __call__(self, x_BTD: chex.Array) -> chex.Array:
-    B, T, D = x_BTD.shape
-    N, K = self.num_heads, D // self.num_heads
+    D = x_BTD.shape[-1]
     # One projection for N query, N key and N value heads, in that order.
     qkv = Linear(3 * D, self.dtype, name='qkv')(x_BTD)
-    q, k, v = jnp.split(qkv.reshape(B, T, 3 * N, K), 3, axis=2)
-    if self.rope:
-      cos, sin = rope_tables(T, K)
-      q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
-    # Softmax in float32, scale 1/√K.
-    out = jax.nn.dot_product_attention(q, k, v)
-    return Linear(D, self.dtype, name='out')(out.reshape(B, T, D))
+    out = attend(qkv, self.num_heads, self.rope, self.implementation)
+    return Linear(D, self.dtype, name='out')(out)
 
 
 class SwiGLU(nn.Module):
@@ -124,6 +99,7 @@ class Block(nn.Module):
   num_heads: int
   expansion: float
   rope: bool
+  attention: str
   mlp_t: bool
   dtype: chex.ArrayDType
 
@@ -135,7 +111,7 @@ class Block(nn.Module):
       x_BTD = rms_norm(x_BDT + mixed_BDT).swapaxes(1, 2)
     else:
       attention = Attention(
-        self.num_heads, self.rope, self.dtype, name='attention'
+        self.num_heads, self.rope, self.attention, self.dtype, name='attention'
       )
       x_BTD = rms_norm(x_BTD + attention(x_BTD))
     mlp = SwiGLU(self.expansion, self.dtype, name='mlp')
@@ -149,12 +125,20 @@ class Level(nn.Module):
   num_heads: int
   expansion: float
   rope: bool
+  attention: str
   mlp_t: bool
   dtype: chex.ArrayDType
 
   def setup(self):
     self.blocks = [
-      Block(self.num_heads, self.expansion, self.rope, self.mlp_t, self.dtype)
+      Block(
+        self.num_heads,
+        self.expansion,
+        self.rope,
+        self.attention,
+        self.mlp_t,
+        self.dtype,
+      )
       for _ in range(self.num_blocks)
     ]
 

@@ -15,6 +15,7 @@ from hrm_jax.models import (
   TRM,
   Direct,
   RecurrentTransformer,
+  attention,
   layers,
 )
 from hrm_jax.models.recurrent import State
@@ -189,6 +190,7 @@ def _level(model, name, blocks, mlp_t=False):
     num_heads=model.num_heads,
     expansion=model.expansion,
     rope=True,
+    attention='auto',
     mlp_t=mlp_t,
     dtype=jnp.float32,
   )
@@ -389,8 +391,8 @@ def test_logits_are_of_the_cells_and_q_of_the_first_token():
 def _rotated(x_K, length):
   """One vector rotated to each position, [T, K]."""
   x = np.broadcast_to(x_K, (1, length, 1, len(x_K)))
-  cos, sin = layers.rope_tables(length, len(x_K))
-  return np.asarray(layers.apply_rope(jnp.asarray(x), cos, sin))[0, :, 0]
+  cos, sin = attention.rope_tables(length, len(x_K))
+  return np.asarray(attention.apply_rope(jnp.asarray(x), cos, sin))[0, :, 0]
 
 
 def test_rotary_positions_are_complex_rotations():
@@ -447,10 +449,10 @@ def _attention_64(params, x, num_heads):
 
 
 def test_attention_is_full_softmax_attention():
-  attention = layers.Attention(4, rope=False, dtype=jnp.float32)
+  mixer = layers.Attention(4, False, 'auto', dtype=jnp.float32)
   x = 3 * np.random.default_rng(0).normal(size=(B, S, D)).astype(np.float32)
-  variables = jax.jit(attention.init)(jax.random.key(0), x)
-  ours = jax.jit(attention.apply)(variables, x)
+  variables = jax.jit(mixer.init)(jax.random.key(0), x)
+  ours = jax.jit(mixer.apply)(variables, x)
   params = jax.tree.map(lambda p: np.asarray(p, np.float64), variables)
   expected = _attention_64(params['params'], x, 4)
   # Scores of size 10 in float32, their exponentials, sums of 32 products.
@@ -483,7 +485,9 @@ def test_every_cell_sees_every_cell_and_its_place(pos_encodings):
 
 @pytest.mark.parametrize('mlp_t', [False, True])
 def test_block_is_post_norm_with_swiglu(mlp_t):
-  block = layers.Block(4, 4.0, rope=False, mlp_t=mlp_t, dtype=jnp.float32)
+  block = layers.Block(
+    4, 4.0, rope=False, attention='auto', mlp_t=mlp_t, dtype=jnp.float32
+  )
   x = 3 * np.random.default_rng(0).normal(size=(B, S, D)).astype(np.float32)
   variables = jax.jit(block.init)(jax.random.key(0), x)
   ours = jax.jit(block.apply)(variables, x)

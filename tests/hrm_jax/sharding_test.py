@@ -13,9 +13,9 @@ def test_mesh_is_all_devices_along_the_batch():
   mesh = sharding.make_mesh()
   assert mesh.size == 8
   assert list(mesh.devices.flat) == jax.devices()
-  assert mesh.axis_names == (sharding.DATA_AXIS,)
+  assert mesh.axis_names == sharding.AXES
   # Under Explicit axes Linen's constraints do nothing.
-  assert mesh.axis_types == (AxisType.Auto,)
+  assert mesh.axis_types == (AxisType.Auto,) * 3
 
 
 def test_mesh_of_some_devices():
