@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from hrm_jax import sharding
+from hrm_jax.models import tpu_attention
+from hrm_jax.models.tpu_attention import rope_tables
 
-ROPE_THETA = 10000.0
 IMPLEMENTATIONS = ('auto', 'xla', 'pallas', 'cudnn')
 
 
@@ -29,27 +30,18 @@ def attend(
       that the step is compiled for.
   """
   if implementation == 'auto':
-    implementation = 'xla'
+    implementation = 'pallas' if sharding.platform() == 'tpu' else 'xla'
 
   def local(qkv_BTW):
     # A device's share of the heads, where they are split.
     heads = num_heads * qkv_BTW.shape[-1] // width
-    return _xla(qkv_BTW, heads, rope)
+    return tpu_attention.attention(qkv_BTW, heads, rope)
 
   width = qkv_BTW.shape[-1]
   names = ('batch', None, 'heads')
   if implementation == 'xla':
     return _xla(qkv_BTW, num_heads, rope)
   return sharding.per_device(local, (names,), sharding.spec(*names))(qkv_BTW)
-
-
-def rope_tables(length: int, head_size: int) -> tuple[np.ndarray, np.ndarray]:
-  """cos and sin of the rotary angles, each float32 [T, K]."""
-  exponents = np.arange(0, head_size, 2, dtype=np.float32) / head_size
-  frequencies = (1.0 / ROPE_THETA**exponents).astype(np.float32)
-  angles = np.outer(np.arange(length, dtype=np.float32), frequencies)
-  angles = np.concatenate([angles, angles], axis=-1)
-  return np.cos(angles), np.sin(angles)
 
 
 def apply_rope(
