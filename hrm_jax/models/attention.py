@@ -13,7 +13,7 @@ from hrm_jax import sharding
 from hrm_jax.models import tpu_attention
 from hrm_jax.models.tpu_attention import rope_tables
 
-IMPLEMENTATIONS = ('auto', 'xla', 'pallas', 'cudnn')
+IMPLEMENTATIONS = ('auto', 'xla', 'xla_recompute', 'pallas', 'cudnn')
 
 
 def attend(
@@ -29,8 +29,7 @@ def attend(
     implementation: one of IMPLEMENTATIONS; 'auto' chooses by the platform
       that the step is compiled for.
   """
-  if implementation == 'auto':
-    implementation = 'pallas' if sharding.platform() == 'tpu' else 'xla'
+  implementation = chosen(implementation)
 
   def local(qkv_BTW):
     # A device's share of the heads, where they are split.
@@ -41,7 +40,20 @@ def attend(
   names = ('batch', None, 'heads')
   if implementation == 'xla':
     return _xla(qkv_BTW, num_heads, rope)
+  if implementation == 'xla_recompute':
+    # Scores, T × T of each head, are not kept for the gradient.
+    return jax.checkpoint(_xla, static_argnums=(1, 2))(
+      qkv_BTW, num_heads, rope
+    )
   return sharding.per_device(local, (names,), sharding.spec(*names))(qkv_BTW)
+
+
+def chosen(implementation: str) -> str:
+  """What 'auto' means on the platform that the step is compiled for."""
+  if implementation == 'auto':
+    by_platform = {'tpu': 'pallas', 'gpu': 'xla_recompute'}
+    return by_platform.get(sharding.platform(), 'xla')
+  return implementation
 
 
 def apply_rope(

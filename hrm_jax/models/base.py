@@ -31,6 +31,8 @@ class ReasoningModel(nn.Module):
     puzzle_emb_len: P, prefix tokens; 0 means ceil(E / D).
     pos_encodings: 'rope', 'learned' or 'none'.
     attention: how it is computed, see `attention.attend`.
+    fusion: how much one kernel computes where attention is 'pallas':
+      'attention', a whole 'block', or a whole 'level' where no gradient flows.
     dtype: of activations and state; parameters are float32.
   """
 
@@ -43,6 +45,7 @@ class ReasoningModel(nn.Module):
   puzzle_emb_len: int = 0
   pos_encodings: str = 'rope'
   attention: str = 'auto'
+  fusion: str = 'block'
   dtype: chex.ArrayDType = jnp.float32
 
   @property
@@ -169,6 +172,7 @@ class ReasoningModel(nn.Module):
       rope=self.pos_encodings == 'rope',
       attention=self.attention,
       mlp_t=mlp_t,
+      fusion=self.fusion,
       dtype=self.dtype,
     )
 

@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from hrm_jax import sharding
+from hrm_jax.models import attention, tpu_blocks
 from hrm_jax.models.attention import attend
 
 RMS_NORM_EPSILON = 1e-5
@@ -127,6 +129,7 @@ class Level(nn.Module):
   rope: bool
   attention: str
   mlp_t: bool
+  fusion: str
   dtype: chex.ArrayDType
 
   def setup(self):
@@ -143,6 +146,34 @@ class Level(nn.Module):
     ]
 
   def __call__(self, x_BTD: chex.Array) -> chex.Array:
+    if self._in_kernels():
+      return self._kernels(x_BTD)
     for block in self.blocks:
       x_BTD = block(x_BTD)
     return x_BTD
+
+  def _in_kernels(self) -> bool:
+    return (
+      attention.chosen(self.attention) == 'pallas'
+      and self.fusion != 'attention'
+      and not self.mlp_t
+      and not self.is_initializing()
+    )
+
+  def _kernels(self, x_BTD: chex.Array) -> chex.Array:
+    def weights(block):
+      params = block.variables['params']
+      return tpu_blocks.Weights(
+        *(params['attention'][name]['kernel'] for name in ('qkv', 'out')),
+        *(params['mlp'][name]['kernel'] for name in ('gate_up', 'down')),
+      )
+
+    settings = tpu_blocks.Settings(
+      self.num_heads, self.rope, RMS_NORM_EPSILON, self.fusion == 'level'
+    )
+    rows = ('batch', None, None)
+    return sharding.per_device(
+      lambda x, blocks: tpu_blocks.level(x, blocks, settings),
+      (rows, ()),
+      sharding.spec(*rows),
+    )(x_BTD, tuple(weights(block) for block in self.blocks))
