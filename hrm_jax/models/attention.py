@@ -7,11 +7,11 @@ float32, scale 1/√K, no mask (paper section 2, "Architecture details").
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from hrm_jax import sharding
+from hrm_jax.errors import ConfigError
 from hrm_jax.models import tpu_attention
-from hrm_jax.models.tpu_attention import rope_tables
+from hrm_jax.models.rope import apply_rope, rope_tables
 
 IMPLEMENTATIONS = ('auto', 'xla', 'xla_recompute', 'pallas', 'cudnn')
 
@@ -30,22 +30,29 @@ def attend(
       that the step is compiled for.
   """
   implementation = chosen(implementation)
+  if implementation == 'cudnn' and sharding.platform() != 'gpu':
+    raise ConfigError(
+      f"model.attention='cudnn' is for a GPU, not for {sharding.platform()}; "
+      "use 'auto'"
+    )
 
   def local(qkv_BTW):
     # A device's share of the heads, where they are split.
     heads = num_heads * qkv_BTW.shape[-1] // width
-    return tpu_attention.attention(qkv_BTW, heads, rope)
+    if implementation == 'pallas':
+      return tpu_attention.attention(qkv_BTW, heads, rope)
+    if implementation == 'xla_recompute':
+      # The scores, T × T for each head, are not kept for the gradient.
+      return jax.checkpoint(_jax_attention, static_argnums=(1, 2))(
+        qkv_BTW, heads, rope
+      )
+    return _jax_attention(qkv_BTW, heads, rope, implementation)
 
   width = qkv_BTW.shape[-1]
   names = ('batch', None, 'heads')
-  if implementation == 'xla':
-    return _xla(qkv_BTW, num_heads, rope)
-  if implementation == 'xla_recompute':
-    # Scores, T × T of each head, are not kept for the gradient.
-    return jax.checkpoint(_xla, static_argnums=(1, 2))(
-      qkv_BTW, num_heads, rope
-    )
-  return sharding.per_device(local, (names,), sharding.spec(*names))(qkv_BTW)
+  if implementation.startswith('xla') and sharding.parts('heads') == 1:
+    return local(qkv_BTW)
+  return sharding.per_device(local, (names,), names)(qkv_BTW)
 
 
 def chosen(implementation: str) -> str:
@@ -56,18 +63,12 @@ def chosen(implementation: str) -> str:
   return implementation
 
 
-def apply_rope(
-  x_BTNK: chex.Array, cos_TK: np.ndarray, sin_TK: np.ndarray
+def _jax_attention(
+  qkv_BTW: chex.Array,
+  num_heads: int,
+  rope: bool,
+  implementation: str = 'xla',
 ) -> chex.Array:
-  """Rotates queries or keys by their positions (half-rotation form)."""
-  x = x_BTNK.astype(jnp.float32)
-  first, second = jnp.split(x, 2, axis=-1)
-  rotated = jnp.concatenate([-second, first], axis=-1)
-  out = x * cos_TK[:, None, :] + rotated * sin_TK[:, None, :]
-  return out.astype(x_BTNK.dtype)
-
-
-def _xla(qkv_BTW: chex.Array, num_heads: int, rope: bool) -> chex.Array:
   """As JAX's own function does it."""
   B, T, W = qkv_BTW.shape
   K = W // (3 * num_heads)
@@ -75,4 +76,5 @@ def _xla(qkv_BTW: chex.Array, num_heads: int, rope: bool) -> chex.Array:
   if rope:
     cos, sin = rope_tables(T, K)
     q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
-  return jax.nn.dot_product_attention(q, k, v).reshape(B, T, W // 3)
+  out = jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+  return out.reshape(B, T, W // 3)

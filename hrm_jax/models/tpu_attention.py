@@ -16,8 +16,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from hrm_jax import sharding
+from hrm_jax.models.rope import rope_tables
 
-ROPE_THETA = 10000.0
 # Of the 128 MiB on chip (v5e, v6e) or 64 MiB (v5p).
 VMEM_BYTES = 60 * 2**20
 # Elementwise operations on each of a head's T × T scores, exp apart.
@@ -25,9 +25,7 @@ _FORWARD_OPS, _BACKWARD_OPS = 5, 9
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def attention(
-  qkv_BTW: chex.Array, num_heads: int, rope: bool
-) -> chex.Array:
+def attention(qkv_BTW: chex.Array, num_heads: int, rope: bool) -> chex.Array:
   """Attention of all heads, as `attention.attend`, on one device."""
   B, T, W = qkv_BTW.shape
   D = W // 3
@@ -155,15 +153,6 @@ def forward_flops(T: int, D: int, num_heads: int) -> int:
 def backward_flops(T: int, D: int, num_heads: int) -> int:
   """Operations of `heads_backward`, exp apart; the scores once more too."""
   return T * T * (10 * D + _BACKWARD_OPS * num_heads)
-
-
-def rope_tables(length: int, head_size: int) -> tuple[np.ndarray, np.ndarray]:
-  """cos and sin of the rotary angles, each float32 [T, K]."""
-  exponents = np.arange(0, head_size, 2, dtype=np.float32) / head_size
-  frequencies = (1.0 / ROPE_THETA**exponents).astype(np.float32)
-  angles = np.outer(np.arange(length, dtype=np.float32), frequencies)
-  angles = np.concatenate([angles, angles], axis=-1)
-  return np.cos(angles), np.sin(angles)
 
 
 def rope_table(T: int, K: int, rope: bool) -> np.ndarray:

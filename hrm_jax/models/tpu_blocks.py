@@ -73,9 +73,7 @@ def _level_forward(x_BTD, blocks, settings):
 def _level_backward(settings, kept, dout):
   gradients = []
   for weights, x, heads, scale, middle, out_scale, out in reversed(kept):
-    dout, *mlp = _mlp_backward_call(
-      weights, middle, out, out_scale, dout
-    )
+    dout, *mlp = _mlp_backward_call(weights, middle, out, out_scale, dout)
     dout, *attention = _attention_backward_call(
       weights, x, heads, middle, scale, dout, settings
     )
@@ -221,7 +219,9 @@ def _mlp_backward_kernel(
   dmiddle_ref[...] = dmiddle.astype(dtype)
 
 
-def _attention_backward_call(weights, x, heads, middle, scale, dmiddle, settings):
+def _attention_backward_call(
+  weights, x, heads, middle, scale, dmiddle, settings
+):
   """Gradients at the block's input, at qkv and at out."""
   B, T, D = x.shape
   dtype = x.dtype
@@ -232,9 +232,7 @@ def _attention_backward_call(weights, x, heads, middle, scale, dmiddle, settings
   # qkv once more, and both products' two gradients.
   flops += 2 * T * D * D * (3 + 2 * 4)
   return pl.pallas_call(
-    functools.partial(
-      _attention_backward_kernel, num_heads=settings.num_heads
-    ),
+    functools.partial(_attention_backward_kernel, num_heads=settings.num_heads),
     grid=(B,),
     in_specs=[
       whole(*table.shape),

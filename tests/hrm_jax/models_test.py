@@ -15,8 +15,8 @@ from hrm_jax.models import (
   TRM,
   Direct,
   RecurrentTransformer,
-  attention,
   layers,
+  rope,
 )
 from hrm_jax.models.recurrent import State
 from hrm_jax.models.transformer import Output
@@ -391,8 +391,8 @@ def test_logits_are_of_the_cells_and_q_of_the_first_token():
 def _rotated(x_K, length):
   """One vector rotated to each position, [T, K]."""
   x = np.broadcast_to(x_K, (1, length, 1, len(x_K)))
-  cos, sin = attention.rope_tables(length, len(x_K))
-  return np.asarray(attention.apply_rope(jnp.asarray(x), cos, sin))[0, :, 0]
+  cos, sin = rope.rope_tables(length, len(x_K))
+  return np.asarray(rope.apply_rope(jnp.asarray(x), cos, sin))[0, :, 0]
 
 
 def test_rotary_positions_are_complex_rotations():

@@ -1,0 +1,27 @@
+"""Rotary positions (paper section 2, "Architecture details")."""
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+
+ROPE_THETA = 10000.0
+
+
+def rope_tables(length: int, head_size: int) -> tuple[np.ndarray, np.ndarray]:
+  """cos and sin of the rotary angles, each float32 [T, K]."""
+  exponents = np.arange(0, head_size, 2, dtype=np.float32) / head_size
+  frequencies = (1.0 / ROPE_THETA**exponents).astype(np.float32)
+  angles = np.outer(np.arange(length, dtype=np.float32), frequencies)
+  angles = np.concatenate([angles, angles], axis=-1)
+  return np.cos(angles), np.sin(angles)
+
+
+def apply_rope(
+  x_BTNK: chex.Array, cos_TK: np.ndarray, sin_TK: np.ndarray
+) -> chex.Array:
+  """Rotates queries or keys by their positions (half-rotation form)."""
+  x = x_BTNK.astype(jnp.float32)
+  first, second = jnp.split(x, 2, axis=-1)
+  rotated = jnp.concatenate([-second, first], axis=-1)
+  out = x * cos_TK[:, None, :] + rotated * sin_TK[:, None, :]
+  return out.astype(x_BTNK.dtype)
