@@ -18,6 +18,7 @@ from jax.experimental.pallas import tpu as pltpu
 from hrm_jax import sharding
 from hrm_jax.models.rope import rope_tables
 
+LANES = 128
 # Of the 128 MiB on chip (v5e, v6e) or 64 MiB (v5p).
 VMEM_BYTES = 60 * 2**20
 # Elementwise operations on each of a head's T × T scores, exp apart.
@@ -92,18 +93,20 @@ def heads_forward(rope_ref, qkv_ref, out_ref, num_heads: int) -> None:
     num_heads: N.
   """
   dtype = out_ref.dtype
-  D = out_ref.shape[-1]
-  K = D // num_heads
-  for head in range(num_heads):
-    at = head * K
-    q = _turned(qkv_ref[:, at : at + K], rope_ref)
-    k = _turned(qkv_ref[:, D + at : D + at + K], rope_ref)
-    v = qkv_ref[:, 2 * D + at : 2 * D + at + K]
-    scores = dot(q, k, (1, 1)) * K**-0.5
-    weights = jnp.exp(scores - jnp.max(scores, axis=1, keepdims=True))
-    total = jnp.sum(weights, axis=1, keepdims=True)
-    out = dot(weights.astype(dtype), v, (1, 0)) / total
-    out_ref[:, at : at + K] = out.astype(dtype)
+
+  def some_heads(at, columns):
+    q, k, v = (qkv_ref[:, part] for part in columns)
+    outs = []
+    for head in at:
+      q_TK, k_TK = _turned(q[:, head], rope_ref), _turned(k[:, head], rope_ref)
+      scores = dot(q_TK, k_TK, (1, 1)) * q_TK.shape[-1] ** -0.5
+      weights = jnp.exp(scores - jnp.max(scores, axis=1, keepdims=True))
+      total = jnp.sum(weights, axis=1, keepdims=True)
+      out = dot(weights.astype(dtype), v[:, head], (1, 0)) / total
+      outs.append(out.astype(dtype))
+    out_ref[:, columns[0]] = jnp.concatenate(outs, axis=-1)
+
+  _for_heads(some_heads, out_ref.shape[-1], num_heads)
 
 
 def heads_backward(
@@ -122,27 +125,52 @@ def heads_backward(
     num_heads: N.
   """
   dtype = dqkv_ref.dtype
-  D = dout_ref.shape[-1]
+
+  def some_heads(at, columns):
+    q, k, v = (qkv_ref[:, part] for part in columns)
+    douts = dout_ref[:, columns[0]]
+    gradients = []
+    for head in at:
+      q_TK, k_TK = _turned(q[:, head], rope_ref), _turned(k[:, head], rope_ref)
+      dout = douts[:, head]
+      scale = q_TK.shape[-1] ** -0.5
+      scores = dot(k_TK, q_TK, (1, 1)) * scale
+      weights = jnp.exp(scores - jnp.max(scores, axis=0, keepdims=True))
+      weights /= jnp.sum(weights, axis=0, keepdims=True)
+      dv = dot(weights.astype(dtype), dout, (1, 0))
+      dweights = dot(v[:, head], dout, (1, 1))
+      mean = jnp.sum(weights * dweights, axis=0, keepdims=True)
+      dscores = (weights * (dweights - mean) * scale).astype(dtype)
+      dq = _turned_back(dot(dscores, k_TK, (0, 0)), rope_ref)
+      dk = _turned_back(dot(dscores, q_TK, (1, 0)), rope_ref)
+      gradients.append((dq, dk, dv))
+    for part, heads in zip(columns, zip(*gradients, strict=True), strict=True):
+      dqkv_ref[:, part] = jnp.concatenate(heads, axis=-1).astype(dtype)
+
+  _for_heads(some_heads, dout_ref.shape[-1], num_heads)
+
+
+def _for_heads(some_heads, D: int, num_heads: int) -> None:
+  """Calls a function for groups of heads that fill the lanes of a register.
+
+  It takes the columns of each head within its group, and the columns of the
+  group among the queries, keys and values.
+  """
   K = D // num_heads
-  scale = K**-0.5
-  for head in range(num_heads):
-    at = head * K
-    q = _turned(qkv_ref[:, at : at + K], rope_ref)
-    k = _turned(qkv_ref[:, D + at : D + at + K], rope_ref)
-    v = qkv_ref[:, 2 * D + at : 2 * D + at + K]
-    dout = dout_ref[:, at : at + K]
-    scores = dot(k, q, (1, 1)) * scale
-    weights = jnp.exp(scores - jnp.max(scores, axis=0, keepdims=True))
-    weights /= jnp.sum(weights, axis=0, keepdims=True)
-    dv = dot(weights.astype(dtype), dout, (1, 0))
-    dweights = dot(v, dout, (1, 1))
-    mean = jnp.sum(weights * dweights, axis=0, keepdims=True)
-    dscores = (weights * (dweights - mean) * scale).astype(dtype)
-    dq = dot(dscores, k, (0, 0))
-    dk = dot(dscores, q, (1, 0))
-    dqkv_ref[:, at : at + K] = _turned_back(dq, rope_ref).astype(dtype)
-    dqkv_ref[:, D + at : D + at + K] = _turned_back(dk, rope_ref).astype(dtype)
-    dqkv_ref[:, 2 * D + at : 2 * D + at + K] = dv.astype(dtype)
+  together = max(1, LANES // K)
+  if num_heads % together or together * K % LANES:
+    # Not aligned to lanes: unrolled, all of it.
+    together = num_heads
+  width = together * K
+  at = [slice(head * K, (head + 1) * K) for head in range(together)]
+
+  def body(group, _):
+    starts = [
+      pl.multiple_of(part * D + group * width, width) for part in range(3)
+    ]
+    some_heads(at, [pl.ds(start, width) for start in starts])
+
+  jax.lax.fori_loop(0, num_heads // together, body, None)
 
 
 def forward_flops(T: int, D: int, num_heads: int) -> int:

@@ -191,6 +191,7 @@ def _level(model, name, blocks, mlp_t=False):
     expansion=model.expansion,
     rope=True,
     attention='auto',
+    fusion='block',
     mlp_t=mlp_t,
     dtype=jnp.float32,
   )
