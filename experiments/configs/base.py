@@ -89,8 +89,12 @@ def get_config(kind: str = 'hrm') -> ml_collections.ConfigDict:
   # rope, learned or none.
   model.pos_encodings = 'rope'
   model.dtype = 'bfloat16'
-  # How attention is computed: xla, pallas (TPU), cudnn (GPU), or auto.
+  # How attention is computed: xla, xla_recompute (scores twice instead of
+  # kept), pallas (TPU), cudnn (GPU, in bfloat16), or auto.
   model.attention = 'auto'
+  # What one kernel computes where attention is pallas: attention, block or
+  # level (see hrm_jax.models.tpu_blocks).
+  model.fusion = 'block'
   # Blocks, of each level or of the one stack.
   if kind == 'hrm':
     model.H_layers = 4

@@ -31,8 +31,8 @@ class ReasoningModel(nn.Module):
     puzzle_emb_len: P, prefix tokens; 0 means ceil(E / D).
     pos_encodings: 'rope', 'learned' or 'none'.
     attention: how it is computed, see `attention.attend`.
-    fusion: how much one kernel computes where attention is 'pallas':
-      'attention', a whole 'block', or a whole 'level' where no gradient flows.
+    fusion: what one kernel computes where attention is 'pallas': one of
+      `layers.FUSIONS`.
     dtype: of activations and state; parameters are float32.
   """
 
@@ -91,6 +91,16 @@ class ReasoningModel(nn.Module):
       raise ConfigError(
         f"model.attention='{self.attention}' is unknown; use one of "
         + ', '.join(attention.IMPLEMENTATIONS)
+      )
+    if self.attention == 'cudnn' and jnp.dtype(self.dtype).itemsize != 2:
+      raise ConfigError(
+        "model.attention='cudnn' needs model.dtype='bfloat16'; use that, or "
+        "model.attention='auto'"
+      )
+    if self.fusion not in layers.FUSIONS:
+      raise ConfigError(
+        f"model.fusion='{self.fusion}' is unknown; use one of "
+        + ', '.join(layers.FUSIONS)
       )
     if self.pos_encodings == 'rope' and head_size % 2:
       raise ConfigError(

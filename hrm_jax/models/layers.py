@@ -16,6 +16,10 @@ from hrm_jax.models.attention import attend
 
 RMS_NORM_EPSILON = 1e-5
 
+# What one Pallas kernel computes: attention; each block with all of its layers;
+# or, where no gradient flows, all of a level's blocks.
+FUSIONS = ('attention', 'block', 'level')
+
 # Standard deviation of a unit normal truncated at ±2.
 _TRUNCATED_STD = 0.87962566103423978
 
@@ -159,22 +163,24 @@ class Level(nn.Module):
     ]
 
   def __call__(self, x_BTD: chex.Array) -> chex.Array:
-    if self._in_kernels():
-      return self._kernels(x_BTD)
+    if self._has_kernel():
+      return self._kernel(x_BTD)
     for block in self.blocks:
       x_BTD = block(x_BTD)
     return x_BTD
 
-  def _in_kernels(self) -> bool:
+  def _has_kernel(self) -> bool:
+    """Whether the layers of a block are to be computed by one."""
     return (
       attention.chosen(self.attention) == 'pallas'
       and self.fusion != 'attention'
       and not self.mlp_t
+      # Sums over devices stand between the layers of a split block.
       and sharding.parts('heads') == 1
       and not self.is_initializing()
     )
 
-  def _kernels(self, x_BTD: chex.Array) -> chex.Array:
+  def _kernel(self, x_BTD: chex.Array) -> chex.Array:
     def weights(block):
       params = block.variables['params']
       return tpu_blocks.Weights(
