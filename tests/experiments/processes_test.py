@@ -1,5 +1,6 @@
 """Two real processes on one machine do what one does, by the commands."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -27,29 +28,44 @@ _TRAIN = (
 )
 
 
-def _run(processes, *arguments):
-  """Runs a command in so many processes, of eight devices together."""
-  with socket.socket() as probe:
-    probe.bind(('localhost', 0))
-    port = probe.getsockname()[1]
-  devices = 8 // processes
-  environment = os.environ | {
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'
+def _by_flags(number, processes, port):
+  """The flags and environment by which a process joins the others."""
+  return [
+    f'--coordinator=localhost:{port}',
+    f'--num_processes={processes}',
+    f'--process_id={number}',
+  ], {}
+
+
+def _by_slurm(number, processes, port):
+  """As `srun` would start it: JAX takes a port above 61440 by the job's id."""
+  return ['--distributed'], {
+    'SLURM_JOB_ID': str(port - 61440),
+    'SLURM_STEP_NODELIST': 'localhost',
+    'SLURM_STEP_NUM_NODES': '1',
+    'SLURM_NTASKS': str(processes),
+    'SLURM_PROCID': str(number),
+    'SLURM_LOCALID': str(number),
   }
+
+
+def _run(processes, join, *arguments):
+  """Runs a command in so many processes, of eight devices together."""
+  for port in range(61440 + os.getpid() % 4000, 65536):
+    with socket.socket() as probe, contextlib.suppress(OSError):
+      probe.bind(('localhost', port))
+      break
+  devices = 8 // processes
   started = []
   for number in range(processes):
-    joining = []
-    if processes > 1:
-      joining = [
-        f'--coordinator=localhost:{port}',
-        f'--num_processes={processes}',
-        f'--process_id={number}',
-      ]
+    flags, variables = join(number, processes, port)
     started.append(
       subprocess.Popen(
-        [sys.executable, '-m', *arguments, *joining],
+        [sys.executable, '-m', *arguments, *(flags if processes > 1 else [])],
         cwd=_ROOT,
-        env=environment,
+        env=os.environ
+        | {'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
+        | (variables if processes > 1 else {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -67,8 +83,10 @@ def runs(tmp_path_factory):
   found = {}
   for processes in (1, 2):
     workdir = tmp_path_factory.mktemp(f'processes_{processes}')
-    trained = _run(processes, *_TRAIN, f'--workdir={workdir}')
-    evaluated = _run(processes, 'experiments.evaluate', f'--workdir={workdir}')
+    trained = _run(processes, _by_flags, *_TRAIN, f'--workdir={workdir}')
+    evaluated = _run(
+      processes, _by_slurm, 'experiments.evaluate', f'--workdir={workdir}'
+    )
     found[processes] = workdir, trained, evaluated
   return found
 
