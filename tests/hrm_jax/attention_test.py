@@ -12,9 +12,9 @@ from hrm_jax.errors import ConfigError
 from hrm_jax.models import HRM, attention, layers, tpu_attention
 
 B, N = 8, 4
-# Lengths that no tile divides. Heads of 64 share a register in twos, heads of
-# 16 do not fill one.
-SHAPES = [(10, 16), (37, 16), (37, 64)]
+# (T, K, rope). Lengths that no tile divides; heads of 64 share a register in
+# twos, heads of 16 do not fill one.
+SHAPES = [(10, 16, False), (37, 16, True), (37, 64, True)]
 
 
 def _random(seed, shape, dtype):
@@ -54,11 +54,10 @@ def _assert_like_xla(kernel, xla, exact, dtype):
       assert _distance(ours, best) < 0.02
 
 
-@pytest.mark.parametrize('implementation', ['pallas', 'xla_recompute'])
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize('rope', [True, False])
-@pytest.mark.parametrize(('T', 'K'), SHAPES)
-def test_attention_is_that_of_xla(implementation, dtype, rope, T, K):
+@pytest.mark.parametrize(('T', 'K', 'rope'), SHAPES)
+@pytest.mark.parametrize('implementation', ['pallas', 'xla_recompute'])
+def test_attention_is_that_of_xla(implementation, dtype, T, K, rope):
   # Scores of size 3, so that the softmax is not flat.
   qkv = 2 * _random(T, (2, T, 3 * N * K), dtype)
 
@@ -97,9 +96,7 @@ def variables():
 
 
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize(
-  ('T', 'K', 'rope'), [(10, 16, False), (37, 16, True), (37, 64, True)]
-)
+@pytest.mark.parametrize(('T', 'K', 'rope'), SHAPES)
 def test_blocks_in_kernels_are_those_of_layers(variables, dtype, T, K, rope):
   variables = variables[N * K]
   x = _random(T, (2, T, N * K), dtype)
@@ -129,11 +126,15 @@ def test_blocks_compute_the_same_with_and_without_gradient(variables, dtype):
     )
 
 
-@pytest.mark.parametrize('fusion', layers.FUSIONS)
 @pytest.mark.parametrize(
-  'settings',
-  [{}, {'fsdp': 2}, {'tensor': 2}],
-  ids=['data', 'fsdp', 'tensor'],
+  ('settings', 'fusion'),
+  [
+    ({}, 'attention'),
+    ({}, 'level'),
+    ({'fsdp': 2}, 'block'),
+    # Here only the heads are in a kernel, whatever it is to compute.
+    ({'tensor': 2}, 'block'),
+  ],
 )
 def test_kernels_on_eight_devices_are_those_on_one(variables, fusion, settings):
   variables = variables[N * 16]
