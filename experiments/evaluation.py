@@ -82,4 +82,8 @@ def evaluate(
         done, len(chosen), datetime.timedelta(seconds=round(left)),
       )  # fmt: skip
   judge.finish()
+  logging.info(
+    'Predicted %d in %.1f s, %.2f segments each',
+    done, time.monotonic() - begin, judge.metrics['eval/steps'],
+  )  # fmt: skip
   return judge

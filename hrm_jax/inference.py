@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from hrm_jax import act, sharding
+from hrm_jax import act, puzzle_table, sharding
 from hrm_jax.errors import ConfigError
 from hrm_jax.losses import IGNORE_LABEL
 
@@ -24,9 +24,9 @@ HALTING_MODES = ('fixed', 'act')
 # Number of a slot's row among all that are predicted; -1 in an empty slot.
 _ROW = 'row'
 
-# The last rows are worked on in batches of a fraction of the size. Each of them
-# compiles, so they are few: by halves a hundred rows would take 3 % less.
-_SHRUNK = (4, 16)
+# The last rows are worked on in batches of 1/2, 1/4 ... of the size. Each of
+# these compiles when it is first needed, so smaller ones are left out.
+_SHRUNK = (2, 4, 8, 16)
 
 
 class Predictions(NamedTuple):
@@ -60,7 +60,7 @@ def advance(
   settings: act.ActSettings,
   mode: str,
   variables: Any,
-  puzzle_table: chex.Array,
+  table: chex.Array,
   carry: act.Carry,
   fresh: act.Batch,
 ) -> tuple[act.Carry, Predictions]:
@@ -72,7 +72,7 @@ def advance(
     mode: 'fixed' runs all segments in one call; 'act' runs one, after which a
       row may halt.
     variables: parameters and constants.
-    puzzle_table: float32 [R, E].
+    table: puzzle embeddings, float32 [R, E].
     carry: of the last call, or `empty_carry`.
     fresh: inputs, labels, puzzle identifiers and numbers of rows, in the slots
       that they shall take.
@@ -84,7 +84,11 @@ def advance(
   fresh_z = model.apply(variables, len(carry.halted), method='initial_state')
   carry = act.admit(carry, fresh_z, fresh)
   data = carry.data
-  puzzles = puzzle_table[data['puzzle_identifiers']]
+  rows = sharding.spec('batch')
+  lookup = sharding.over_rows(
+    puzzle_table.lookup, (sharding.spec('puzzles'), rows), rows
+  )
+  puzzles = lookup(table, data['puzzle_identifiers'])
   # Again in each call: cheap beside a segment, and the carry stays small.
   x = model.apply(variables, data['inputs'], puzzles, method='embed')
 
@@ -118,8 +122,8 @@ def shrink(carry: act.Carry, size: int) -> act.Carry:
   return jax.tree.map(lambda leaf: leaf[kept], carry)
 
 
-# Yields, in order, the rows of one slice of every batch of a size; the last
-# batch is filled up by any rows.
+# read(size, rows) yields those rows of every batch of that size, in order; the
+# last batch is filled up by any rows.
 Read = Callable[[int, slice], Iterator[act.Batch]]
 PredictFunction = Callable[
   [Any, chex.Array, Read, int, int], Iterator[Predictions]
@@ -129,12 +133,13 @@ PredictFunction = Callable[
 def sharded_predict(
   model: nn.Module, settings: act.ActSettings, mode: str, mesh: Mesh
 ) -> PredictFunction:
-  """The function that predicts rows, slots being split over the mesh.
+  """The function that predicts rows, in slots that are split over the mesh.
 
-  `predict(variables, puzzle_table, read, count, batch_size)` predicts the
-  first `count` rows that `read` yields, at most `batch_size` at a time. It
-  yields NumPy `Predictions` of the next rows, some at a time. Every process
-  reads rows of its own and gets all predictions.
+  `predict(variables, table, read, count, batch_size)` predicts the first
+  `count` rows (at least one) that `read` yields, at most `batch_size` at a
+  time; the mesh must divide that. It yields the `Predictions`, NumPy arrays, in
+  the order of the rows, some rows at a time. Each process reads rows of its own
+  and gets the predictions of all.
 
   Raises:
     ConfigError: there is no such mode.
@@ -146,10 +151,10 @@ def sharded_predict(
     )
   whole, split = sharding.replicated(mesh), sharding.by_batch(mesh)
 
-  def step(variables, puzzle_table, carry, fresh):
+  def step(variables, table, carry, fresh):
     with sharding.using(mesh):
       carry, found = advance(
-        model, settings, mode, variables, puzzle_table, carry, fresh
+        model, settings, mode, variables, table, carry, fresh
       )
     # The row that each slot has answered.
     answered = jnp.where(carry.halted, carry.data[_ROW], -1)
@@ -158,20 +163,20 @@ def sharded_predict(
   run = jax.jit(
     step,
     donate_argnums=2,
-    in_shardings=(whole, whole, split, split),
+    # Parameters as they are: they may be split.
+    in_shardings=(None, sharding.place(mesh, 'puzzles'), split, split),
     out_shardings=(split, whole, whole),
   )
   start = jax.jit(
     lambda variables, size: empty_carry(model, variables, size),
     static_argnums=1,
-    in_shardings=whole,
     out_shardings=split,
   )
   fewer = jax.jit(
     shrink, static_argnums=1, in_shardings=split, out_shardings=split
   )
 
-  def predict(variables, puzzle_table, read, count, batch_size):
+  def predict(variables, table, read, count, batch_size):
     parts = sharding.count(mesh, 'batch')
     sizes = [_round_up(min(batch_size, count), parts)]
     sizes += [_round_up(-(-sizes[0] // shrunk), parts) for shrunk in _SHRUNK]
@@ -188,7 +193,7 @@ def sharded_predict(
       fresh = sharding.global_batch(
         mesh, rows.fill(halted[sharding.local_rows(mesh, size)])
       )
-      carry, status, found = run(variables, puzzle_table, carry, fresh)
+      carry, status, found = run(variables, table, carry, fresh)
       # While the devices work, the host does with the answers of the last call.
       if last:
         yield from ordered.add(*last)
@@ -265,4 +270,6 @@ class _InOrder:
       ready.append(self._waiting.pop(self._next))
       self._next += 1
     if ready:
-      yield Predictions(*(np.stack(column) for column in zip(*ready, strict=True)))
+      yield Predictions(
+        *(np.stack(column) for column in zip(*ready, strict=True))
+      )
