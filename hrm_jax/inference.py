@@ -153,6 +153,7 @@ def sharded_predict(
 
   def step(variables, table, carry, fresh):
     with sharding.using(mesh):
+      variables = sharding.constrain_whole(variables)
       carry, found = advance(
         model, settings, mode, variables, table, carry, fresh
       )
