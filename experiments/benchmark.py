@@ -258,9 +258,9 @@ def act_evaluation() -> None:
     medians = {mode: statistics.median(times[mode][1:]) for mode in predict}
     for mode, median in medians.items():
       print(
-        f'{mode:5}  {median:.3f} s for {len(chosen)} rows, at most {batch_size} at '
-        f'a time, {segments[mode]:.2f} segments each (median of '
-        f'{repeats})'
+        f'{mode:5}  {median:.3f} s for {len(chosen)} rows, at most '
+        f'{batch_size} at a time, {segments[mode]:.2f} segments each (median '
+        f'of {repeats})'
       )
     time_ratio = medians['act'] / medians['fixed']
     ratio = segments['act'] / segments['fixed']
