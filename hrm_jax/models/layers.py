@@ -175,7 +175,7 @@ class Level(nn.Module):
       attention.chosen(self.attention) == 'pallas'
       and self.fusion != 'attention'
       and not self.mlp_t
-      # Sums over devices stand between the layers of a split block.
+      # Where heads are split, it would do all of them on every device.
       and sharding.parts('heads') == 1
       and not self.is_initializing()
     )
