@@ -218,7 +218,9 @@ def replay(path: str) -> Errors:
   _replay_evaluation(setup, variables, table, batches[0], arrays, errors)
 
   _, _, (dense, rows) = jax.jit(
-    lambda state, batch: train_step.loss_and_gradients(setup, state, batch)
+    lambda state, batch: train_step.loss_and_gradients(
+      setup, state, batch, np.zeros(setup.batch_size, np.int32)
+    )
   )(fresh_state(), batches[0])
   gradients = published.to_published({'params': dense})
   if model.puzzle_emb_ndim:

@@ -114,6 +114,8 @@ def exploration_min_steps(
   key: chex.PRNGKey, settings: ActSettings, batch_size: int
 ) -> chex.Array:
   """Segments that each row must do before it may halt, int32 [B]."""
+  if settings.halt_max_steps < 2:
+    return jnp.zeros(batch_size, jnp.int32)
   explore_key, steps_key = jax.random.split(key)
   explore = jax.random.bernoulli(
     explore_key, settings.halt_exploration_prob, (batch_size,)
@@ -130,7 +132,7 @@ def train_segment(
   puzzles_BE: chex.Array,
   carry: Carry,
   settings: ActSettings,
-  key: chex.PRNGKey,
+  min_steps_B: chex.Array,
 ) -> tuple[Carry, chex.Array, chex.Array, chex.Array | None]:
   """One training segment of every row, on the carry's own data.
 
@@ -140,7 +142,7 @@ def train_segment(
     puzzles_BE: the puzzle embedding of each row.
     carry: after `admit`.
     settings: how rows halt.
-    key: of this step's exploration.
+    min_steps_B: of `exploration_min_steps`.
 
   Returns:
     The new carry (without gradient), logits [B, S, V], q [B, 2], and the
@@ -155,9 +157,8 @@ def train_segment(
   last = steps >= settings.halt_max_steps
   halted, target_continue = last, None
   if settings.halt_max_steps > 1:
-    min_steps = exploration_min_steps(key, settings, len(steps))
     halted = last | settings.wants_halt(q)
-    halted &= steps >= min_steps
+    halted &= steps >= min_steps_B
     if settings.halting == 'q_learning':
       fixed, x = jax.lax.stop_gradient((variables, x))
       next_z = model.apply(fixed, z, x, method='segment')

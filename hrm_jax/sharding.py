@@ -8,8 +8,10 @@ mesh each name is split:
   fsdp    rows of the batch too; parameters and optimizer state are split
   tensor  heads and MLP columns of the same rows
 
-The step opens its mesh by `using(mesh)` while it is traced; what is called
-below asks for it here. Without one, all of it runs on one device.
+The step opens its mesh by `using(mesh)` while it is traced, and does a device's
+own rows by `over_rows`: inside it what crosses devices is written out, so that
+it can be counted. Along `tensor` XLA finds its own way. Without a mesh all of
+it runs on one device, and the functions here change nothing.
 """
 
 import contextlib
@@ -31,7 +33,7 @@ RULES: dict[str | None, tuple[str, ...]] = {
   # Rows of a batch and of the carry.
   'batch': ('data', 'fsdp'),
   # Rows of the puzzle table.
-  'puzzles': ('data', 'fsdp', 'tensor'),
+  'puzzles': ('data', 'fsdp'),
   # The hidden size, where it is an axis of a parameter.
   'embed': ('fsdp',),
   # Attention heads, and columns of the MLP.
@@ -81,6 +83,8 @@ def make_mesh(
 ) -> Mesh:
   """A mesh of all devices (or of those given)."""
   devices = jax.devices() if devices is None else devices
+  # Those of a process together: it feeds one run of rows.
+  devices = sorted(devices, key=lambda d: (d.process_index, d.id))
   shape = settings.shape(len(devices))
   # Auto: Linen's constraints do not work under Explicit axes.
   return Mesh(
@@ -154,25 +158,129 @@ def global_batch(mesh: Mesh, local: dict[str, np.ndarray]) -> dict[str, Any]:
   }
 
 
-def per_device(
-  function: Callable,
-  inputs: tuple[tuple[str | None, ...], ...],
-  outputs: Any,
-) -> Callable:
-  """`function` of each device's own part of its arguments.
+def over_rows(function: Callable, inputs: Any, outputs: Any) -> Callable:
+  """`function` as each device runs it on its rows of the batch.
 
   Args:
-    function: of arrays; sees the parts.
-    inputs: the axes' names of each argument.
-    outputs: a PartitionSpec for each result, from `spec`.
+    function: of arrays; sees its device's parts. It may call `batch_axes` and
+      what stands below it.
+    inputs: a PartitionSpec for each argument, or a tree of them.
+    outputs: the same for the results.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return function
+  # Axes of one device hold nothing for XLA to split.
+  manual = {a for a in AXES if a in RULES['batch'] or mesh.shape[a] == 1}
   return jax.shard_map(
     function,
-    in_specs=tuple(spec(*names) for names in inputs),
-    out_specs=outputs,
-    # Kernels do not tell over which axes their results vary.
+    in_specs=_only(inputs, manual),
+    out_specs=_only(outputs, manual),
+    axis_names=manual,
     check_vma=False,
   )
+
+
+def per_device(
+  function: Callable,
+  inputs: tuple[tuple[str | None, ...], ...],
+  output: tuple[str | None, ...],
+) -> Callable:
+  """`function` as each device runs it on its part of the arrays.
+
+  For kernels, which XLA cannot split.
+
+  Args:
+    function: of arrays; sees the parts.
+    inputs: the axes' names of each argument.
+    output: the axes' names of the result.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  left = set(mesh.auto_axes)
+  if mesh.empty or mesh.size == 1 or not left:
+    return function
+  return jax.shard_map(
+    function,
+    in_specs=_only(tuple(spec(*names) for names in inputs), left),
+    out_specs=_only(spec(*output), left),
+    axis_names=left,
+    check_vma=False,
+  )
+
+
+def _only(specs: Any, axes: set[str]) -> Any:
+  """The specs, of these axes of the mesh alone."""
+
+  def of_one(whole: PartitionSpec) -> PartitionSpec:
+    return PartitionSpec(
+      *(tuple(a for a in split or () if a in axes) or None for split in whole)
+    )
+
+  return jax.tree.map(
+    of_one, specs, is_leaf=lambda x: isinstance(x, PartitionSpec)
+  )
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+  """Tells XLA how to split an array along what it splits itself."""
+  mesh = jax.sharding.get_abstract_mesh()
+  left = {axis for axis in mesh.auto_axes if mesh.shape[axis] > 1}
+  if not left:
+    return x
+  return jax.lax.with_sharding_constraint(x, _only(spec(*names), left))
+
+
+def parts(name: str) -> int:
+  """Parts that XLA splits an axis of this name into."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return math.prod(mesh.shape[a] for a in RULES[name] if a in mesh.auto_axes)
+
+
+def batch_axes() -> tuple[str, ...]:
+  """Inside `over_rows`, the mesh axes that the rows are split over."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return tuple(
+    axis
+    for axis in RULES['batch']
+    if axis in mesh.manual_axes and mesh.shape[axis] > 1
+  )
+
+
+def total(tree: Any) -> Any:
+  """Sums over all devices' rows."""
+  axes = batch_axes()
+  return jax.lax.psum(tree, axes) if axes else tree
+
+
+def whole(tree: Any, specs: Any) -> Any:
+  """Arrays split as `specs` say, put together on each device."""
+
+  def gather(x, split):
+    for dimension, axes in _split(split):
+      x = jax.lax.all_gather(x, axes, axis=dimension, tiled=True)
+    return x
+
+  return jax.tree.map(gather, tree, specs)
+
+
+def total_split(tree: Any, specs: Any) -> Any:
+  """Sums over all devices' rows, each device keeping its part of them."""
+
+  def reduce(x, split):
+    left = set(batch_axes())
+    for dimension, axes in _split(split):
+      x = jax.lax.psum_scatter(x, axes, scatter_dimension=dimension, tiled=True)
+      left -= set(axes)
+    return jax.lax.psum(x, tuple(sorted(left))) if left else x
+
+  return jax.tree.map(reduce, tree, specs)
+
+
+def _split(whole: PartitionSpec) -> list[tuple[int, tuple[str, ...]]]:
+  """Dimensions that are split over devices of other rows, and over which."""
+  found = []
+  for dimension, axes in enumerate(whole):
+    axes = tuple(a for a in axes or () if a in batch_axes())
+    if axes:
+      found.append((dimension, axes))
+  return found

@@ -8,7 +8,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 
 from hrm_jax import act, rngs, sharding
 
@@ -58,7 +57,7 @@ def init_state(
   optimizer: optax.GradientTransformation,
   seed: int,
   batch_size: int,
-  num_puzzle_identifiers: int,
+  table_rows: int,
   keep_ema: bool,
 ) -> TrainState:
   """A fresh state: a pure function, jitted by the caller with shardings.
@@ -77,16 +76,43 @@ def init_state(
     ema=params if keep_ema else None,
     constants=constants,
     opt_state=optimizer.init(params),
-    puzzle_table=jnp.zeros((num_puzzle_identifiers, model.puzzle_emb_ndim)),
+    puzzle_table=jnp.zeros((table_rows, model.puzzle_emb_ndim)),
     carry=act.initial_carry(fresh_z, batch_size, model.seq_len),
   )
 
 
-def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
-  """Shardings in the shape of `state`: the carry by batch, the rest whole."""
-  whole, rows = sharding.replicated(mesh), sharding.by_batch(mesh)
-  return jax.tree.map(lambda _: whole, state).replace(
-    carry=jax.tree.map(lambda _: rows, state.carry)
+# Names of the axes of the dense parameters, by the end of their paths; the
+# names' meaning is in `sharding.RULES`. What is not here is copied.
+_PARAMETERS = {
+  'attention/qkv/kernel': ('embed', 'heads'),
+  'attention/out/kernel': ('heads', 'embed'),
+  'mlp/gate_up/kernel': ('embed', 'mlp'),
+  'mlp/down/kernel': ('mlp', 'embed'),
+  'token_embedding': (None, 'embed'),
+  'position_embedding': (None, 'embed'),
+  'lm_head/kernel': ('embed', None),
+}
+
+
+def state_specs(state: TrainState) -> TrainState:
+  """How each array of `state` is split over a mesh, a PartitionSpec each.
+
+  The carry by batch, the puzzle table by rows; parameters, their average and
+  the optimizer's moments as `_PARAMETERS` says.
+  """
+
+  def of_parameter(path, _):
+    keys = [str(k.key) for k in path if isinstance(k, jax.tree_util.DictKey)]
+    for end, names in _PARAMETERS.items():
+      parts = end.split('/')
+      if keys[-len(parts) :] == parts:
+        return sharding.spec(*names)
+    return sharding.spec()
+
+  specs = jax.tree_util.tree_map_with_path(of_parameter, state)
+  return specs.replace(
+    puzzle_table=sharding.spec('puzzles'),
+    carry=jax.tree.map(lambda _: sharding.spec('batch'), state.carry),
   )
 
 

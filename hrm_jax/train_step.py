@@ -1,6 +1,7 @@
 """One optimizer step: one segment of every row, over a mesh of devices."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -8,12 +9,14 @@ from typing import Any
 import chex
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
-from hrm_jax import act, losses, optimizers, rngs, sharding
+from hrm_jax import act, losses, optimizers, puzzle_table, rngs, sharding
 from hrm_jax.errors import ConfigError
-from hrm_jax.train_state import TrainState, init_state, state_shardings
+from hrm_jax.models import layers
+from hrm_jax.train_state import TrainState, init_state, state_specs
 
 StepFunction = Callable[
   [TrainState, act.Batch], tuple[TrainState, dict[str, chex.Array]]
@@ -72,6 +75,8 @@ class TrainSetup:
     batch_size: rows of a global batch.
     num_puzzle_identifiers: rows of the puzzle table.
     seed: of the parameters and the exploration.
+    microbatches: parts that the batch is computed in, one after the other, for
+      less memory; the update is the same.
   """
 
   model: nn.Module
@@ -82,9 +87,15 @@ class TrainSetup:
   batch_size: int
   num_puzzle_identifiers: int
   seed: int
+  microbatches: int = 1
 
   def __post_init__(self):
     self.model.validate()
+    if self.microbatches < 1:
+      raise ConfigError(
+        f'microbatches={self.microbatches} must be at least 1, the whole batch '
+        'at once'
+      )
     if not self.model.recurrent and (
       self.act.halt_max_steps > 1 or self.act.halting != 'none'
     ):
@@ -115,39 +126,54 @@ class TrainSetup:
       settings.weight_decay,
     )
 
-  def init(self) -> TrainState:
-    """A fresh state; pure, so that it can be traced or jitted."""
+  def init(self, table_rows: int | None = None) -> TrainState:
+    """A fresh state; pure, so that it can be traced or jitted.
+
+    Args:
+      table_rows: of the puzzle table; None for one for each identifier.
+    """
     return init_state(
       self.model,
       self.transform(),
       self.seed,
       self.batch_size,
-      self.num_puzzle_identifiers,
+      table_rows or self.num_puzzle_identifiers,
       keep_ema=self.optimizer.ema_decay > 0,
     )
 
 
 def loss_and_gradients(
-  setup: TrainSetup, state: TrainState, batch: act.Batch
+  setup: TrainSetup,
+  state: TrainState,
+  batch: act.Batch,
+  min_steps_B: chex.Array,
 ) -> tuple[act.Carry, dict[str, chex.Array], tuple[Any, chex.Array]]:
   """Admits the batch, runs one segment and differentiates loss / batch size.
 
-  Returns:
-    The new carry, the metrics as sums over the batch, and the gradients of
-    the dense parameters and of each row's puzzle embedding [B, E].
-  """
-  batch_size = len(state.carry.halted)
-  fresh_z = setup.model.apply(
-    state.variables, batch_size, method='initial_state'
-  )
-  carry = act.admit(state.carry, fresh_z, batch)
-  puzzles = state.puzzle_table[carry.data['puzzle_identifiers']]
-  key = rngs.stream_key(setup.seed, 'exploration', state.step)
+  Inside `sharding.over_rows`, of a device's own rows; nothing is summed over
+  devices yet.
 
-  def loss_fn(params, puzzles):
+  Args:
+    setup: static.
+    state: of the last step, `params` whole.
+    batch: rows enter where the carry's rows have halted.
+    min_steps_B: of `act.exploration_min_steps`.
+
+  Returns:
+    The new carry, the metrics as sums over the rows, and the gradients of the
+    dense parameters and of each row's puzzle embedding [B, E].
+  """
+  rows = len(state.carry.halted)
+  fresh_z = setup.model.apply(state.variables, rows, method='initial_state')
+  carry = act.admit(state.carry, fresh_z, batch)
+  puzzles = puzzle_table.lookup(
+    state.puzzle_table, carry.data['puzzle_identifiers']
+  )
+
+  def loss_fn(params, puzzles, carry, min_steps):
     variables = {'params': params, 'constants': state.constants}
     new_carry, logits, q, target_continue = act.train_segment(
-      setup.model, variables, puzzles, carry, setup.act, key
+      setup.model, variables, puzzles, carry, setup.act, min_steps
     )
     loss, metrics = losses.segment_loss(
       losses.CELL_LOSSES[setup.loss],
@@ -159,12 +185,35 @@ def loss_and_gradients(
       target_continue,
       q_trained=setup.act.halting != 'none',
     )
-    return loss / batch_size, (new_carry, metrics)
+    return loss / setup.batch_size, (new_carry, metrics)
 
-  gradients, (carry, metrics) = jax.grad(loss_fn, argnums=(0, 1), has_aux=True)(
-    state.params, puzzles
+  def of_rows(*arguments):
+    (dense, of_puzzles), (new_carry, metrics) = jax.grad(
+      loss_fn, argnums=(0, 1), has_aux=True
+    )(state.params, *arguments)
+    return (dense, metrics), (of_puzzles, new_carry)
+
+  arguments = (puzzles, carry, min_steps_B)
+  if setup.microbatches == 1:
+    (dense, metrics), (of_puzzles, carry) = of_rows(*arguments)
+    return carry, metrics, (dense, of_puzzles)
+
+  def add_rows(sums, arguments):
+    new, results = of_rows(*arguments)
+    return jax.tree.map(jnp.add, sums, new), results
+
+  some = jax.tree.map(
+    lambda x: x.reshape(setup.microbatches, -1, *x.shape[1:]), arguments
   )
-  return carry, metrics, gradients
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype),
+    jax.eval_shape(of_rows, *jax.tree.map(lambda x: x[0], some))[0],
+  )
+  (dense, metrics), results = jax.lax.scan(add_rows, zeros, some)
+  of_puzzles, carry = jax.tree.map(
+    lambda x: x.reshape(rows, *x.shape[2:]), results
+  )
+  return carry, metrics, (dense, of_puzzles)
 
 
 def train_step(
@@ -181,18 +230,50 @@ def train_step(
     The next state, and metrics as sums over the batch (see
     `losses.segment_loss`) with `learning_rate`, the dense rate of this step.
   """
-  carry, metrics, (dense, rows) = loss_and_gradients(setup, state, batch)
+  min_steps_B = act.exploration_min_steps(
+    rngs.stream_key(setup.seed, 'exploration', state.step),
+    setup.act,
+    setup.batch_size,
+  )
+  specs, rows = state_specs(state), sharding.spec('batch')
+  step = sharding.over_rows(
+    functools.partial(_step_of_rows, setup, specs),
+    (specs, rows, rows),
+    (specs, sharding.spec()),
+  )
+  return step(state, batch, min_steps_B)
+
+
+def _step_of_rows(
+  setup: TrainSetup,
+  specs: TrainState,
+  state: TrainState,
+  batch: act.Batch,
+  min_steps_B: chex.Array,
+) -> tuple[TrainState, dict[str, chex.Array]]:
+  """`train_step` as one device does it; five things cross devices."""
+  carry, metrics, (dense, of_puzzles) = loss_and_gradients(
+    setup,
+    # 1. Parameters, where they are split; 2. puzzle rows, in there.
+    state.replace(params=sharding.whole(state.params, specs.params)),
+    batch,
+    min_steps_B,
+  )
+  # 3. and 4. Sums over rows.
+  dense = sharding.total_split(dense, specs.params)
+  metrics = sharding.total(metrics)
   updates, opt_state = setup.transform().update(
     dense, state.opt_state, state.params
   )
   ratio = setup.schedule(state.step)
   table = state.puzzle_table
   if setup.model.puzzle_emb_ndim:
-    table = optimizers.sign_sgd_rows(
+    # 5. Gradients of puzzle rows.
+    table = puzzle_table.update(
       table,
       # The rows worked on, which are not those of the incoming batch.
       carry.data['puzzle_identifiers'],
-      rows,
+      of_puzzles,
       setup.optimizer.puzzle_learning_rate * ratio,
       setup.optimizer.puzzle_weight_decay,
     )
@@ -212,27 +293,60 @@ def train_step(
 
 
 def abstract_state(setup: TrainSetup, mesh: Mesh) -> TrainState:
-  """Shapes, dtypes and shardings of the state, nothing allocated."""
-  shapes = jax.eval_shape(setup.init)
+  """Shapes, dtypes and shardings of the state, nothing allocated.
+
+  Raises:
+    ConfigError: the mesh does not divide the model or the batch.
+  """
+  check_mesh(setup, mesh)
+  shapes = jax.eval_shape(_init(setup, mesh))
   return jax.tree.map(
-    lambda leaf, place: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=place
+    lambda leaf, spec: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)
     ),
     shapes,
-    state_shardings(mesh, shapes),
+    state_specs(shapes),
   )
+
+
+def check_mesh(setup: TrainSetup, mesh: Mesh) -> None:
+  """Raises ConfigError where the mesh does not divide the model or batch."""
+  model = setup.model
+  width = layers.swiglu_width(model.hidden_size, model.expansion)
+  for field, size, name in (
+    ('model.hidden_size', model.hidden_size, 'embed'),
+    ('model.num_heads', model.num_heads, 'heads'),
+    ('MLP width', width, 'mlp'),
+  ):
+    if size % sharding.count(mesh, name):
+      axis = ', '.join(sharding.RULES[name])
+      raise ConfigError(
+        f'{field}={size} is not divisible by mesh.{axis}='
+        f'{sharding.count(mesh, name)}; choose a size of that axis that '
+        'divides it'
+      )
+  parts = sharding.count(mesh, 'batch')
+  if setup.batch_size % (parts * setup.microbatches):
+    raise ConfigError(
+      f'batch_size={setup.batch_size} is not divisible by the {parts} devices '
+      f'that share it times microbatches={setup.microbatches}; change one of '
+      'them'
+    )
 
 
 def sharded_init(setup: TrainSetup, mesh: Mesh) -> TrainState:
   """A fresh state, each array made where it lives."""
-  shardings = state_shardings(mesh, jax.eval_shape(setup.init))
-  return jax.jit(setup.init, out_shardings=shardings)()
+  shardings = _shardings(abstract_state(setup, mesh))
+  return jax.jit(_init(setup, mesh), out_shardings=shardings)()
 
 
 def sharded_step(setup: TrainSetup, mesh: Mesh) -> StepFunction:
-  """The jitted step: batch split over the mesh, the old state donated."""
-  sharding.check_batch_size(mesh, setup.batch_size, 'batch_size')
-  shardings = state_shardings(mesh, jax.eval_shape(setup.init))
+  """The jitted step: batch split over the mesh, the old state donated.
+
+  Raises:
+    ConfigError: the mesh does not divide the model or the batch.
+  """
+  shardings = _shardings(abstract_state(setup, mesh))
 
   # A function of its own: its cache counts its own traces.
   def step(state: TrainState, batch: act.Batch):
@@ -245,3 +359,23 @@ def sharded_step(setup: TrainSetup, mesh: Mesh) -> StepFunction:
     in_shardings=(shardings, sharding.by_batch(mesh)),
     out_shardings=(shardings, sharding.replicated(mesh)),
   )
+
+
+def abstract_batch(setup: TrainSetup, mesh: Mesh) -> act.Batch:
+  """Shapes, dtypes and shardings of a global batch, nothing allocated."""
+  rows = sharding.by_batch(mesh)
+  cells = (setup.batch_size, setup.model.seq_len)
+  shapes = {'inputs': cells, 'labels': cells, 'puzzle_identifiers': cells[:1]}
+  return {
+    name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
+    for name, shape in shapes.items()
+  }
+
+
+def _init(setup: TrainSetup, mesh: Mesh) -> Callable[[], TrainState]:
+  rows = puzzle_table.num_rows(mesh, setup.num_puzzle_identifiers)
+  return functools.partial(setup.init, rows)
+
+
+def _shardings(abstract: TrainState) -> TrainState:
+  return jax.tree.map(lambda leaf: leaf.sharding, abstract)

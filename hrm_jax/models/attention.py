@@ -38,9 +38,9 @@ def attend(
 
   width = qkv_BTW.shape[-1]
   names = ('batch', None, 'heads')
-  if implementation == 'xla':
+  if implementation == 'xla' and sharding.parts('heads') == 1:
     return _xla(qkv_BTW, num_heads, rope)
-  return sharding.per_device(local, (names,), sharding.spec(*names))(qkv_BTW)
+  return sharding.per_device(local, (names,), names)(qkv_BTW)
 
 
 def rope_tables(length: int, head_size: int) -> tuple[np.ndarray, np.ndarray]:

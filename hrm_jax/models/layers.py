@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from hrm_jax import sharding
 from hrm_jax.models.attention import attend
 
 RMS_NORM_EPSILON = 1e-5
@@ -33,11 +34,19 @@ class Linear(nn.Module):
 
   features: int
   dtype: chex.ArrayDType
+  # Equal parts of the features, and the name of their axis: where that is split
+  # over a mesh, each device gets its share of every part.
+  parts: int = 1
+  axis: str | None = None
 
   @nn.compact
   def __call__(self, x: chex.Array) -> chex.Array:
     *rows, width = x.shape
     kernel = self.param('kernel', linear_init, (width, self.features))
+    if (shares := sharding.parts(self.axis)) > 1:
+      kernel = kernel.reshape(width, self.parts, shares, -1).swapaxes(1, 2)
+      kernel = kernel.reshape(width, self.features)
+      kernel = sharding.constrain(kernel, None, self.axis)
     # One matrix product over all rows: XLA's CPU backend is twice as slow at
     # the gradient of the same product with two batch axes.
     flat = x.astype(self.dtype).reshape(-1, width)
@@ -68,7 +77,7 @@ class Attention(nn.Module):
   def __call__(self, x_BTD: chex.Array) -> chex.Array:
     D = x_BTD.shape[-1]
     # One projection for N query, N key and N value heads, in that order.
-    qkv = Linear(3 * D, self.dtype, name='qkv')(x_BTD)
+    qkv = Linear(3 * D, self.dtype, 3, 'heads', name='qkv')(x_BTD)
     out = attend(qkv, self.num_heads, self.rope, self.implementation)
     return Linear(D, self.dtype, name='out')(out)
 
@@ -79,14 +88,19 @@ class SwiGLU(nn.Module):
 
   expansion: float
   dtype: chex.ArrayDType
+  axis: str | None = None
 
   @nn.compact
   def __call__(self, x: chex.Array) -> chex.Array:
     features = x.shape[-1]
     width = swiglu_width(features, self.expansion)
-    gate_up = Linear(2 * width, self.dtype, name='gate_up')(x)
+    gate_up = Linear(2 * width, self.dtype, 2, self.axis, name='gate_up')(x)
+    # Of each device's share of the columns, gate and up.
+    gate_up = gate_up.reshape(*x.shape[:-1], sharding.parts(self.axis), -1)
     gate, up = jnp.split(gate_up, 2, axis=-1)
-    return Linear(features, self.dtype, name='down')(jax.nn.silu(gate) * up)
+    return Linear(features, self.dtype, name='down')(
+      (jax.nn.silu(gate) * up).reshape(*x.shape[:-1], width)
+    )
 
 
 class Block(nn.Module):
@@ -114,7 +128,7 @@ class Block(nn.Module):
         self.num_heads, self.rope, self.attention, self.dtype, name='attention'
       )
       x_BTD = rms_norm(x_BTD + attention(x_BTD))
-    mlp = SwiGLU(self.expansion, self.dtype, name='mlp')
+    mlp = SwiGLU(self.expansion, self.dtype, 'mlp', name='mlp')
     return rms_norm(x_BTD + mlp(x_BTD))
 
 

@@ -66,7 +66,8 @@ def _segments(settings, puzzles, count):
 
   @jax.jit
   def step(carry, key):
-    return act.train_segment(Adder(), W, puzzles, carry, settings, key)[0]
+    min_steps = act.exploration_min_steps(key, settings, len(puzzles))
+    return act.train_segment(Adder(), W, puzzles, carry, settings, min_steps)[0]
 
   carry, halted = _fresh(len(puzzles)), []
   for i in range(count):
@@ -188,13 +189,15 @@ def test_without_halting_all_segments_are_done_and_no_more():
 
 
 PUZZLES = jnp.array([[-0.5, 0.25], [0.5, -0.25], [-1.0, -2.0], [0.0, 1.0]])
+# No row explores.
+AT_ONCE = jnp.zeros(4, jnp.int32)
 
 
 def _target(steps, puzzles=PUZZLES, variables=W):
   carry = _fresh(4).replace(steps=jnp.asarray(steps))
   return act.train_segment(
     Adder(), variables, puzzles, carry, act.ActSettings(5, 0.0),
-    jax.random.key(0),
+    AT_ONCE,
   )  # fmt: skip
 
 
@@ -241,7 +244,7 @@ def test_neither_target_nor_carry_has_a_gradient():
 def test_the_extra_segment_runs_only_for_a_target(settings, segments):
   model = Adder()
   carry, *_, target = act.train_segment(
-    model, W, PUZZLES, _fresh(4), settings, jax.random.key(0)
+    model, W, PUZZLES, _fresh(4), settings, AT_ONCE
   )
   assert model.segments == segments
   assert (target is None) == (segments == 1)
@@ -253,7 +256,7 @@ def test_the_extra_segment_runs_only_for_a_target(settings, segments):
 def test_segments_work_on_the_carrys_data():
   carry = _fresh(4)
   new, *_ = act.train_segment(
-    Adder(), W, PUZZLES, carry, act.ActSettings(), jax.random.key(0)
+    Adder(), W, PUZZLES, carry, act.ActSettings(), AT_ONCE
   )
   jax.tree.map(np.testing.assert_array_equal, new.data, carry.data)
 

@@ -116,7 +116,7 @@ def run(program):
 
 def _table(seed=0):
   rng = np.random.default_rng(seed)
-  return rng.normal(size=(R, D)).astype(np.float32)
+  return rng.normal(size=(24, D)).astype(np.float32)
 
 
 def _relative(a, b):
@@ -166,7 +166,8 @@ def test_one_device_and_eight_devices_train_alike(run):
       # Counts, their exact shares, and a schedule: nothing to reorder but
       # the sum of shares.
       np.testing.assert_allclose(metrics[name], values, rtol=1e-6)
-  assert _relative(state.puzzle_table, run[1].puzzle_table) < 1e-4
+  assert not np.any(run[1].puzzle_table[R:])
+  assert _relative(state.puzzle_table, run[1].puzzle_table[:R]) < 1e-4
   for ours, theirs in zip(
     jax.tree.leaves(state.params), jax.tree.leaves(run[1].params), strict=True
   ):
@@ -187,12 +188,17 @@ def test_the_state_is_made_of_arrays_alone(program):
   jax.tree.map(same, program.first, abstract)
 
 
-def test_the_carry_is_split_and_the_rest_is_whole(program):
+def test_carry_and_table_are_split_and_the_rest_is_whole(program):
   state = program.first
   for leaf in jax.tree.leaves(state.carry):
     assert {s.data.shape[0] for s in leaf.addressable_shards} == {1}
     assert leaf.shape[0] == B
-  for leaf in jax.tree.leaves(state.replace(carry=None)):
+  # Four more rows than identifiers, that the parts be equal.
+  assert state.puzzle_table.shape == (24, D)
+  assert {s.data.shape for s in state.puzzle_table.addressable_shards} == {
+    (3, D)
+  }
+  for leaf in jax.tree.leaves(state.replace(carry=None, puzzle_table=None)):
     assert leaf.is_fully_replicated
     assert len(leaf.addressable_shards) == 8
 
@@ -311,7 +317,7 @@ def test_no_puzzle_embedding_at_all():
   mesh = sharding.make_mesh()
   setup = _setup(puzzle_emb_ndim=0, H_cycles=1, L_cycles=1)
   state = train_step.sharded_init(setup, mesh)
-  assert state.puzzle_table.shape == (R, 0)
+  assert state.puzzle_table.shape == (24, 0)
   assert state.carry.z.z_H.shape == (B, S, D)
   step, losses = train_step.sharded_step(setup, mesh), []
   for _ in range(STEPS):
