@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from hrm_jax import sharding
+from hrm_jax.models import cpu_attention
 
 ROPE_THETA = 10000.0
-IMPLEMENTATIONS = ('auto', 'xla', 'pallas', 'cudnn')
+IMPLEMENTATIONS = ('auto', 'xla', 'cpu', 'pallas', 'cudnn')
 
 
 def attend(
@@ -29,17 +30,21 @@ def attend(
       that the step is compiled for.
   """
   if implementation == 'auto':
-    implementation = 'xla'
+    implementation = {'cpu': 'cpu'}.get(sharding.platform(), 'xla')
 
   def local(qkv_BTW):
     # A device's share of the heads, where they are split.
     heads = num_heads * qkv_BTW.shape[-1] // width
+    if implementation == 'cpu':
+      head_size = width // (3 * num_heads)
+      tables = rope_tables(qkv_BTW.shape[1], head_size) if rope else None
+      return cpu_attention.attention(qkv_BTW, heads, tables)
     return _xla(qkv_BTW, heads, rope)
 
   width = qkv_BTW.shape[-1]
   names = ('batch', None, 'heads')
-  if implementation == 'xla' and sharding.parts('heads') == 1:
-    return _xla(qkv_BTW, num_heads, rope)
+  if implementation in ('xla', 'cpu') and sharding.parts('heads') == 1:
+    return local(qkv_BTW)
   return sharding.per_device(local, (names,), names)(qkv_BTW)
 
 
