@@ -4,6 +4,7 @@ python -m experiments.benchmark_step 32x81x512x4x8
 """
 
 import json
+import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +27,8 @@ def main(argv: Sequence[str]) -> None:
 
   first_step is the time from the process's first call of JAX to the end of
   the first step, ms the median of a step, gigaflops the rate of a matrix
-  product, utilisation the share of it that the step reaches.
+  product, utilisation the share of it that the step reaches, resident the
+  peak of the process's memory in MiB after the first step.
   """
   try:
     size, seconds = argv[1], float(argv[2]) if argv[2:] else 30.0
@@ -51,16 +53,17 @@ def main(argv: Sequence[str]) -> None:
   state, _ = jax.block_until_ready(step(state, batch))
   first_step = time.perf_counter() - begin
 
+  resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
   square = jnp.ones((MATMUL, MATMUL))
   matmul = jax.jit(jnp.matmul)
   _time(matmul, square, square)
   steps, matmuls = [], []
   # In turns, so that whatever else the machine does hits both alike.
   while time.perf_counter() - begin - first_step < seconds:
-    matmuls += [_time(matmul, square, square)[0] for _ in range(5)]
+    matmuls += [_time(matmul, square, square)[0] for _ in range(10)]
     spent, (state, _) = _time(step, state, batch)
     steps.append(spent)
-  found = {'first_step': first_step}
+  found = {'first_step': first_step, 'resident': resident}
   if steps:
     rate = 2 * MATMUL**3 / statistics.median(matmuls)
     spent = statistics.median(steps)

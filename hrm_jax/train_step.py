@@ -223,7 +223,7 @@ def _parts(setup: TrainSetup, rows: int) -> int:
   """
   if sharding.platform() != 'cpu':
     return setup.microbatches
-  tokens, least = setup.model.num_tokens, 3 * setup.model.hidden_size
+  tokens, least = setup.model.num_tokens, 6 * setup.model.hidden_size
   for size in range(1, rows // setup.microbatches):
     if rows % size == 0 and size * tokens >= least:
       return rows // size
