@@ -144,7 +144,8 @@ def test_checkpoint_knows_its_puzzles_by_name(straight):
   position = saved.position(60)
   saved.close()
   assert position.data_position == 60
-  assert len(position.identifier_names) == len(state.puzzle_table)
+  # The table has rows for equal parts on eight devices.
+  assert 0 <= len(state.puzzle_table) - len(position.identifier_names) < 8
   assert position.identifier_names[:2] == ['<blank>', '0d3d703e']
 
 
