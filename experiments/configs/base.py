@@ -99,7 +99,7 @@ def get_config(kind: str = 'hrm') -> ml_collections.ConfigDict:
   # rope, learned or none.
   model.pos_encodings = 'rope'
   model.dtype = 'bfloat16'
-  # How attention is computed: xla, pallas (TPU), cudnn (GPU), or auto.
+  # How attention is computed: xla, cpu, pallas (TPU), cudnn (GPU), auto.
   model.attention = 'auto'
   # Blocks, of each level or of the one stack.
   if kind == 'hrm':
