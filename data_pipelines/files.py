@@ -12,6 +12,15 @@ from typing import Any
 from data_pipelines.errors import DataError
 
 
+def cache_folder() -> pathlib.Path:
+  """Where what can be made again is kept: HRM_JAX_CACHE or ~/.cache/hrm_jax."""
+  folder = os.environ.get('HRM_JAX_CACHE')
+  if folder:
+    return pathlib.Path(folder)
+  folder = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+  return pathlib.Path(folder) / 'hrm_jax'
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """A path to write to, which takes the place of `path` when all went well."""

@@ -562,7 +562,7 @@ def _load_generated(name: str, spec: str, role: str) -> Questions:
       *(f'{key}={value}' for key, value in settings.items()),
     ]
   )
-  path = _cache_folder() / f'{text.replace(":", "_")}_v{_GENERATOR}.npz'
+  path = files.cache_folder() / f'{text.replace(":", "_")}_v{_GENERATOR}.npz'
   puzzles = _read_cache(path, domain, count + tests)
   if puzzles is None:
     puzzles = kind.generate(domain, count + tests, settings)
@@ -618,14 +618,6 @@ def _parse_settings(
   if first != name:
     raise DataError(f'{spec!r}: {name} is generated and takes no directory')
   return domain, settings, subset
-
-
-def _cache_folder() -> pathlib.Path:
-  folder = os.environ.get('HRM_JAX_CACHE')
-  if folder:
-    return pathlib.Path(folder)
-  folder = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-  return pathlib.Path(folder) / 'hrm_jax'
 
 
 def _read_cache(

@@ -1,5 +1,6 @@
 """Measures; prints figures and the ratios of what it compared in one run.
 
+python -m experiments.benchmark train_step
 python -m experiments.benchmark puzzle_table
 python -m experiments.benchmark halting
 python -m experiments.benchmark input_pipeline
@@ -11,6 +12,7 @@ python -m experiments.benchmark act_evaluation --workdir=DIR
 import contextlib
 import functools
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -35,6 +37,31 @@ from hrm_jax import (
 )
 from hrm_jax.errors import ConfigError
 from hrm_jax.models import HRM
+
+
+def training_step() -> None:
+  """A CPU's step against its matrix product, and the time until the first.
+
+  HRM in float32, batch × cells × hidden size × blocks per level × heads; model
+  FLOP utilisation is `flops.ideal_step_flops` over a step's time and over the
+  rate of a product of 1024³ in the same process.
+  """
+  for size in ('32x81x512x4x8', '64x100x128x2x4', '2x900x512x4x8'):
+    with tempfile.TemporaryDirectory() as empty:
+      cache = {'JAX_COMPILATION_CACHE_DIR': empty}
+      cold, cached = (
+        json.loads(
+          _python('experiments.benchmark_step', size, seconds, **cache)
+        )
+        for seconds in ('0', '30')
+      )
+    print(
+      f'{size:14}  {cached["ms"]:5.0f} ms a step (median of '
+      f'{cached["steps"]}), utilisation {cached["utilisation"]:.2f} of '
+      f'{cached["gigaflops"]:.0f} GFLOP/s; first step after '
+      f'{cold["first_step"]:.1f} s, with the cache '
+      f'{cached["first_step"]:.1f} s; peak {cached["resident"]:.0f} MiB'
+    )
 
 
 def puzzle_table() -> None:
@@ -170,11 +197,18 @@ def generators() -> None:
     print(f'{len(made.questions)} {name}: {time.perf_counter() - begin:.1f} s')
 
 
-def _python(module: str, *arguments: str) -> str:
-  """Runs a module in a new interpreter; returns the last line it printed."""
+def _python(module: str, *arguments: str, **variables: str) -> str:
+  """Runs a module in a new interpreter; returns the last line it printed.
+
+  Args:
+    module: its name.
+    *arguments: of its command line.
+    **variables: of its environment, beside this process's own.
+  """
   done = subprocess.run(
     [sys.executable, '-m', module, *arguments],
     stdout=subprocess.PIPE,
+    env=os.environ | variables,
     text=True,
     check=True,
   )
@@ -271,6 +305,7 @@ def act_evaluation() -> None:
 
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
+  'train_step': training_step,
   'puzzle_table': puzzle_table,
   'halting': halting,
   'input_pipeline': input_pipeline,

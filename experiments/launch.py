@@ -2,7 +2,9 @@
 
 import contextlib
 import ctypes
+import os
 import pathlib
+import warnings
 from collections.abc import Callable, Sequence
 
 import jax
@@ -10,7 +12,7 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
-from data_pipelines import command
+from data_pipelines import command, files
 from data_pipelines.errors import DataError
 from hrm_jax.errors import ConfigError
 
@@ -39,6 +41,7 @@ def run(
     return main(argv)
 
   _keep_freed_memory()
+  _keep_compiled()
   command.run(joined, (ConfigError, DataError), positional)
 
 
@@ -97,6 +100,28 @@ def workdir() -> pathlib.Path:
   if _WORKDIR.value is None:
     raise ConfigError('--workdir=DIR is missing, e.g. --workdir=runs/demo')
   return pathlib.Path(_WORKDIR.value)
+
+
+def _keep_compiled() -> None:
+  """Keeps compiled programs on disk for the next process.
+
+  In `xla` beside the generated puzzles, or where JAX_COMPILATION_CACHE_DIR
+  says; a directory that cannot be written to is done without.
+  """
+  # A full disk, a damaged file: it is compiled again.
+  warnings.filterwarnings('ignore', '.*persistent compilation cache')
+  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    folder = files.cache_folder() / 'xla'
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+      return
+    if not os.access(folder, os.W_OK | os.X_OK):
+      return
+    jax.config.update('jax_compilation_cache_dir', str(folder))
+  if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
+    # Initialisation is many small programs.
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
 def _keep_freed_memory() -> None:

@@ -78,13 +78,35 @@ def scale_by_adam_atan2(
     correction1 = 1.0 - b1**count
     correction2 = jnp.sqrt(1.0 - b2**count)
     updates = jax.tree.map(
-      lambda m, v: jnp.arctan2(m, jnp.sqrt(v) / correction2) / correction1,
+      lambda m, v: _arctan2(m, jnp.sqrt(v) / correction2) / correction1,
       mu,
       nu,
     )
     return updates, ScaleByAdamAtan2State(count, mu, nu)
 
   return optax.GradientTransformation(init, update)
+
+
+# atan(t) / t as a polynomial in t², least largest relative error on [0, 1]:
+# 1.6e-8, a quarter of float32's rounding.
+_ATAN = (
+  1.0, -0.33333075046539307, 0.1999262422323227, -0.14203670620918274,
+  0.1064102053642273, -0.07504457980394363, 0.04269326850771904,
+  -0.016069626435637474, 0.0028501234482973814,
+)  # fmt: skip
+
+
+def _arctan2(y: chex.Array, x: chex.Array) -> chex.Array:
+  """atan2(y, x) for finite y and x ≥ 0, to 2 units of float32's last place.
+
+  `jnp.arctan2` on a CPU takes ten times what the rest of the update takes.
+  """
+  # A comparison, unlike min and max, keeps NaN.
+  steep = jnp.abs(y) > x
+  low, high = jnp.where(steep, x, jnp.abs(y)), jnp.where(steep, jnp.abs(y), x)
+  t = low / jnp.where(high == 0, 1.0, high)
+  angle = t * jnp.polyval(jnp.array(_ATAN[::-1], t.dtype), t * t)
+  return jnp.copysign(jnp.where(steep, jnp.pi / 2 - angle, angle), y)
 
 
 def adam_atan2(

@@ -76,7 +76,7 @@ class TrainSetup:
     num_puzzle_identifiers: rows of the puzzle table.
     seed: of the parameters and the exploration.
     microbatches: parts that the batch is computed in, one after the other, for
-      less memory; the update is the same.
+      less memory; the update is the same. A CPU may take more and smaller ones.
   """
 
   model: nn.Module
@@ -194,7 +194,8 @@ def loss_and_gradients(
     return (dense, metrics), (of_puzzles, new_carry)
 
   arguments = (puzzles, carry, min_steps_B)
-  if setup.microbatches == 1:
+  parts = _parts(setup, rows)
+  if parts == 1:
     (dense, metrics), (of_puzzles, carry) = of_rows(*arguments)
     return carry, metrics, (dense, of_puzzles)
 
@@ -202,9 +203,7 @@ def loss_and_gradients(
     new, results = of_rows(*arguments)
     return jax.tree.map(jnp.add, sums, new), results
 
-  some = jax.tree.map(
-    lambda x: x.reshape(setup.microbatches, -1, *x.shape[1:]), arguments
-  )
+  some = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), arguments)
   zeros = jax.tree.map(
     lambda x: jnp.zeros(x.shape, x.dtype),
     jax.eval_shape(of_rows, *jax.tree.map(lambda x: x[0], some))[0],
@@ -214,6 +213,21 @@ def loss_and_gradients(
     lambda x: x.reshape(rows, *x.shape[2:]), results
   )
   return carry, metrics, (dense, of_puzzles)
+
+
+def _parts(setup: TrainSetup, rows: int) -> int:
+  """Parts that so many rows are computed in.
+
+  On a CPU of the least size whose matrix products still outweigh summing the
+  parts' gradients: then activations stay in the cache.
+  """
+  if sharding.platform() != 'cpu':
+    return setup.microbatches
+  tokens, least = setup.model.num_tokens, 6 * setup.model.hidden_size
+  for size in range(1, rows // setup.microbatches):
+    if rows % size == 0 and size * tokens >= least:
+      return rows // size
+  return setup.microbatches
 
 
 def train_step(

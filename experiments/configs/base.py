@@ -100,7 +100,7 @@ def get_config(kind: str = 'hrm') -> ml_collections.ConfigDict:
   model.pos_encodings = 'rope'
   model.dtype = 'bfloat16'
   # How attention is computed: xla, xla_recompute (scores twice instead of
-  # kept), pallas (TPU), cudnn (GPU, in bfloat16), or auto.
+  # kept), cpu, pallas (TPU), cudnn (GPU, in bfloat16), or auto.
   model.attention = 'auto'
   # What one kernel computes where attention is pallas: attention, block or
   # level (see hrm_jax.models.tpu_blocks).

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 from hrm_jax import sharding
 from hrm_jax.errors import ConfigError
-from hrm_jax.models import tpu_attention
+from hrm_jax.models import cpu_attention, tpu_attention
 from hrm_jax.models.rope import apply_rope, rope_tables
 
-IMPLEMENTATIONS = ('auto', 'xla', 'xla_recompute', 'pallas', 'cudnn')
+IMPLEMENTATIONS = ('auto', 'xla', 'xla_recompute', 'cpu', 'pallas', 'cudnn')
 
 
 def attend(
@@ -41,6 +41,8 @@ def attend(
     heads = num_heads * qkv_BTW.shape[-1] // width
     if implementation == 'pallas':
       return tpu_attention.attention(qkv_BTW, heads, rope)
+    if implementation == 'cpu':
+      return cpu_attention.attention(qkv_BTW, heads, rope)
     if implementation == 'xla_recompute':
       # The scores, T × T for each head, are not kept for the gradient.
       return jax.checkpoint(_jax_attention, static_argnums=(1, 2))(
@@ -50,7 +52,8 @@ def attend(
 
   width = qkv_BTW.shape[-1]
   names = ('batch', None, 'heads')
-  if implementation.startswith('xla') and sharding.parts('heads') == 1:
+  by_xla = implementation not in ('pallas', 'cudnn')
+  if by_xla and sharding.parts('heads') == 1:
     return local(qkv_BTW)
   return sharding.per_device(local, (names,), names)(qkv_BTW)
 
@@ -58,8 +61,8 @@ def attend(
 def chosen(implementation: str) -> str:
   """What 'auto' means on the platform that the step is compiled for."""
   if implementation == 'auto':
-    by_platform = {'tpu': 'pallas', 'gpu': 'xla_recompute'}
-    return by_platform.get(sharding.platform(), 'xla')
+    by_platform = {'tpu': 'pallas', 'gpu': 'xla_recompute', 'cpu': 'cpu'}
+    return by_platform[sharding.platform()]
   return implementation
 
 
@@ -75,6 +78,8 @@ def _jax_attention(
   q, k, v = jnp.split(qkv_BTW.reshape(B, T, 3 * num_heads, K), 3, axis=2)
   if rope:
     cos, sin = rope_tables(T, K)
+    # Of all heads, which stand behind the positions here.
+    cos, sin = cos[:, None], sin[:, None]
     q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
   out = jax.nn.dot_product_attention(q, k, v, implementation=implementation)
   return out.reshape(B, T, W // 3)

@@ -16,12 +16,15 @@ def rope_tables(length: int, head_size: int) -> tuple[np.ndarray, np.ndarray]:
   return np.cos(angles), np.sin(angles)
 
 
-def apply_rope(
-  x_BTNK: chex.Array, cos_TK: np.ndarray, sin_TK: np.ndarray
-) -> chex.Array:
-  """Rotates queries or keys by their positions (half-rotation form)."""
-  x = x_BTNK.astype(jnp.float32)
-  first, second = jnp.split(x, 2, axis=-1)
+def apply_rope(x: chex.Array, cos: np.ndarray, sin: np.ndarray) -> chex.Array:
+  """Rotates queries or keys by their positions (half-rotation form).
+
+  Args:
+    x: of any shape that ends in K.
+    cos: of `rope_tables`, with axes for what x has beside positions.
+    sin: the same.
+  """
+  x32 = x.astype(jnp.float32)
+  first, second = jnp.split(x32, 2, axis=-1)
   rotated = jnp.concatenate([-second, first], axis=-1)
-  out = x * cos_TK[:, None, :] + rotated * sin_TK[:, None, :]
-  return out.astype(x_BTNK.dtype)
+  return (x32 * cos + rotated * sin).astype(x.dtype)

@@ -392,7 +392,7 @@ def test_logits_are_of_the_cells_and_q_of_the_first_token():
 def _rotated(x_K, length):
   """One vector rotated to each position, [T, K]."""
   x = np.broadcast_to(x_K, (1, length, 1, len(x_K)))
-  cos, sin = rope.rope_tables(length, len(x_K))
+  cos, sin = (t[:, None] for t in rope.rope_tables(length, len(x_K)))
   return np.asarray(rope.apply_rope(jnp.asarray(x), cos, sin))[0, :, 0]
 
 

@@ -86,6 +86,29 @@ def test_adam_atan2_is_the_formula(b1, b2):
     )
 
 
+def test_arctan2_is_exact_to_two_units_in_the_last_place():
+  rng = np.random.default_rng(0)
+  y = rng.normal(size=10**5) * 10 ** rng.uniform(-30, 30, 10**5)
+  x = np.abs(y) * 10 ** rng.uniform(-5, 5, 10**5)
+  y, x = y.astype(np.float32), x.astype(np.float32)
+  exact = np.arctan2(y.astype(np.float64), x)
+  error = np.abs(jax.jit(optimizers._arctan2)(y, x) - exact)
+  assert np.all(error <= 2.1 * np.spacing(np.abs(exact).astype(np.float32)))
+
+
+def test_arctan2_at_the_edges():
+  y = jnp.array([0.0, -0.0, 0.0, 1.0, -1.0, 1.0, -1.0, 1e-42])
+  x = jnp.array([0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1e-42])
+  angles = optimizers._arctan2(y, x)
+  np.testing.assert_allclose(angles[:-1], np.arctan2(y, x)[:-1], rtol=1.3e-7)
+  np.testing.assert_array_equal(np.signbit(angles), np.signbit(y))
+  # XLA takes the smallest numbers for 0; `jnp.arctan2` makes NaN of them.
+  assert np.isfinite(angles[-1])
+  nan = jnp.float32(jnp.nan)
+  assert jnp.isnan(optimizers._arctan2(nan, jnp.float32(1)))
+  assert jnp.isnan(optimizers._arctan2(jnp.float32(1), nan))
+
+
 def test_adam_atan2_ignores_the_scale_of_the_gradients():
   params, gradients = _params(SIZES), _gradients(5, SIZES)
   # A power of two changes no digit of m and √v (v by a power of four), and

@@ -251,6 +251,18 @@ def test_what_an_axis_does_not_divide_is_named(axes, text):
     train_step.sharded_step(_setup(**sizes), mesh)
 
 
+@pytest.mark.parametrize(
+  'rows, microbatches, parts',
+  [(64, 1, 2), (64, 4, 4), (20, 1, 1), (23, 1, 1), (60, 2, 3)],
+)
+def test_a_cpu_takes_the_fewest_rows_that_are_worth_it(
+  rows, microbatches, parts
+):
+  # 10 tokens a row, 6 · 32 at least.
+  setup = dataclasses.replace(_setup(), microbatches=microbatches)
+  assert train_step._parts(setup, rows) == parts
+
+
 @pytest.mark.parametrize('microbatches', [0, 3])
 def test_microbatches_that_do_not_divide_are_named(microbatches):
   with pytest.raises(ConfigError, match=f'microbatches={microbatches}'):

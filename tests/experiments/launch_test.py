@@ -1,0 +1,74 @@
+"""Compiled programs are kept, and what happens where they cannot be."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parents[2]
+
+# A command that compiles something large enough to keep; prints its results.
+_COMMAND = """
+import hashlib, jax, jax.numpy as jnp
+from experiments import launch
+
+def main(argv):
+  hits = []
+  jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
+  def f(x):
+    for n in range(60):
+      x = jnp.sin(x @ x) + jnp.cumsum(jnp.sort(x * n, axis=n % 2), axis=0)
+      x = x / jnp.max(jnp.abs(x))
+    return x
+  out = jax.jit(f)(jnp.linspace(-1, 1, 1024).reshape(32, 32))
+  digest = hashlib.sha256(bytes(jax.device_get(out))).hexdigest()
+  import json
+  print(json.dumps([digest, hits.count('/jax/compilation_cache/cache_hits')]))
+
+launch.run(main)
+"""
+
+
+def _run(**variables):
+  unset = 'HRM_JAX_CACHE', 'JAX_COMPILATION_CACHE_DIR', 'XDG_CACHE_HOME'
+  kept = {k: v for k, v in os.environ.items() if k not in unset}
+  done = subprocess.run(
+    [sys.executable, '-c', _COMMAND],
+    cwd=_ROOT,
+    env=kept | variables,
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=True,
+  )
+  assert 'cache' not in done.stderr.lower()
+  assert 'feature' not in done.stderr.lower()
+  return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+  'variable, below',
+  [
+    ('HRM_JAX_CACHE', 'xla'),
+    ('XDG_CACHE_HOME', 'hrm_jax/xla'),
+    ('JAX_COMPILATION_CACHE_DIR', '.'),
+  ],
+)
+def test_the_second_process_compiles_nothing_and_computes_the_same(
+  tmp_path, variable, below
+):
+  first, hits = _run(**{variable: str(tmp_path)})
+  assert hits == 0
+  assert any((tmp_path / below).glob('jit_f-*'))
+  second, hits = _run(**{variable: str(tmp_path)})
+  assert hits > 0
+  assert first == second
+
+
+def test_a_directory_that_cannot_be_made_is_done_without(tmp_path):
+  (tmp_path / 'file').touch()
+  _, hits = _run(HRM_JAX_CACHE=str(tmp_path / 'file'))
+  assert hits == 0
