@@ -218,7 +218,7 @@ def test_auto_goes_by_the_platform(monkeypatch):
   for platform, expected in [
     ('tpu', 'pallas'),
     ('gpu', 'xla_recompute'),
-    ('cpu', 'xla'),
+    ('cpu', 'cpu'),
   ]:
     monkeypatch.setattr(sharding, 'platform', lambda p=platform: p)
     assert attention.chosen('auto') == expected
