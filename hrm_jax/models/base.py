@@ -62,6 +62,10 @@ class ReasoningModel(nn.Module):
     """Whether a segment goes on from the last one's state."""
     return True
 
+  def block_passes(self) -> tuple[int, int]:
+    """Blocks that a segment runs through, and those of them with gradient."""
+    raise NotImplementedError
+
   def validate(self) -> None:
     """Raises ConfigError where the attributes do not fit together."""
     for field in dataclasses.fields(self):

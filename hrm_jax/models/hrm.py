@@ -22,3 +22,6 @@ class HRM(TwoStateModel):
 
   def levels(self) -> tuple[Level, Level]:
     return self.L_level, self.H_level
+
+  def level_sizes(self) -> tuple[int, int]:
+    return self.L_layers, self.H_layers

@@ -90,6 +90,15 @@ class TwoStateModel(ReasoningModel):
     """The levels that update z_L and z_H; may be the same one."""
     raise NotImplementedError
 
+  def level_sizes(self) -> tuple[int, int]:
+    """Blocks of either level."""
+    raise NotImplementedError
+
+  def block_passes(self) -> tuple[int, int]:
+    low, high = self.level_sizes()
+    blocks = ([low] * self.L_cycles + [high]) * self.H_cycles
+    return sum(blocks), sum(blocks[-self.gradient_updates :])
+
   def segment(self, z: State, x_BTD: chex.Array) -> State:
     """All updates of a segment; `gradient` says which carry a gradient."""
     chex.assert_shape([z.z_H, z.z_L, x_BTD], (None, *x_BTD.shape[1:]))

@@ -27,6 +27,9 @@ class Direct(ReasoningModel):
 
   layers: int = 8
 
+  def block_passes(self) -> tuple[int, int]:
+    return self.layers, self.layers
+
   @property
   def recurrent(self) -> bool:
     return False
@@ -57,6 +60,9 @@ class RecurrentTransformer(ReasoningModel):
   """
 
   layers: int = 8
+
+  def block_passes(self) -> tuple[int, int]:
+    return self.layers, self.layers
 
   def setup(self):
     super().setup()

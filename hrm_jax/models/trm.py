@@ -26,3 +26,6 @@ class TRM(TwoStateModel):
 
   def levels(self) -> tuple[Level, Level]:
     return self.L_level, self.L_level
+
+  def level_sizes(self) -> tuple[int, int]:
+    return self.layers, self.layers
