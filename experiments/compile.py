@@ -1,0 +1,194 @@
+"""Does it fit, and what will it cost? Compiled here, without the hardware.
+
+  python -m experiments.compile --config=FILE.py[:PRESET] \
+      --target=tpu:v5e:2x4 [--config.KEY=VALUE ...] [--largest_batch]
+
+Compiles the very step that `experiments.train` runs, for a machine that need
+not be there (see `targets`), from shapes alone: puzzles that would have to be
+downloaded are not. Prints a table, and a last line of JSON. Ends with code 1
+where the step does not fit.
+"""
+
+import json
+import math
+
+import ml_collections
+from absl import flags, logging
+from jax.sharding import Mesh
+
+from data_pipelines import puzzles
+from experiments import build, cost, launch, targets
+from hrm_jax import sharding
+from hrm_jax.errors import ConfigError
+from hrm_jax.train_step import TrainSetup
+
+_TARGET = flags.DEFINE_string(
+  'target', None, 'Devices, e.g. tpu:v5e:2x4, gpu:h100:8, cpu:8.'
+)
+_LARGEST_BATCH = flags.DEFINE_boolean(
+  'largest_batch', False, 'Find the largest batch that fits.'
+)
+_PUZZLE_IDENTIFIERS = flags.DEFINE_integer(
+  'puzzle_identifiers',
+  None,
+  'Rows of the puzzle table, where the data at hand have others: 876406 for '
+  "the paper's ARC-AGI-1 with ConceptARC.",
+  lower_bound=1,
+)
+
+# Of the roofline, for the projected time of a run.
+ATTAINED = 0.5
+# The search for the largest batch ends when it is known within this share.
+_CLOSE = 1 / 32
+_GIB = 2**30
+
+
+def main(_) -> int:
+  config = launch.config()
+  build.check(config)
+  if _TARGET.value is None:
+    raise ConfigError(f'--target is missing; use e.g. {targets.EXAMPLES}')
+  target = targets.find(_TARGET.value)
+  mesh = build.mesh(config, target.devices)
+  shapes = _shapes(config)
+  if _LARGEST_BATCH.value:
+    setup, found = _largest_batch(config, shapes, mesh, target)
+  else:
+    setup = _setup(config, shapes)
+    found = cost.of_step(setup, mesh, target)
+  fields = report(setup, mesh, target, found)
+  print(_table(fields, found))
+  print(json.dumps(fields))
+  return 0 if found.fits else 1
+
+
+def _shapes(config: ml_collections.ConfigDict) -> puzzles.Shapes:
+  data = config.data
+  return puzzles.load_shapes(
+    data.train, data.evaluate, data.canvas, data.num_aug, data.seed
+  )
+
+
+def _setup(
+  config: ml_collections.ConfigDict,
+  shapes: puzzles.Shapes,
+  batch_size: int | None = None,
+) -> TrainSetup:
+  """The step's, at the config's batch size or another."""
+  config = ml_collections.ConfigDict(config)
+  config.batch_size = batch_size or config.batch_size
+  return build.train_setup(config, shapes, _PUZZLE_IDENTIFIERS.value)
+
+
+def _largest_batch(
+  config: ml_collections.ConfigDict,
+  shapes: puzzles.Shapes,
+  mesh: Mesh,
+  target: targets.Target,
+) -> tuple[TrainSetup, cost.Cost]:
+  """The largest global batch that fits, and its cost.
+
+  A multiple of the devices that share a batch times the microbatches. Memory
+  is nearly linear in the batch, so the search aims by a line through what it
+  has seen.
+
+  Raises:
+    ConfigError: not even the smallest fits.
+  """
+  unit = sharding.count(mesh, 'batch') * config.microbatches
+  memory = target.hardware.memory if target.hardware else None
+  if memory is None:
+    raise ConfigError(
+      f'--target={target.name}: its memory is not known; use another for '
+      '--largest_batch'
+    )
+  fitting, too_large = 0, None
+  seen: dict[int, float] = {}
+  best, worst = None, None
+  tried = max(1, config.batch_size // unit)
+  while tried:
+    setup = _setup(config, shapes, tried * unit)
+    found = cost.of_step(setup, mesh, target)
+    logging.info(
+      'Batch size %d: %s %.2f of %.2f GiB',
+      setup.batch_size,
+      'fits,' if found.fits else 'does not fit,',
+      found.peak_bytes / _GIB,
+      memory / _GIB,
+    )
+    seen[tried] = found.peak_bytes
+    if found.fits:
+      fitting, best = tried, (setup, found)
+    else:
+      too_large, worst = tried, (setup, found)
+    tried = _next(fitting, too_large, seen, memory)
+  return best or worst
+
+
+def _next(
+  fitting: int, too_large: int | None, seen: dict[int, float], memory: float
+) -> int:
+  """The multiple to try now; 0 where the largest is known well enough."""
+  if too_large is not None:
+    close = max(1, math.floor(fitting * _CLOSE))
+    if too_large - fitting <= close:
+      return 0
+  at, needs = zip(*sorted(seen.items())[-2:], strict=True)
+  if len(seen) > 1:
+    slope = (needs[1] - needs[0]) / (at[1] - at[0])
+  else:
+    slope = needs[0] / at[0]
+  aim = math.floor(at[0] + (memory - needs[0]) / slope) if slope > 0 else 0
+  if too_large is None:
+    return min(max(aim, fitting + 1), 4 * fitting)
+  # Never so near to an end that little is learnt.
+  step = max(1, (too_large - fitting) // 8)
+  return min(max(aim, fitting + step), too_large - step)
+
+
+def report(
+  setup: TrainSetup, mesh: Mesh, target: targets.Target, found: cost.Cost
+) -> dict:
+  """What the last line says."""
+  hours = None
+  if found.seconds is not None:
+    hours = setup.total_steps * found.seconds / ATTAINED / 3600
+  memory = {
+    **(found.memory_bytes or {}),
+    'capacity': int(target.hardware.memory) if target.hardware else None,
+  }
+  return {
+    'target': target.name,
+    'devices': mesh.size,
+    'mesh': dict(mesh.shape),
+    'batch_size': setup.batch_size,
+    'microbatches': setup.microbatches,
+    'puzzle_identifiers': setup.num_puzzle_identifiers,
+    'fits': found.fits,
+    'peak_bytes_per_device': found.peak_bytes,
+    'memory_bytes_per_device': memory,
+    'largest_buffers': list(found.buffers),
+    'flops_per_device': found.flops,
+    'ideal_flops_per_device': found.ideal_flops,
+    'bytes_accessed_per_device': found.accessed_bytes,
+    'collective_bytes_per_device': found.collective_bytes,
+    'minimum_collective_bytes_per_device': found.least_collective_bytes,
+    'largest_collective_operand_bytes': found.largest_operand_bytes,
+    'sent_bytes_per_device': found.sent_bytes,
+    'compile_seconds': found.compile_seconds,
+    'seconds_per_step_at_full_rate': found.times,
+    'roofline_seconds_per_step': found.seconds,
+    'bound': found.bound,
+    'total_steps': setup.total_steps,
+    'projected_hours': hours,
+    'projection': f'{ATTAINED:.0%} of the roofline, evaluation not counted',
+  }
+
+
+def _table(fields: dict, found: cost.Cost) -> str:
+  """`fields` as they are read best."""
+  return ''
+
+
+if __name__ == '__main__':
+  launch.run(main)
