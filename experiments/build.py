@@ -4,15 +4,17 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 from flax.traverse_util import flatten_dict
+from jax.sharding import Mesh
 
 from data_pipelines import leak_check
 from data_pipelines.puzzle_set import PuzzleSet
 from data_pipelines.puzzles import load_puzzles
 from experiments.configs import base
-from hrm_jax import act, checkpoints, train_step
+from hrm_jax import act, checkpoints, sharding, train_step
 from hrm_jax.errors import ConfigError
 from hrm_jax.models import KINDS
 
@@ -28,6 +30,10 @@ FREE_KEYS = (
   'checkpoint_every',
   'keep_checkpoints',
   'evaluation',
+  # How the same numbers are computed.
+  'microbatches',
+  'mesh',
+  'model.attention',
 )
 
 
@@ -148,7 +154,20 @@ def train_setup(
     batch_size=config.batch_size,
     num_puzzle_identifiers=num_puzzle_identifiers or puzzles.num_identifiers,
     seed=config.seed,
+    microbatches=config.microbatches,
   )
+
+
+def mesh(
+  config: ml_collections.ConfigDict,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """The mesh that `config.mesh` asks for, of all devices or those given.
+
+  Raises:
+    ConfigError: its axes do not multiply to the devices.
+  """
+  return sharding.make_mesh(devices, sharding.MeshSettings(**config.mesh))
 
 
 def claim_workdir(
@@ -156,8 +175,16 @@ def claim_workdir(
   config: ml_collections.ConfigDict,
   puzzles: PuzzleSet,
   leaking: leak_check.Verdict,
+  write: bool = True,
 ) -> None:
   """Writes config.json: the settings, which data they name, what leaks there.
+
+  Args:
+    workdir: of the run.
+    config: the experiment.
+    puzzles: its data.
+    leaking: of `check_leaks`.
+    write: False only checks, in all processes but the first.
 
   Raises:
     ConfigError: the workdir belongs to another run.
@@ -168,6 +195,7 @@ def claim_workdir(
     {**config.to_dict(), **facts},
     FREE_KEYS,
     defaults(config).to_dict(),
+    write,
   )
 
 

@@ -64,6 +64,7 @@ def run(
       cannot be used.
   """
   config, fields = build.read_run(workdir)
+  # Another machine than the run's, maybe: all its devices share the rows.
   mesh = sharding.make_mesh()
   batch_size = batch_size or config.evaluation.batch_size
   sharding.check_batch_size(mesh, batch_size, '--batch_size')

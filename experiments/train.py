@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from experiments import build, evaluation, launch, metrics
-from hrm_jax import checkpoints, inference, sharding, training
+from hrm_jax import checkpoints, inference, sharding, train_step, training
 from hrm_jax.errors import ConfigError
 from hrm_jax.train_state import TrainState
 
@@ -33,12 +33,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
   """
   # All that can be wrong is looked at before anything is written.
   build.check(config)
-  mesh = sharding.make_mesh()
-  for field, rows in (
-    ('batch_size', config.batch_size),
-    ('evaluation.batch_size', config.evaluation.batch_size),
-  ):
-    sharding.check_batch_size(mesh, rows, field)
+  mesh = build.mesh(config)
+  sharding.check_batch_size(
+    mesh, config.evaluation.batch_size, 'evaluation.batch_size'
+  )
   if config.keep_checkpoints < 1:
     raise ConfigError(
       f'keep_checkpoints={config.keep_checkpoints} must be at least 1'
@@ -51,6 +49,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
   )
   puzzles = build.puzzle_set(config)
   setup = build.train_setup(config, puzzles)
+  train_step.check_mesh(setup, mesh)
   leaking = build.check_leaks(config, puzzles)
   if leaking.refused:
     raise ConfigError(leaking.refusal())
@@ -73,8 +72,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
     setup.model, setup.act, config.evaluation.halting, mesh
   )
   first = jax.process_index() == 0
-  if first:
-    build.claim_workdir(workdir, config, puzzles, leaking)
+  build.claim_workdir(workdir, config, puzzles, leaking, write=first)
   saved = checkpoints.Checkpoints(workdir, keep=config.keep_checkpoints)
   writer = metrics.MetricsWriter(workdir, max(saved.steps(), default=0), first)
   rows = sharding.local_rows(mesh, config.batch_size)

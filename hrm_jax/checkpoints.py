@@ -137,7 +137,8 @@ class Checkpoints:
     weights, training = _split(like)
     found = self._read(
       step,
-      weights=ocp.args.StandardRestore(weights),
+      # Not strict: the table gets the unused rows that its mesh asks for.
+      weights=ocp.args.StandardRestore(weights, strict=False),
       training=ocp.args.StandardRestore(training),
     )
     logging.info('Restored step %d of %s', step, self.directory)
@@ -148,13 +149,18 @@ class Checkpoints:
   ) -> tuple[dict[str, Any], jax.Array]:
     """Only what predicts: the model's variables and the puzzle table."""
     weights, _ = _split(like)
-    found = self._read(step, weights=ocp.args.StandardRestore(weights))
+    found = self._read(
+      step, weights=ocp.args.StandardRestore(weights, strict=False)
+    )
     weights = found['weights']
     variables = {'params': weights['params'], **_constants(weights)}
     return variables, _table(weights, like)
 
   def _read(self, step: int, **items: Any) -> Any:
     try:
+      if 'weights' in items:
+        saved = self._manager.item_metadata(step)['weights']
+        _check_shapes(saved.tree, items['weights'].item)
       return self._manager.restore(step, args=ocp.args.Composite(**items))
     # orbax, tensorstore and JSON each have their own errors for damage.
     except Exception as error:
@@ -168,6 +174,20 @@ class Checkpoints:
     """Waits for what is being written."""
     self._manager.wait_until_finished()
     self._manager.close()
+
+
+def _check_shapes(saved: Any, like: Any) -> None:
+  """Raises ValueError where shapes differ, but in the table's unused rows."""
+
+  def check(path, ours, theirs):
+    name = '/'.join(str(key.key) for key in path)
+    skip = 1 if name == 'puzzle_table' else 0
+    if tuple(ours.shape)[skip:] != tuple(theirs.shape)[skip:]:
+      raise ValueError(
+        f'{name} has shape {tuple(theirs.shape)}, not {tuple(ours.shape)}'
+      )
+
+  jax.tree_util.tree_map_with_path(check, like, saved)
 
 
 def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -240,6 +260,7 @@ def claim_workdir(
   config: dict[str, Any],
   free: Sequence[str],
   defaults: dict[str, Any],
+  write: bool = True,
 ) -> None:
   """Writes config.json into a workdir that is new or belongs to this run.
 
@@ -248,6 +269,7 @@ def claim_workdir(
     config: of this run, as plain JSON values.
     free: keys ('a' or 'a.b') that may differ when a run goes on.
     defaults: what a key means that an older config.json does not have yet.
+    write: False only checks.
 
   Raises:
     ConfigError: the workdir belongs to a run with other settings; lists the
@@ -279,6 +301,8 @@ def claim_workdir(
         f'{workdir}: belongs to a run with other settings: {changes}; use '
         'another --workdir, or the old settings to go on with it'
       )
+  if not write:
+    return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     part = workdir / 'config.json.part'

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from hrm_jax import act, sharding
+from hrm_jax import act, puzzle_table, sharding
 from hrm_jax.errors import ConfigError
 from hrm_jax.losses import IGNORE_LABEL
 
@@ -108,13 +108,23 @@ def sharded_predict(
     )
   whole = sharding.replicated(mesh)
 
-  def run(variables, puzzle_table, batch):
+  def run(variables, table, batch):
     with sharding.using(mesh):
-      puzzles = puzzle_table[batch['puzzle_identifiers']]
+      variables = sharding.constrain_whole(variables)
+      rows = sharding.spec('batch')
+      lookup = sharding.over_rows(
+        puzzle_table.lookup, (sharding.spec('puzzles'), rows), rows
+      )
+      puzzles = lookup(table, batch['puzzle_identifiers'])
       return predict(model, settings, mode, variables, puzzles, batch)
 
   return jax.jit(
     run,
-    in_shardings=(whole, whole, sharding.by_batch(mesh)),
+    in_shardings=(
+      # Parameters as they are: they may be split.
+      None,
+      sharding.place(mesh, 'puzzles'),
+      sharding.by_batch(mesh),
+    ),
     out_shardings=whole,
   )

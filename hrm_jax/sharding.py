@@ -92,6 +92,15 @@ def make_mesh(
   )
 
 
+def describe(mesh: Mesh) -> str:
+  """Shape and processes for a log line; nothing of one device."""
+  axes = [f'{a}={size}' for a, size in mesh.shape.items() if size > 1]
+  processes = len({device.process_index for device in mesh.devices.flat})
+  if processes > 1:
+    axes.append(f'{processes} processes')
+  return f' ({", ".join(axes)})' if axes else ''
+
+
 def using(mesh: Mesh) -> contextlib.AbstractContextManager:
   """Makes `mesh` the one that code traced inside runs on."""
   return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
@@ -132,13 +141,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return place(mesh)
 
 
-def check_batch_size(mesh: Mesh, batch_size: int, field: str) -> None:
+def check_batch_size(
+  mesh: Mesh, batch_size: int, field: str, microbatches: int = 1
+) -> None:
   """Raises ConfigError where the mesh does not divide the batch."""
   parts = count(mesh, 'batch')
-  if batch_size < 1 or batch_size % parts:
+  if batch_size < 1 or batch_size % (parts * microbatches):
+    times = f' times microbatches={microbatches}' if microbatches > 1 else ''
     raise ConfigError(
       f'{field}={batch_size} must be a positive multiple of the {parts} '
-      'devices that share it; change it or the number of devices'
+      f'devices that share it{times}; change it, or mesh or microbatches'
     )
 
 
@@ -213,7 +225,7 @@ def _only(specs: Any, axes: set[str]) -> Any:
 
   def of_one(whole: PartitionSpec) -> PartitionSpec:
     return PartitionSpec(
-      *(tuple(a for a in split or () if a in axes) or None for split in whole)
+      *(tuple(a for a in split if a in axes) or None for split in _axes(whole))
     )
 
   return jax.tree.map(
@@ -228,6 +240,13 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   if not left:
     return x
   return jax.lax.with_sharding_constraint(x, _only(spec(*names), left))
+
+
+def constrain_whole(tree: Any) -> Any:
+  """Arrays put together on each device, where XLA does the splitting."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return tree
+  return jax.lax.with_sharding_constraint(tree, PartitionSpec())
 
 
 def parts(name: str) -> int:
@@ -276,11 +295,16 @@ def total_split(tree: Any, specs: Any) -> Any:
   return jax.tree.map(reduce, tree, specs)
 
 
+def _axes(whole: PartitionSpec) -> list[tuple[str, ...]]:
+  """Axes of the mesh for each dimension; a spec holds a single one bare."""
+  return [(s,) if isinstance(s, str) else tuple(s or ()) for s in whole]
+
+
 def _split(whole: PartitionSpec) -> list[tuple[int, tuple[str, ...]]]:
   """Dimensions that are split over devices of other rows, and over which."""
   found = []
-  for dimension, axes in enumerate(whole):
-    axes = tuple(a for a in axes or () if a in batch_axes())
+  for dimension, axes in enumerate(_axes(whole)):
+    axes = tuple(a for a in axes if a in batch_axes())
     if axes:
       found.append((dimension, axes))
   return found

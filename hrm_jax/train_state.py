@@ -116,8 +116,10 @@ def state_specs(state: TrainState) -> TrainState:
   )
 
 
-def count_parameters(state: TrainState) -> dict[str, int]:
+def count_parameters(
+  state: TrainState, num_puzzle_identifiers: int
+) -> dict[str, int]:
   """Numbers of trained values: trunk, puzzle table, and total."""
   trunk = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-  table = state.puzzle_table.size
+  table = num_puzzle_identifiers * state.puzzle_table.shape[1]
   return {'trunk': trunk, 'puzzle table': table, 'total': trunk + table}

@@ -325,13 +325,9 @@ def check_mesh(setup: TrainSetup, mesh: Mesh) -> None:
         f'{sharding.count(mesh, name)}; choose a size of that axis that '
         'divides it'
       )
-  parts = sharding.count(mesh, 'batch')
-  if setup.batch_size % (parts * setup.microbatches):
-    raise ConfigError(
-      f'batch_size={setup.batch_size} is not divisible by the {parts} devices '
-      f'that share it times microbatches={setup.microbatches}; change one of '
-      'them'
-    )
+  sharding.check_batch_size(
+    mesh, setup.batch_size, 'batch_size', setup.microbatches
+  )
 
 
 def sharded_init(setup: TrainSetup, mesh: Mesh) -> TrainState:

@@ -70,7 +70,7 @@ def train(
   then write the metrics of step i - 1 while step i computes.
   """
   state, position = _start(setup, mesh, saved, hooks)
-  logging.info('Parameters: %s', _overview(state))
+  logging.info('Parameters: %s', _overview(setup, state))
   step_function = train_step.sharded_step(setup, mesh)
   first = int(state.step)
   end = setup.total_steps
@@ -80,8 +80,9 @@ def train(
     logging.info('Step %d is done: nothing to train', first)
     return state
   logging.info(
-    'Training steps %d to %d on %d × %s, batch size %d',
-    first, end, mesh.size, mesh.devices.flat[0].device_kind, setup.batch_size,
+    'Training steps %d to %d on %d × %s%s, batch size %d',
+    first, end, mesh.size, mesh.devices.flat[0].device_kind,
+    sharding.describe(mesh), setup.batch_size,
   )  # fmt: skip
 
   log = _MetricsLog(settings.log_every, setup.batch_size, end, hooks.write)
@@ -219,6 +220,6 @@ def _due(step: int, every: int) -> bool:
   return every > 0 and step % every == 0
 
 
-def _overview(state: TrainState) -> str:
-  counts = count_parameters(state)
+def _overview(setup: train_step.TrainSetup, state: TrainState) -> str:
+  counts = count_parameters(state, setup.num_puzzle_identifiers)
   return ', '.join(f'{name} {count:,}' for name, count in counts.items())

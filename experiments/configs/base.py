@@ -62,6 +62,16 @@ def get_config(kind: str = 'hrm') -> ml_collections.ConfigDict:
   config.checkpoint_every = 0
   config.keep_checkpoints = 3
 
+  # Parts that a batch is computed in, one after the other: less memory for the
+  # same update.
+  config.microbatches = 1
+
+  # Devices along each axis (see hrm_jax.sharding); -1 is what the others leave.
+  mesh = config.mesh = ml_collections.ConfigDict()
+  mesh.data = -1
+  mesh.fsdp = 1
+  mesh.tensor = 1
+
   data = config.data = ml_collections.ConfigDict()
   # SPECs (see data_pipelines.puzzles). What `evaluate` names is held out and
   # scored; of ARC tasks, their demonstrations are trained on nevertheless.

@@ -238,7 +238,7 @@ def test_the_comparison_is_of_equal_sizes():
   for system in ('hrm', 'direct', 'recurrent_transformer', 'trm'):
     config = comparison.get_config(system)
     setup = build.train_setup(config, SIZES['comparison'])
-    counts.append(count_parameters(jax.eval_shape(setup.init))['trunk'])
+    counts.append(count_parameters(jax.eval_shape(setup.init), 1)['trunk'])
     assert config.data.train == comparison.get_config().data.train
     assert config.total_steps == comparison.get_config().total_steps
     assert config.batch_size == comparison.get_config().batch_size

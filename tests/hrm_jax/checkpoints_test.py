@@ -47,7 +47,7 @@ def _like(devices=8, **fields):
   return train_step.abstract_state(_setup(**fields), mesh)
 
 
-def _state(step, **fields):
+def _state(step, devices=8, **fields):
   """A state in which no leaf is equal to another or to zero."""
   rng = np.random.default_rng(step)
 
@@ -57,7 +57,7 @@ def _state(step, **fields):
       values = values > 0
     return jax.device_put(jnp.asarray(values).astype(leaf.dtype), leaf.sharding)
 
-  state = jax.tree.map(random, _like(**fields))
+  state = jax.tree.map(random, _like(devices, **fields))
   return state.replace(
     step=jax.device_put(jnp.int32(step), state.step.sharding)
   )
@@ -106,9 +106,31 @@ def test_restoring_gives_back_every_leaf_and_the_position(workdir):
 def test_a_checkpoint_of_eight_devices_fits_fewer(workdir, devices):
   saved = Checkpoints(workdir)
   state = saved.restore(5, _like(devices))
-  _assert_same(state, _state(5))
+  # Of 24 rows four served equal parts alone.
+  expected = _state(5)
+  expected = expected.replace(puzzle_table=expected.puzzle_table[:20])
+  _assert_same(state, expected)
   used = {d for leaf in jax.tree.leaves(state) for d in leaf.devices()}
   assert used == set(jax.devices()[:devices])
+  saved.close()
+
+
+def test_a_checkpoint_of_one_device_fits_eight(tmp_path):
+  state = _state(1, devices=1)
+  assert len(state.puzzle_table) == 20
+  _save(tmp_path, state)
+  saved = Checkpoints(tmp_path)
+  found = saved.restore(1, _like())
+  np.testing.assert_array_equal(found.puzzle_table[:20], state.puzzle_table)
+  assert not np.any(found.puzzle_table[20:])
+  _assert_same(found.params, state.params)
+  saved.close()
+
+
+def test_other_shapes_than_the_models_are_named(workdir):
+  saved = Checkpoints(workdir)
+  with pytest.raises(ConfigError, match=r'lm_head.kernel has shape .*, not'):
+    saved.restore_weights(5, _like(vocab_size=17))
   saved.close()
 
 
@@ -370,7 +392,7 @@ def test_a_state_without_a_puzzle_table_is_saved(tmp_path):
   _save(tmp_path, _state(1, puzzle_emb_ndim=0))
   saved = Checkpoints(tmp_path)
   state = saved.restore(1, _like(puzzle_emb_ndim=0))
-  assert state.puzzle_table.shape == (20, 0)
+  assert state.puzzle_table.shape == (24, 0)
   _assert_same(state, _state(1, puzzle_emb_ndim=0))
   saved.close()
 

@@ -9,7 +9,7 @@ from hrm_jax.errors import ConfigError
 from hrm_jax.losses import IGNORE_LABEL
 from hrm_jax.models import HRM
 
-B, S, V, R, D = 8, 9, 12, 20, 32
+B, S, V, R, D = 8, 9, 12, 24, 32
 SEGMENTS = 4
 SETTINGS = {
   'q_learning': act.ActSettings(SEGMENTS, 0.5, 'q_learning'),

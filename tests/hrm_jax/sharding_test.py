@@ -66,3 +66,69 @@ def test_batch_that_devices_do_not_divide_is_named(batch_size):
 @pytest.mark.parametrize('batch_size', [8, 24])
 def test_batch_that_devices_divide_is_fine(batch_size):
   sharding.check_batch_size(sharding.make_mesh(), batch_size, 'rows')
+
+
+@pytest.mark.parametrize(
+  'settings, shape',
+  [
+    ({}, (8, 1, 1)),
+    ({'fsdp': 4}, (2, 4, 1)),
+    ({'data': 1, 'fsdp': -1, 'tensor': 2}, (1, 4, 2)),
+    ({'data': 2, 'fsdp': 2, 'tensor': 2}, (2, 2, 2)),
+  ],
+)
+def test_axes_multiply_to_the_devices(settings, shape):
+  mesh = sharding.make_mesh(settings=sharding.MeshSettings(**settings))
+  assert tuple(mesh.shape.values()) == shape
+  assert list(mesh.devices.flat) == jax.devices()
+
+
+@pytest.mark.parametrize(
+  'settings, text',
+  [
+    ({'data': 3}, 'mesh.data=3, .* do not multiply to the 8 devices'),
+    ({'data': 2, 'fsdp': 2}, 'do not multiply to the 8 devices'),
+    ({'fsdp': 16}, 'do not multiply to the 8 devices'),
+    ({'fsdp': -1}, 'one of them may be -1'),
+    ({'tensor': 0}, 'sizes are positive'),
+  ],
+)
+def test_axes_that_do_not_are_named(settings, text):
+  with pytest.raises(ConfigError, match=text):
+    sharding.make_mesh(settings=sharding.MeshSettings(**settings))
+
+
+@pytest.mark.parametrize(
+  'settings, outside, inside',
+  [({}, 1, 1), ({'fsdp': 4}, 1, 1), ({'tensor': 4}, 4, 4)],
+)
+def test_rows_are_split_by_hand_and_heads_by_xla(settings, outside, inside):
+  mesh = sharding.make_mesh(settings=sharding.MeshSettings(**settings))
+  rows, seen = sharding.spec('batch'), []
+
+  def of_rows(x):
+    seen.append((len(x), sharding.batch_axes(), sharding.parts('heads')))
+    return sharding.total(jax.numpy.sum(x))
+
+  def run(x):
+    with sharding.using(mesh):
+      assert sharding.platform() == 'cpu'
+      assert sharding.parts('heads') == outside
+      return sharding.over_rows(of_rows, rows, sharding.spec())(x)
+
+  placed = jax.jit(run, in_shardings=sharding.by_batch(mesh))
+  assert placed(np.arange(16.0)) == 120
+  parts = sharding.count(mesh, 'batch')
+  ((length, axes, heads),) = seen
+  assert (length, heads) == (16 // parts, inside)
+  assert np.prod([mesh.shape[axis] for axis in axes]) == parts
+
+
+def test_without_a_mesh_nothing_changes():
+  x = np.arange(3.0)
+  assert sharding.batch_axes() == ()
+  assert sharding.total(x) is x
+  assert sharding.constrain(x, 'heads') is x
+  assert sharding.per_device(abs, (('heads',),), ('heads',)) is abs
+  assert sharding.over_rows(abs, sharding.spec('batch'), sharding.spec()) is abs
+  assert sharding.parts('mlp') == 1

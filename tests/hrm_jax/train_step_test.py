@@ -94,9 +94,11 @@ class Program:
     return {n: np.stack([m[n] for m in metrics]) for n in metrics[0]}, state
 
 
-def _program(devices):
-  mesh = sharding.make_mesh(jax.devices()[:devices])
-  setup = _setup()
+def _program(devices, microbatches=1, **axes):
+  mesh = sharding.make_mesh(
+    jax.devices()[:devices], sharding.MeshSettings(**axes)
+  )
+  setup = dataclasses.replace(_setup(), microbatches=microbatches)
   return Program(
     mesh,
     train_step.sharded_init(setup, mesh),
@@ -172,6 +174,88 @@ def test_one_device_and_eight_devices_train_alike(run):
     jax.tree.leaves(state.params), jax.tree.leaves(run[1].params), strict=True
   ):
     assert _relative(ours, theirs) < 1e-4
+
+
+@pytest.fixture(scope='module')
+def gradients():
+  """What one device makes of the first two steps at once."""
+  return _first_gradients(_program(1))
+
+
+def _first_gradients(program):
+  """Dense first moments and table after two steps, of which one has rates."""
+  state = program.start(_table()[: len(program.first.puzzle_table)])
+  for number in range(2):
+    batch = sharding.global_batch(program.mesh, _batch(number))
+    state, metrics = program.step(state, batch)
+  return jax.device_get(
+    (state.opt_state[0].mu, state.puzzle_table[:R], metrics)
+  )
+
+
+@pytest.mark.parametrize(
+  'devices, microbatches, axes',
+  [
+    (1, 2, {}),
+    (1, 4, {}),
+    (2, 2, {}),
+    (8, 1, {'fsdp': 8}),
+    (8, 1, {'fsdp': 2, 'tensor': 2}),
+    (8, 2, {'data': 1, 'fsdp': 2, 'tensor': 4}),
+    (8, 1, {'tensor': 4}),
+  ],
+)
+def test_every_mesh_and_microbatches_give_the_same_gradients(
+  gradients, devices, microbatches, axes
+):
+  moments, table, metrics = _first_gradients(
+    _program(devices, microbatches, **axes)
+  )
+  # The project's promise; sums in another order alone differ.
+  for (path, ours), theirs in zip(
+    jax.tree_util.tree_leaves_with_path(moments),
+    jax.tree.leaves(gradients[0]),
+    strict=True,
+  ):
+    assert _relative(ours, theirs) < 1e-5, path
+  # Signs times a rate: equal but for a gradient that is zero but for rounding.
+  assert np.mean(np.abs(table - gradients[1]) > 1e-6) < 0.005
+  for name, value in metrics.items():
+    assert float(value) == pytest.approx(float(gradients[2][name]), rel=1e-5), (
+      name
+    )
+
+
+def test_split_parameters_stay_split():
+  program = _program(8, fsdp=4, tensor=2)
+  state, _ = program.step(
+    program.start(), sharding.global_batch(program.mesh, _batch(0))
+  )
+  for tree in (state.params, state.opt_state[0].mu, state.opt_state[0].nu):
+    kernel = tree['H_level']['blocks_0']['mlp']['gate_up']['kernel']
+    assert kernel.shape == (D, 512)
+    assert {s.data.shape for s in kernel.addressable_shards} == {(8, 256)}
+
+
+@pytest.mark.parametrize(
+  'axes, text',
+  [
+    ({'tensor': 8}, r'num_heads=4 .* mesh\.tensor=8'),
+    ({'data': 1, 'fsdp': 8}, r'hidden_size=36 .* mesh\.fsdp=8'),
+  ],
+)
+def test_what_an_axis_does_not_divide_is_named(axes, text):
+  mesh = sharding.make_mesh(settings=sharding.MeshSettings(**axes))
+  sizes = {'hidden_size': 36, 'num_heads': 2} if 'fsdp' in axes else {}
+  with pytest.raises(ConfigError, match=text):
+    train_step.sharded_step(_setup(**sizes), mesh)
+
+
+@pytest.mark.parametrize('microbatches', [0, 3])
+def test_microbatches_that_do_not_divide_are_named(microbatches):
+  with pytest.raises(ConfigError, match=f'microbatches={microbatches}'):
+    setup = dataclasses.replace(_setup(), microbatches=microbatches)
+    train_step.sharded_step(setup, sharding.make_mesh())
 
 
 def test_the_state_is_made_of_arrays_alone(program):
@@ -420,7 +504,7 @@ def test_direct_prediction_has_no_segments_to_halt_after(settings):
 
 
 def test_parameters_are_reported_apart(program):
-  counts = count_parameters(program.first)
+  counts = count_parameters(program.first, R)
   F, P = 256, D * D
   level = 3 * P + P + 3 * F * D
   trunk = 2 * level + 2 * V * D + 2 * D + 2

@@ -17,6 +17,7 @@ class Recorder:
   def __init__(self, end, saved=None):
     self.calls, self.lines = [], []
     self.total_steps, self.batch_size = end, BATCH_SIZE
+    self.num_puzzle_identifiers = 2
     self._saved = saved
 
   # Set-up and step.
