@@ -57,7 +57,9 @@ def main(_) -> int:
     setup = _setup(config, shapes)
     found = cost.of_step(setup, mesh, target)
   fields = report(setup, mesh, target, found)
-  print(_table(fields, found))
+  print(_table(found, fields))
+  if not found.fits:
+    print(_refusal(config, setup, mesh, target, found))
   print(json.dumps(fields))
   return 0 if found.fits else 1
 
@@ -65,7 +67,12 @@ def main(_) -> int:
 def _shapes(config: ml_collections.ConfigDict) -> puzzles.Shapes:
   data = config.data
   return puzzles.load_shapes(
-    data.train, data.evaluate, data.canvas, data.num_aug, data.seed
+    data.train,
+    data.evaluate,
+    data.canvas,
+    data.num_aug,
+    data.seed,
+    data.allow_leaks,
   )
 
 
@@ -96,12 +103,7 @@ def _largest_batch(
     ConfigError: not even the smallest fits.
   """
   unit = sharding.count(mesh, 'batch') * config.microbatches
-  memory = target.hardware.memory if target.hardware else None
-  if memory is None:
-    raise ConfigError(
-      f'--target={target.name}: its memory is not known; use another for '
-      '--largest_batch'
-    )
+  memory = target.hardware.memory
   fitting, too_large = 0, None
   seen: dict[int, float] = {}
   best, worst = None, None
@@ -155,7 +157,7 @@ def report(
     hours = setup.total_steps * found.seconds / ATTAINED / 3600
   memory = {
     **(found.memory_bytes or {}),
-    'capacity': int(target.hardware.memory) if target.hardware else None,
+    'capacity': int(target.hardware.memory),
   }
   return {
     'target': target.name,
@@ -185,9 +187,123 @@ def report(
   }
 
 
-def _table(fields: dict, found: cost.Cost) -> str:
+def _table(found: cost.Cost, fields: dict) -> str:
   """`fields` as they are read best."""
-  return ''
+  shape = ' × '.join(f'{axis} {n}' for axis, n in fields['mesh'].items())
+  parts = fields['microbatches']
+  rows = [
+    (
+      fields['target'],
+      f'{fields["devices"]} devices ({shape}), batch size '
+      f'{fields["batch_size"]}'
+      + f' in {parts} parts' * (parts > 1)
+      + f', {fields["puzzle_identifiers"]:,} puzzle identifiers',
+    ),
+    ('compiled in', f'{found.compile_seconds:.0f} s'),
+  ]
+  if found.memory_bytes:
+    capacity = fields['memory_bytes_per_device']['capacity'] / _GIB
+    rows += [
+      (
+        'memory',
+        f'{found.peak_bytes / _GIB:.2f} of {capacity:.2f} GiB a device',
+      ),
+      *(
+        (f'  {kind}', f'{"-" * (kind == "aliased")}{size / _GIB:.2f} GiB')
+        for kind, size in found.memory_bytes.items()
+      ),
+    ]
+  if found.flops is not None:
+    ratio = found.flops / found.ideal_flops
+    rows += [
+      (
+        'arithmetic',
+        f'{found.flops / 1e12:.3g} TFLOP, {ratio:.2f} × the ideal '
+        f'{found.ideal_flops / 1e12:.3g}',
+      ),
+      ('memory traffic', f'{found.accessed_bytes / 1e9:.3g} GB'),
+    ]
+    rows += _network_rows(found)
+  if found.times:
+    rows += [
+      (
+        'a step at full rate',
+        ', '.join(f'{kind} {t:.3g} s' for kind, t in found.times.items())
+        + f': {found.bound} bounds it',
+      ),
+      (
+        'the whole run',
+        f'{fields["total_steps"]:,} steps in {fields["projected_hours"]:.3g} '
+        f'hours, if it attains {ATTAINED:.0%} of that (an assumption), '
+        'evaluation not counted',
+      ),
+    ]
+  return '\n'.join(f'{name:20} {text}' for name, text in rows)
+
+
+def _network_rows(found: cost.Cost) -> list[tuple[str, str]]:
+  if found.collectives is None:
+    return [('exchanges', 'not known: the compiler does not give its text')]
+  least = found.least_collective_bytes
+  total = sum(found.collective_bytes.values())
+  if not total:
+    return [('exchanges', 'none')]
+  kinds = ', '.join(
+    f'{kind} {size / 1e6:.3g}'
+    for kind, size in found.collective_bytes.items()
+    if size
+  )
+  return [
+    (
+      'exchanges',
+      f'{total / 1e6:.3g} MB, {total / least:.2f} × the minimum ({kinds})',
+    )
+  ]
+
+
+def _refusal(
+  config: ml_collections.ConfigDict,
+  setup: TrainSetup,
+  mesh: Mesh,
+  target: targets.Target,
+  found: cost.Cost,
+) -> str:
+  """What is missing, what takes it, and what would help."""
+  needed = (
+    f'{found.peak_bytes / _GIB:.2f} GiB'
+    if found.peak_bytes
+    else 'more'
+  )
+  lines = [
+    f'Does not fit: a device of {target.name} has '
+    f'{target.hardware.memory / _GIB:.2f} GiB, the step needs {needed}'
+    + ' at least' * (found.memory_bytes is None)
+    + '. Its largest arrays:',
+    *(f'  {buffer}' for buffer in found.buffers),
+    'What would help:',
+  ]
+  rows = setup.batch_size // sharding.count(mesh, 'batch')
+  parts = 2 * setup.microbatches
+  while parts <= rows and rows % parts:
+    parts += 1
+  if parts <= rows:
+    lines.append(
+      f'  --config.microbatches={parts}: the same update, fewer rows at a time'
+    )
+  if rows > 1:
+    lines.append('  a smaller --config.batch_size; --largest_batch finds it')
+  if config.model.attention == 'xla':
+    lines.append(
+      '  --config.model.attention=auto: scores that stay on the chip'
+    )
+  state = cost.copied_bytes(setup, mesh)
+  if mesh.shape['fsdp'] == 1 and mesh.size > 1:
+    lines.append(
+      f'  --config.mesh.fsdp={mesh.size}: devices share the {state / _GIB:.2f} '
+      'GiB of parameters and optimizer state that each has now'
+    )
+  lines.append('  more devices, or devices with more memory')
+  return '\n'.join(lines)
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -60,6 +61,13 @@ class Cost:
     return total
 
   @property
+  def largest_operand_bytes(self) -> int | None:
+    """Of all exchanges."""
+    if self.collectives is None:
+      return None
+    return max((c.operand_bytes for c in self.collectives), default=0)
+
+  @property
   def sent_bytes(self) -> float | None:
     """What a device sends, as in a ring."""
     if self.collectives is None:
@@ -109,15 +117,17 @@ def of_step(
     )
   found = facts()
   memory = _memory(compiled)
-  peak = sum(memory.values())
-  capacity = target.hardware.memory if target.hardware else float('inf')
+  # Results that lie where arguments did are counted twice.
+  peak = sum(memory.values()) - 2 * memory['aliased']
+  # The TPU compiler would have refused.
+  fits = target.name.startswith('tpu') or peak <= target.hardware.memory
   program = _program(compiled, mesh.size)
   arithmetic, accessed = _work(compiled, program)
   cost = Cost(
-    fits=peak <= capacity,
+    fits=fits,
     peak_bytes=peak,
     memory_bytes=memory,
-    buffers=() if peak <= capacity else _largest_arrays(traced, mesh),
+    buffers=() if fits else _largest_arrays(traced, mesh),
     flops=arithmetic,
     accessed_bytes=accessed,
     collectives=program.collectives() if program else None,
@@ -141,13 +151,22 @@ def least_collective_bytes(setup: train_step.TrainSetup, mesh: Mesh) -> int:
   return 4 * parameters + 2 * 4 * rows
 
 
+def copied_bytes(setup: train_step.TrainSetup, mesh: Mesh) -> int:
+  """Parameters, their average and optimizer state of one device."""
+  state = train_step.abstract_state(setup, mesh)
+  return sum(
+    leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
+    for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state))
+  )
+
+
 def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
-  """Bytes by kind; aliased outputs lie where arguments did."""
+  """Bytes by kind; `aliased` are outputs that lie where arguments did."""
   stats = compiled.memory_analysis()
   return {
     'arguments': stats.argument_size_in_bytes,
     'outputs': stats.output_size_in_bytes,
-    'aliased': -stats.alias_size_in_bytes,
+    'aliased': stats.alias_size_in_bytes,
     'temporaries': stats.temp_size_in_bytes,
     'program': stats.generated_code_size_in_bytes,
   }
@@ -186,8 +205,8 @@ def _work(
   return tuple(out)
 
 
-def _times(cost: Cost, hardware: Hardware | None) -> dict[str, float] | None:
-  if hardware is None or hardware.flops is None or cost.flops is None:
+def _times(cost: Cost, hardware: Hardware) -> dict[str, float] | None:
+  if hardware.flops is None or cost.flops is None:
     return None
   return {
     'arithmetic': cost.flops / hardware.flops,

@@ -18,7 +18,7 @@ from jax.experimental import topologies
 from data_pipelines import quiet
 from hrm_jax.errors import ConfigError
 
-_EXAMPLES = (
+EXAMPLES = (
   'tpu:v5e:2x4, tpu:v6e:16x16, tpu:v5p:2x2x2, tpu:v4:2x2x1, gpu:h100:8, cpu:8'
 )
 _H100 = pathlib.Path(__file__).with_name('h100.txtpb')
@@ -67,13 +67,13 @@ class Target:
   Attributes:
     name: as it was asked for.
     devices: JAX's.
-    hardware: of one of them; None where it is not known.
+    hardware: of one of them.
     compiler_options: for `jax.stages.Lowered.compile`.
   """
 
   name: str
   devices: list[jax.Device]
-  hardware: Hardware | None
+  hardware: Hardware
   compiler_options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -92,7 +92,7 @@ def find(name: str) -> Target:
     return _h100(name, int(found[1]))
   if found := re.fullmatch(r'cpu:([1-9][0-9]{0,3})', name):
     return _cpu(name, int(found[1]))
-  raise ConfigError(f'--target={name} is unknown; use e.g. {_EXAMPLES}')
+  raise ConfigError(f'--target={name} is unknown; use e.g. {EXAMPLES}')
 
 
 def _tpu(name: str, topology: str) -> Target:
@@ -110,6 +110,11 @@ def _tpu(name: str, topology: str) -> Target:
   }.items():
     os.environ.setdefault(key, value)
   generation, _, layout = topology.partition(':')
+  if generation not in _TPUS:
+    raise ConfigError(
+      f'--target={name}: no figures of this TPU; use {", ".join(_TPUS)}, e.g. '
+      'tpu:v5e:2x4'
+    )
   settings = {}
   if generation == 'v4':
     # Two cores as one device, as JAX has them on the machine.
@@ -126,7 +131,7 @@ def _tpu(name: str, topology: str) -> Target:
   except jax.errors.JaxRuntimeError as error:
     raise ConfigError(
       f'--target={name} is not a topology that libtpu knows '
-      f'({_first_line(error)}); use e.g. {_EXAMPLES}'
+      f'({_first_line(error)}); use e.g. {EXAMPLES}'
     ) from None
   return Target(name, devices, _TPUS.get(generation))
 
