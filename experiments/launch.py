@@ -5,8 +5,9 @@ import ctypes
 import pathlib
 from collections.abc import Callable, Sequence
 
+import jax
 import ml_collections
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_flags
 
 from data_pipelines import command
@@ -17,14 +18,60 @@ from hrm_jax.errors import ConfigError
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of a training run.')
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment.')
 STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest if unset.')
+_DISTRIBUTED = flags.DEFINE_bool(
+  'distributed', False, 'One of several processes of one run, which find each '
+  'other by themselves: on Cloud TPU slices, under Slurm and Open MPI.',
+)  # fmt: skip
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator', None, 'Elsewhere: HOST:PORT of process 0, with the two below.'
+)
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Of the run.')
+_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'From 0.')
 
 
 def run(
   main: Callable[[Sequence[str]], int | None], positional: bool = False
 ) -> None:
-  """Runs `main`, as `data_pipelines.command.run` does."""
+  """Runs `main`, as `data_pipelines.command.run` does, in every process."""
+
+  def joined(argv: Sequence[str]) -> int | None:
+    _join()
+    return main(argv)
+
   _keep_freed_memory()
-  command.run(main, (ConfigError, DataError), positional)
+  command.run(joined, (ConfigError, DataError), positional)
+
+
+def _join() -> None:
+  """Joins the processes that the flags tell of; the first one alone logs.
+
+  Raises:
+    ConfigError: the flags do not fit together, or the others are not found.
+  """
+  explicit = {
+    'coordinator_address': _COORDINATOR.value,
+    'num_processes': _NUM_PROCESSES.value,
+    'process_id': _PROCESS_ID.value,
+  }
+  given = [value is not None for value in explicit.values()]
+  if not any(given) and not _DISTRIBUTED.value:
+    return
+  if any(given) and not all(given):
+    raise ConfigError(
+      '--coordinator=HOST:PORT, --num_processes and --process_id go together; '
+      '--distributed alone where the processes find each other'
+    )
+  try:
+    jax.distributed.initialize(**explicit)
+  except (ValueError, RuntimeError) as error:
+    reason = str(error).strip().splitlines()[0]
+    raise ConfigError(
+      f'the processes of this run did not find each other ({reason}); '
+      '--distributed is for Cloud TPU slices, Slurm and Open MPI; elsewhere '
+      'give --coordinator, --num_processes and --process_id'
+    ) from None
+  if jax.process_index():
+    logging.set_verbosity(logging.WARNING)
 
 
 def config() -> ml_collections.ConfigDict:

@@ -46,6 +46,12 @@ def _fails(*arguments):
     ),
     ([_DEMO, '--config.batch_size=many'], '--config.batch_size=many: invalid'),
     ([_DEMO, 'stray'], 'unexpected arguments: stray'),
+    (
+      [_DEMO, '--coordinator=localhost:1'],
+      '--num_processes and --process_id go together',
+    ),
+    ([_DEMO, '--distributed'], 'did not find each other'),
+    ([_DEMO, '--workdir=x', '--config.mesh.tensor=3'], 'mesh.tensor=3'),
   ],
 )
 def test_train_mistakes_in_the_command_line(flags, message):

@@ -1,0 +1,137 @@
+"""Two real processes on one machine do what one does, by the commands."""
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_STEPS = 20
+_TRAIN = (
+  'experiments.train',
+  '--config=experiments/configs/arc1.py:demo',
+  '--config.data.num_aug=5',
+  '--config.batch_size=32',
+  f'--config.stop_at_step={_STEPS}',
+  '--config.log_every=1',
+  # The second process must find the checkpoint and the position of both.
+  '--config.checkpoint_every=10',
+  f'--config.evaluate_every={_STEPS}',
+  '--config.evaluation.batch_size=64',
+  # Also parameters that lie in one process or the other.
+  '--config.mesh.fsdp=2',
+)
+
+
+def _by_flags(number, processes, port):
+  """The flags and environment by which a process joins the others."""
+  return [
+    f'--coordinator=localhost:{port}',
+    f'--num_processes={processes}',
+    f'--process_id={number}',
+  ], {}
+
+
+def _by_slurm(number, processes, port):
+  """As `srun` would start it: JAX takes a port above 61440 by the job's id."""
+  return ['--distributed'], {
+    'SLURM_JOB_ID': str(port - 61440),
+    'SLURM_STEP_NODELIST': 'localhost',
+    'SLURM_STEP_NUM_NODES': '1',
+    'SLURM_NTASKS': str(processes),
+    'SLURM_PROCID': str(number),
+    'SLURM_LOCALID': str(number),
+  }
+
+
+def _run(processes, join, *arguments):
+  """Runs a command in so many processes, of eight devices together."""
+  for port in range(61440 + os.getpid() % 4000, 65536):
+    with socket.socket() as probe, contextlib.suppress(OSError):
+      probe.bind(('localhost', port))
+      break
+  devices = 8 // processes
+  started = []
+  for number in range(processes):
+    flags, variables = join(number, processes, port)
+    started.append(
+      subprocess.Popen(
+        [sys.executable, '-m', *arguments, *(flags if processes > 1 else [])],
+        cwd=_ROOT,
+        env=os.environ
+        | {'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
+        | (variables if processes > 1 else {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+      )
+    )
+  outputs = [process.communicate(timeout=300)[0] for process in started]
+  for process, output in zip(started, outputs, strict=True):
+    assert process.returncode == 0, output
+  return outputs
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+  """Workdir and outputs of training and evaluation, by processes."""
+  found = {}
+  for processes in (1, 2):
+    workdir = tmp_path_factory.mktemp(f'processes_{processes}')
+    trained = _run(processes, _by_flags, *_TRAIN, f'--workdir={workdir}')
+    evaluated = _run(
+      processes, _by_slurm, 'experiments.evaluate', f'--workdir={workdir}'
+    )
+    found[processes] = workdir, trained, evaluated
+  return found
+
+
+def _lines(workdir):
+  text = (workdir / 'metrics.jsonl').read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def test_two_processes_train_as_one_does(runs):
+  one, two = (_lines(runs[processes][0]) for processes in (1, 2))
+  assert [line['step'] for line in two] == [*range(1, _STEPS + 1), _STEPS]
+  assert two[0]['loss'] == pytest.approx(one[0]['loss'], rel=1e-6)
+  for ours, theirs in zip(two, one, strict=True):
+    # Sums over rows in another order; the held-out scores are equal.
+    assert ours == pytest.approx(theirs, rel=1e-4), ours['step']
+  assert two[-1] == one[-1]
+
+
+def test_two_processes_evaluate_as_one_does(runs):
+  for name in ('submission.json', 'scores.json', 'predictions.json'):
+    one, two = (
+      json.loads(
+        (runs[n][0] / 'evaluation' / f'step_{_STEPS}' / name).read_text()
+      )
+      for n in (1, 2)
+    )
+    assert _rounded(two) == _rounded(one), name
+
+
+def _rounded(item):
+  """Without the last digits of confidences."""
+  if isinstance(item, dict):
+    return {key: _rounded(value) for key, value in item.items()}
+  if isinstance(item, list):
+    return [_rounded(value) for value in item]
+  return pytest.approx(item, rel=1e-4) if isinstance(item, float) else item
+
+
+def test_the_first_process_alone_speaks(runs):
+  _, trained, evaluated = runs[2]
+  assert '8 × cpu (data=4, fsdp=2, 2 processes)' in trained[0]
+  assert 'step 1/' in trained[0]
+  assert 'Scores of step 20' in evaluated[0]
+  for second in (trained[1], evaluated[1]):
+    assert not [
+      line for line in second.splitlines() if 'step' in line or 'pass@' in line
+    ]
