@@ -269,14 +269,10 @@ def _refusal(
   found: cost.Cost,
 ) -> str:
   """What is missing, what takes it, and what would help."""
-  needed = (
-    f'{found.peak_bytes / _GIB:.2f} GiB'
-    if found.peak_bytes
-    else 'more'
-  )
   lines = [
     f'Does not fit: a device of {target.name} has '
-    f'{target.hardware.memory / _GIB:.2f} GiB, the step needs {needed}'
+    f'{target.hardware.memory / _GIB:.2f} GiB, the step needs '
+    f'{found.peak_bytes / _GIB:.2f} GiB'
     + ' at least' * (found.memory_bytes is None)
     + '. Its largest arrays:',
     *(f'  {buffer}' for buffer in found.buffers),
@@ -297,7 +293,8 @@ def _refusal(
       '  --config.model.attention=auto: scores that stay on the chip'
     )
   state = cost.copied_bytes(setup, mesh)
-  if mesh.shape['fsdp'] == 1 and mesh.size > 1:
+  worth = state > target.hardware.memory / 20
+  if mesh.shape['fsdp'] == 1 and mesh.size > 1 and worth:
     lines.append(
       f'  --config.mesh.fsdp={mesh.size}: devices share the {state / _GIB:.2f} '
       'GiB of parameters and optimizer state that each has now'

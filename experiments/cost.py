@@ -1,6 +1,5 @@
 """What a compiled training step takes: memory, arithmetic, traffic, time."""
 
-import collections
 import dataclasses
 import math
 import re
@@ -9,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from experiments import hlo
@@ -85,9 +85,7 @@ class Cost:
     return self.times[self.bound] if self.times else None
 
 
-def of_step(
-  setup: train_step.TrainSetup, mesh: Mesh, target: Target
-) -> Cost:
+def of_step(setup: train_step.TrainSetup, mesh: Mesh, target: Target) -> Cost:
   """Compiles the step that training runs.
 
   Raises:
@@ -249,34 +247,34 @@ def _short(name: str) -> str:
 
 def _largest_arrays(traced: Any, mesh: Mesh) -> tuple[str, ...]:
   """The largest results of the step's operations on a device, before XLA."""
-  counted = collections.Counter(_results(traced.jaxpr.jaxpr, mesh.size == 1))
-  largest = sorted(counted, reverse=True)[:_NAMED]
+  names: dict[tuple[int, str], list[str]] = {}
+  for size, shape, name in _results(traced.jaxpr.jaxpr, mesh.size == 1):
+    names.setdefault((size, shape), []).append(name)
+  largest = sorted(names.items(), reverse=True)[:_NAMED]
   return tuple(
-    f'{size / 2**30:.2f} GiB  {shape}  {name}'
-    + (f' ({counted[size, shape, name]} times)')
-    * (counted[size, shape, name] > 1)
-    for size, shape, name in largest
+    f'{size / 2**30:.2f} GiB  {shape}  {of[0]}'
+    + f' and {len(of) - 1} more' * (len(of) > 1)
+    for (size, shape), of in largest
   )
 
 
 def _results(jaxpr: Any, local: bool) -> Iterator[tuple[int, str, str]]:
+  """Bytes, shape and name of what operations return, on one device."""
   for equation in jaxpr.eqns:
     inner = local or equation.primitive.name == 'shard_map'
-    for value in jax.tree.leaves(
-      list(equation.params.values()), is_leaf=lambda x: hasattr(x, 'eqns')
-    ):
-      value = getattr(value, 'jaxpr', value)
-      if hasattr(value, 'eqns'):
-        yield from _results(value, inner)
-    if local:
-      for result in equation.outvars:
-        kind = result.aval
-        if hasattr(kind, 'dtype') and jax.dtypes.issubdtype(
-          kind.dtype, jax.numpy.number
-        ):
-          name = _short(str(equation.source_info.name_stack))
-          yield (
-            kind.size * kind.dtype.itemsize,
-            kind.str_short(),
-            f'{name}/{equation.primitive.name}'.lstrip('/'),
-          )
+    called = [
+      getattr(value, 'jaxpr', value)
+      for value in jax.tree.leaves(list(equation.params.values()))
+    ]
+    called = [value for value in called if hasattr(value, 'eqns')]
+    for value in called:
+      yield from _results(value, inner)
+    # What calls others returns what these do.
+    for result in equation.outvars if local and not called else ():
+      if jnp.issubdtype(getattr(result.aval, 'dtype', None), jnp.number):
+        name = _short(str(equation.source_info.name_stack))
+        yield (
+          result.aval.size * result.aval.dtype.itemsize,
+          result.aval.str_short(),
+          f'{name}/{equation.primitive.name}'.lstrip('/'),
+        )

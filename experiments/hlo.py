@@ -67,8 +67,9 @@ class Shape:
     """Bytes, without any padding."""
     if self.dtype == 'token':
       return 0
-    bits = 8 if self.dtype == 'pred' else int(re.search('[0-9]+', self.dtype)[0])
-    return math.ceil(self.size * bits / 8)
+    bits = re.search('[0-9]+', self.dtype)
+    # Of the dtypes' names only that of booleans has no number.
+    return math.ceil(self.size * int(bits[0]) / 8) if bits else self.size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,13 +116,14 @@ class Collective:
   def sent_bytes(self) -> float:
     """Bytes that a device sends each time at least, as in a ring."""
     n, operand = self.devices, self.operand_bytes
-    return operand * {
+    share = {
       'all-reduce': 2 * (n - 1) / n,
       'reduce-scatter': (n - 1) / n,
       'all-gather': n - 1,
       'all-to-all': (n - 1) / n,
       'collective-permute': 1,
-    }[self.kind]
+    }
+    return operand * share[self.kind]
 
 
 class Program:
@@ -147,7 +149,6 @@ class Program:
         current = self._computations.setdefault(header[2], {})
         self._entry = header[2] if header[1] else self._entry
 
-  @functools.cache  # noqa: B019: a program is read once and dropped.
   def _times(self, loops: bool) -> dict[str, int]:
     """How often each computation runs; those of fusions too."""
     times: dict[str, int] = {}
@@ -181,9 +182,7 @@ class Program:
       return int(constants[0])
     return 1
 
-  def _runs(
-    self, loops: bool = True
-  ) -> Iterator[tuple[str, Instruction, int]]:
+  def _runs(self, loops: bool = True) -> Iterator[tuple[str, Instruction, int]]:
     """Computation, instruction and how often it runs.
 
     Args:
@@ -228,7 +227,7 @@ class Program:
     return found
 
   def _group_size(self, rest: str) -> int:
-    if found := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", rest):
+    if found := re.search(r'replica_groups=mesh\[(.*?)\] \{(.*?)\}', rest):
       sizes = dict(re.findall(r"'(\w+)'=([0-9]+)", found[1]))
       # Part of an axis is written 'axis':(before)size.
       axes = re.findall(r"'(\w+)'(?::\([0-9]+\)([0-9]+))?", found[2])
@@ -262,7 +261,7 @@ class Program:
     if instruction.opcode == 'dot':
       contracted = re.search(r'lhs_contracting_dims=\{([0-9,]*)\}', rest)
     elif '__cublas$' in rest:
-      contracted = re.search(r'lhs_contracting_dimensions":\[([0-9",]*)\]', rest)
+      contracted = re.search(r'lhs_contracting_dimensions":\[([^]]*)\]', rest)
     elif '__cudnn$fmha' in rest:
       return self._attention_flops(computation, instruction)
     else:
@@ -439,10 +438,8 @@ def _instruction(line: str) -> Instruction | None:
 
 def _split_type(text: str) -> tuple[str, str]:
   """The result's type, which may be a tuple, and what follows."""
-  if text.startswith('('):
-    end = _closing(text[1:]) + 2
-  else:
-    end = text.find(' ')
+  is_tuple = text.startswith('(')
+  end = _closing(text[1:]) + 2 if is_tuple else text.find(' ')
   return text[:end], text[end:].strip()
 
 

@@ -1,8 +1,8 @@
-"""What can be compiled for: devices that need not be there, and their figures.
+"""What can be compiled for: devices that need not be there, with their figures.
 
-A target is `tpu:TOPOLOGY`, any that libtpu knows (`tpu:v5e:2x4`, `tpu:v4:2x2x1`,
-many hosts too: `tpu:v5e:16x16`), `gpu:h100:N`, or `cpu:N`, simulated ones. The
-compilers come with `pip install -e '.[aot]'`.
+A target is `tpu:TOPOLOGY`, any that libtpu knows (`tpu:v5e:2x4`,
+`tpu:v4:2x2x1`, many hosts too: `tpu:v5e:16x16`), `gpu:h100:N`, or `cpu:N`,
+simulated ones. The compilers come with `pip install -e '.[aot]'`.
 """
 
 import dataclasses
@@ -107,6 +107,8 @@ def _tpu(name: str, topology: str) -> Target:
     'TPU_WORKER_HOSTNAMES': 'localhost',
     'TPU_STDERR_LOG_LEVEL': '3',
     'TPU_MIN_LOG_LEVEL': '3',
+    # It guards TPUs, of which none is used here.
+    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
   }.items():
     os.environ.setdefault(key, value)
   generation, _, layout = topology.partition(':')
