@@ -5,8 +5,10 @@ python -m experiments.benchmark halting
 python -m experiments.benchmark input_pipeline
 python -m experiments.benchmark generators
 python -m experiments.benchmark voting
+python -m experiments.benchmark act_evaluation --workdir=DIR
 """
 
+import contextlib
 import functools
 import json
 import pathlib
@@ -22,8 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import encoding, maze, sudoku, voting
-from experiments import launch
-from hrm_jax import act, optimizers, sharding, train_step
+from experiments import build, evaluation, launch
+from hrm_jax import (
+  act,
+  checkpoints,
+  inference,
+  optimizers,
+  sharding,
+  train_step,
+)
 from hrm_jax.errors import ConfigError
 from hrm_jax.models import HRM
 
@@ -209,12 +218,65 @@ def _predictions(rng: np.random.Generator, count: int):
   return np.stack(tokens), dihedral, colours, rng.random(count)
 
 
+def act_evaluation() -> None:
+  """A trained run's evaluation: time and segments of `act` against `fixed`.
+
+  Of few rows the last ones, which run all segments, are many; so also of each
+  row ten times.
+  """
+  workdir, repeats = launch.workdir(), 5
+  config, _ = build.read_run(workdir)
+  mesh = sharding.make_mesh()
+  with contextlib.closing(checkpoints.Checkpoints(workdir)) as saved:
+    step = saved.find(launch.STEP.value)
+    names = saved.position(step).identifier_names
+    puzzles = build.puzzle_set(config, names)
+    setup = build.train_setup(config, puzzles, len(names))
+    weights = saved.restore_weights(
+      step, train_step.abstract_state(setup, mesh)
+    )
+  rows = puzzles.evaluation_rows()
+  identifiers = evaluation.match_identifiers(puzzles, rows, names)
+  predict = {
+    mode: inference.sharded_predict(setup.model, setup.act, mode, mesh)
+    for mode in inference.HALTING_MODES
+  }
+  for copies, batch_size in ((1, config.evaluation.batch_size), (10, 128)):
+    chosen = rows.take(np.tile(np.arange(len(rows)), copies))
+    times = {mode: [] for mode in predict}
+    segments = {}
+    # In turns, so that whatever else the machine does hits both alike.
+    for _ in range(repeats + 1):
+      for mode, function in predict.items():
+        begin = time.perf_counter()
+        judge = evaluation.evaluate(
+          puzzles, chosen, identifiers, function, *weights, batch_size
+        )
+        times[mode].append(time.perf_counter() - begin)
+        segments[mode] = judge.metrics['eval/steps']
+    # The first compiles.
+    medians = {mode: statistics.median(times[mode][1:]) for mode in predict}
+    for mode, median in medians.items():
+      print(
+        f'{mode:5}  {median:.3f} s for {len(chosen)} rows, at most '
+        f'{batch_size} at a time, {segments[mode]:.2f} segments each (median '
+        f'of {repeats})'
+      )
+    time_ratio = medians['act'] / medians['fixed']
+    ratio = segments['act'] / segments['fixed']
+    print(
+      f'ratio of times: {time_ratio:.2f}, of segments: {ratio:.2f}; one by the '
+      f'other: {time_ratio / ratio:.2f}'
+    )
+
+
 BENCHMARKS: dict[str, Callable[[], None]] = {
   'puzzle_table': puzzle_table,
   'halting': halting,
   'input_pipeline': input_pipeline,
   'generators': generators,
   'voting': decode_and_vote,
+  'act_evaluation': act_evaluation,
 }
 
 

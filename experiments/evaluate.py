@@ -121,7 +121,6 @@ def run(
     chosen,
     identifiers,
     predict,
-    mesh,
     variables,
     puzzle_table,
     batch_size,

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import chex
-import jax
 import numpy as np
 from absl import logging
-from jax.sharding import Mesh
 
 from data_pipelines.judging import Judge
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
-from hrm_jax import inference, sharding
+from hrm_jax import inference
 from hrm_jax.errors import ConfigError
 
 # Seconds between two lines of progress.
@@ -48,7 +46,6 @@ def evaluate(
   chosen: EvaluationRows,
   identifiers: np.ndarray,
   predict: inference.PredictFunction,
-  mesh: Mesh,
   variables: Any,
   puzzle_table: chex.Array,
   batch_size: int,
@@ -60,34 +57,33 @@ def evaluate(
     chosen: the rows to predict, those of a test input together.
     identifiers: the row of `puzzle_table` of each puzzle identifier.
     predict: of `inference.sharded_predict`.
-    mesh: that `predict` runs on.
     variables: of the model.
     puzzle_table: float32 [R, E].
-    batch_size: rows at a time; the last batch is filled up, and what is
-      predicted for the filling is dropped.
+    batch_size: rows at a time, at most.
   """
+
+  def read(size, rows):
+    for batch in puzzles.evaluation_batches(chosen, size, rows):
+      batch['puzzle_identifiers'] = identifiers[batch['puzzle_identifiers']]
+      yield batch
+
   judge = puzzles.judge(chosen)
-  local = sharding.local_rows(mesh, batch_size)
   begin = shown = time.monotonic()
-  batches = puzzles.evaluation_batches(chosen, batch_size, local)
-  for number, batch in enumerate(batches):
-    first = number * batch_size
-    batch['puzzle_identifiers'] = identifiers[batch['puzzle_identifiers']]
-    found = predict(variables, puzzle_table, sharding.global_batch(mesh, batch))
-    count = min(batch_size, len(chosen) - first)
-    judge.add(_rows(jax.device_get(found), count))
+  done = 0
+  for found in predict(variables, puzzle_table, read, len(chosen), batch_size):
+    judge.add(found)
+    done += len(found.steps)
     now = time.monotonic()
     if now - shown > _PROGRESS_SECONDS:
       shown = now
-      done = first + count
       left = (now - begin) / done * (len(chosen) - done)
       logging.info(
         'Predicted %d of %d, %s left',
         done, len(chosen), datetime.timedelta(seconds=round(left)),
       )  # fmt: skip
   judge.finish()
+  logging.info(
+    'Predicted %d in %.1f s, %.2f segments each',
+    done, time.monotonic() - begin, judge.metrics['eval/steps'],
+  )  # fmt: skip
   return judge
-
-
-def _rows(found: inference.Predictions, count: int) -> inference.Predictions:
-  return inference.Predictions(*(array[:count] for array in found))

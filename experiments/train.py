@@ -83,7 +83,6 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
       chosen,
       np.arange(puzzles.num_identifiers, dtype=np.int32),
       predict,
-      mesh,
       state.predicting,
       state.puzzle_table,
       config.evaluation.batch_size,

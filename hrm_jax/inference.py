@@ -1,12 +1,18 @@
-"""Predictions from trained weights: segments without gradient."""
+"""Predictions from trained weights: segments without gradient.
 
-from collections.abc import Callable
+As in training, a batch is a carry of rows at work, and a row that is answered
+makes room for the next one. So the cost of `act` follows the mean number of
+segments, not the largest. Rows end out of order and are handed on in order.
+"""
+
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from hrm_jax import act, puzzle_table, sharding
@@ -14,6 +20,13 @@ from hrm_jax.errors import ConfigError
 from hrm_jax.losses import IGNORE_LABEL
 
 HALTING_MODES = ('fixed', 'act')
+
+# Number of a slot's row among all that are predicted; -1 in an empty slot.
+_ROW = 'row'
+
+# The last rows are worked on in batches of 1/2, 1/4 ... of the size. Each of
+# these compiles when it is first needed, so smaller ones are left out.
+_SHRUNK = (2, 4, 8, 16)
 
 
 class Predictions(NamedTuple):
@@ -35,54 +48,66 @@ class Predictions(NamedTuple):
   accuracy: chex.Array
 
 
-def predict(
+def empty_carry(model: nn.Module, variables: Any, size: int) -> act.Carry:
+  """A carry of `size` empty slots."""
+  z = model.apply(variables, size, method='initial_state')
+  carry = act.initial_carry(z, size, model.seq_len)
+  return carry.replace(data=carry.data | {_ROW: jnp.full(size, -1)})
+
+
+def advance(
   model: nn.Module,
   settings: act.ActSettings,
   mode: str,
   variables: Any,
-  puzzles_BE: chex.Array,
-  batch: act.Batch,
-) -> Predictions:
-  """Runs every row for `halt_max_steps` segments, or until its own halt.
+  table: chex.Array,
+  carry: act.Carry,
+  fresh: act.Batch,
+) -> tuple[act.Carry, Predictions]:
+  """Admits rows where the carry's have halted, and works on all of them.
 
   Args:
     model: any module with the face of `hrm_jax.models`.
     settings: how many segments, and when a row would halt.
-    mode: 'fixed' runs all segments; 'act' freezes a row at its first halt.
+    mode: 'fixed' runs all segments in one call; 'act' runs one, after which a
+      row may halt.
     variables: parameters and constants.
-    puzzles_BE: the puzzle embedding of each row.
-    batch: inputs and labels.
+    table: puzzle embeddings, float32 [R, E].
+    carry: of the last call, or `empty_carry`.
+    fresh: inputs, labels, puzzle identifiers and numbers of rows, in the slots
+      that they shall take.
+
+  Returns:
+    The new carry, and what each row would answer now; it is the row's answer
+    where the row has halted.
   """
-  inputs, labels = batch['inputs'], batch['labels']
-  x = model.apply(variables, inputs, puzzles_BE, method='embed')
-  z = model.apply(variables, len(inputs), method='initial_state')
-  halted = jnp.zeros(len(inputs), bool)
-  steps = jnp.zeros(len(inputs), jnp.int32)
-
-  def segment(carry, _):
-    z, halted, steps = carry
-    new_z = model.apply(variables, z, x, method='segment')
-
-    def keep_halted(new, old):
-      mask = halted.reshape((-1,) + (1,) * (old.ndim - 1))
-      return jnp.where(mask, old, new)
-
-    z = jax.tree.map(keep_halted, new_z, z)
-    steps = jnp.where(halted, steps, steps + 1)
-    if mode == 'act':
-      _, q = model.apply(variables, z, method='heads')
-      halted |= settings.wants_halt(q)
-    return (z, halted, steps), None
-
-  (z, _, steps), _ = jax.lax.scan(
-    segment, (z, halted, steps), length=settings.halt_max_steps
+  fresh_z = model.apply(variables, len(carry.halted), method='initial_state')
+  carry = act.admit(carry, fresh_z, fresh)
+  data = carry.data
+  rows = sharding.spec('batch')
+  lookup = sharding.over_rows(
+    puzzle_table.lookup, (sharding.spec('puzzles'), rows), rows
   )
+  puzzles = lookup(table, data['puzzle_identifiers'])
+  # Again in each call: cheap beside a segment, and the carry stays small.
+  x = model.apply(variables, data['inputs'], puzzles, method='embed')
+
+  def segment(z, _):
+    return model.apply(variables, z, x, method='segment'), None
+
+  count = settings.halt_max_steps if mode == 'fixed' else 1
+  z, _ = jax.lax.scan(segment, carry.z, length=count)
   logits, q = model.apply(variables, z, method='heads')
+  steps = carry.steps + count
+  halted = (steps >= settings.halt_max_steps) | (data[_ROW] < 0)
+  if mode == 'act':
+    halted |= settings.wants_halt(q)
+
   tokens = jnp.argmax(logits, axis=-1)
-  counted = labels != IGNORE_LABEL
-  right = counted & (tokens == labels)
+  counted = data['labels'] != IGNORE_LABEL
+  right = counted & (tokens == data['labels'])
   cells, right = jnp.sum(counted, axis=-1), jnp.sum(right, axis=-1)
-  return Predictions(
+  return carry.replace(z=z, steps=steps, halted=halted), Predictions(
     tokens=tokens.astype(jnp.uint8),
     q_halt=q[:, 0],
     steps=steps,
@@ -91,40 +116,161 @@ def predict(
   )
 
 
-PredictFunction = Callable[[Any, chex.Array, act.Batch], Predictions]
+def shrink(carry: act.Carry, size: int) -> act.Carry:
+  """A carry of fewer slots; those at work, at most `size`, come first."""
+  kept = jnp.argsort(carry.halted, stable=True)[:size]
+  return jax.tree.map(lambda leaf: leaf[kept], carry)
+
+
+# read(size, rows) yields those rows of every batch of that size, in order; the
+# last batch is filled up by any rows.
+Read = Callable[[int, slice], Iterator[act.Batch]]
+PredictFunction = Callable[
+  [Any, chex.Array, Read, int, int], Iterator[Predictions]
+]
 
 
 def sharded_predict(
   model: nn.Module, settings: act.ActSettings, mode: str, mesh: Mesh
 ) -> PredictFunction:
-  """The jitted `predict(variables, puzzle_table, batch)`.
+  """The function that predicts rows, in slots that are split over the mesh.
 
-  Rows are split over the mesh; every process gets all predictions.
+  `predict(variables, table, read, count, batch_size)` predicts the first
+  `count` rows (at least one) that `read` yields, at most `batch_size` at a
+  time; the mesh must divide that. It yields the `Predictions`, NumPy arrays, in
+  the order of the rows, some rows at a time. Each process reads rows of its own
+  and gets the predictions of all.
+
+  Raises:
+    ConfigError: there is no such mode.
   """
   if mode not in HALTING_MODES:
     raise ConfigError(
       f"evaluation.halting='{mode}' is unknown; use one of "
       + ', '.join(HALTING_MODES)
     )
-  whole = sharding.replicated(mesh)
+  whole, split = sharding.replicated(mesh), sharding.by_batch(mesh)
 
-  def run(variables, table, batch):
+  def step(variables, table, carry, fresh):
     with sharding.using(mesh):
       variables = sharding.constrain_whole(variables)
-      rows = sharding.spec('batch')
-      lookup = sharding.over_rows(
-        puzzle_table.lookup, (sharding.spec('puzzles'), rows), rows
+      carry, found = advance(
+        model, settings, mode, variables, table, carry, fresh
       )
-      puzzles = lookup(table, batch['puzzle_identifiers'])
-      return predict(model, settings, mode, variables, puzzles, batch)
+    # The row that each slot has answered.
+    answered = jnp.where(carry.halted, carry.data[_ROW], -1)
+    return carry, (carry.halted, answered), found
 
-  return jax.jit(
-    run,
-    in_shardings=(
-      # Parameters as they are: they may be split.
-      None,
-      sharding.place(mesh, 'puzzles'),
-      sharding.by_batch(mesh),
-    ),
-    out_shardings=whole,
+  run = jax.jit(
+    step,
+    donate_argnums=2,
+    # Parameters as they are: they may be split.
+    in_shardings=(None, sharding.place(mesh, 'puzzles'), split, split),
+    out_shardings=(split, whole, whole),
   )
+  start = jax.jit(
+    lambda variables, size: empty_carry(model, variables, size),
+    static_argnums=1,
+    out_shardings=split,
+  )
+  fewer = jax.jit(
+    shrink, static_argnums=1, in_shardings=split, out_shardings=split
+  )
+
+  def predict(variables, table, read, count, batch_size):
+    parts = sharding.count(mesh, 'batch')
+    sizes = [_round_up(min(batch_size, count), parts)]
+    sizes += [_round_up(-(-sizes[0] // shrunk), parts) for shrunk in _SHRUNK]
+    size = sizes[0]
+    rows = _Rows(mesh, read, count, size)
+    ordered = _InOrder()
+    carry, halted = start(variables, size), np.ones(size, bool)
+    left, last = count, None
+    while left:
+      smallest = min(s for s in sizes if s >= min(left, size))
+      if smallest < size:
+        size, carry = smallest, fewer(carry, smallest)
+        halted = np.sort(halted)[:size]
+      fresh = sharding.global_batch(
+        mesh, rows.fill(halted[sharding.local_rows(mesh, size)])
+      )
+      carry, status, found = run(variables, table, carry, fresh)
+      # While the devices work, the host does with the answers of the last call.
+      if last:
+        yield from ordered.add(*last)
+      halted, answered = jax.device_get(status)
+      left -= np.count_nonzero(answered >= 0)
+      last = answered, found
+    if last:
+      yield from ordered.add(*last)
+
+  return predict
+
+
+def _round_up(number: int, parts: int) -> int:
+  return -(-number // parts) * parts
+
+
+class _Rows:
+  """The rows that this process feeds, in order, as slots are free.
+
+  They are dealt out to the processes in turns, so that all have about as many.
+  """
+
+  def __init__(self, mesh: Mesh, read: Read, count: int, size: int):
+    own = sharding.local_rows(mesh, size)
+    length = own.stop - own.start
+    mine = slice(own.start // length, None, size // length)
+    self._batches = self._numbered(read(size, mine), count, size, mine)
+    self._rows = next(self._batches)
+
+  @staticmethod
+  def _numbered(batches, count, size, mine):
+    for number, batch in enumerate(batches):
+      row = number * size + np.arange(size, dtype=np.int32)[mine]
+      yield {
+        name: rows[row < count] for name, rows in {**batch, _ROW: row}.items()
+      }
+
+  def fill(self, free: np.ndarray) -> act.Batch:
+    """The next rows in the free slots, bool [b]; row -1 in all others."""
+    slots = np.flatnonzero(free)
+    while len(self._rows[_ROW]) < len(slots):
+      more = next(self._batches, None)
+      if more is None:
+        break
+      self._rows = {
+        name: np.concatenate([rows, more[name]])
+        for name, rows in self._rows.items()
+      }
+    slots = slots[: len(self._rows[_ROW])]
+    out = {}
+    for name, rows in self._rows.items():
+      empty = -1 if name == _ROW else 0
+      out[name] = np.full((len(free), *rows.shape[1:]), empty, rows.dtype)
+      out[name][slots] = rows[: len(slots)]
+      self._rows[name] = rows[len(slots) :]
+    return out
+
+
+class _InOrder:
+  """Hands answers on in the order of the rows."""
+
+  def __init__(self):
+    self._waiting, self._next = {}, 0
+
+  def add(
+    self, answered: np.ndarray, found: Predictions
+  ) -> Iterator[Predictions]:
+    """Takes the slots with answered[b] >= 0; yields what is next, if it is."""
+    found = jax.device_get(found)
+    for slot in np.flatnonzero(answered >= 0):
+      self._waiting[int(answered[slot])] = [array[slot] for array in found]
+    ready = []
+    while self._next in self._waiting:
+      ready.append(self._waiting.pop(self._next))
+      self._next += 1
+    if ready:
+      yield Predictions(
+        *(np.stack(column) for column in zip(*ready, strict=True))
+      )
