@@ -50,9 +50,9 @@ def main(_) -> int:
     raise ConfigError(f'--target is missing; use e.g. {targets.EXAMPLES}')
   target = targets.find(_TARGET.value)
   mesh = build.mesh(config, target.devices)
-  shapes = _shapes(config)
+  shapes = _shapes(config, _PUZZLE_IDENTIFIERS.value)
   if _LARGEST_BATCH.value:
-    setup, found = _largest_batch(config, shapes, mesh, target)
+    setup, found = largest_batch(config, shapes, mesh, target)
   else:
     setup = _setup(config, shapes)
     found = cost.of_step(setup, mesh, target)
@@ -64,9 +64,11 @@ def main(_) -> int:
   return 0 if found.fits else 1
 
 
-def _shapes(config: ml_collections.ConfigDict) -> puzzles.Shapes:
+def _shapes(
+  config: ml_collections.ConfigDict, identifiers: int | None
+) -> puzzles.Shapes:
   data = config.data
-  return puzzles.load_shapes(
+  shapes = puzzles.load_shapes(
     data.train,
     data.evaluate,
     data.canvas,
@@ -74,6 +76,7 @@ def _shapes(config: ml_collections.ConfigDict) -> puzzles.Shapes:
     data.seed,
     data.allow_leaks,
   )
+  return shapes._replace(num_identifiers=identifiers or shapes.num_identifiers)
 
 
 def _setup(
@@ -84,10 +87,10 @@ def _setup(
   """The step's, at the config's batch size or another."""
   config = ml_collections.ConfigDict(config)
   config.batch_size = batch_size or config.batch_size
-  return build.train_setup(config, shapes, _PUZZLE_IDENTIFIERS.value)
+  return build.train_setup(config, shapes)
 
 
-def _largest_batch(
+def largest_batch(
   config: ml_collections.ConfigDict,
   shapes: puzzles.Shapes,
   mesh: Mesh,
@@ -142,7 +145,7 @@ def _next(
     slope = needs[0] / at[0]
   aim = math.floor(at[0] + (memory - needs[0]) / slope) if slope > 0 else 0
   if too_large is None:
-    return min(max(aim, fitting + 1), 4 * fitting)
+    return min(max(aim, fitting + 1), 16 * fitting)
   # Never so near to an end that little is learnt.
   step = max(1, (too_large - fitting) // 8)
   return min(max(aim, fitting + step), too_large - step)

@@ -109,16 +109,18 @@ def of_step(setup: train_step.TrainSetup, mesh: Mesh, target: Target) -> Cost:
       raise
     return Cost(
       fits=False,
-      peak_bytes=_needed(str(error)),
-      buffers=_listed(str(error)) or _largest_arrays(traced, mesh),
+      peak_bytes=needed_bytes(str(error)),
+      buffers=listed_buffers(str(error)) or _largest_arrays(traced, mesh),
       **facts(),
     )
   found = facts()
   memory = _memory(compiled)
   # Results that lie where arguments did are counted twice.
   peak = sum(memory.values()) - 2 * memory['aliased']
-  # The TPU compiler would have refused.
-  fits = target.name.startswith('tpu') or peak <= target.hardware.memory
+  if target.name.startswith('tpu'):
+    # What does not fit the compiler refuses; kinds overlap a little.
+    peak = min(peak, int(target.hardware.memory))
+  fits = peak <= target.hardware.memory
   program = _program(compiled, mesh.size)
   arithmetic, accessed = _work(compiled, program)
   cost = Cost(
@@ -213,7 +215,7 @@ def _times(cost: Cost, hardware: Hardware) -> dict[str, float] | None:
   }
 
 
-def _needed(message: str) -> int:
+def needed_bytes(message: str) -> int:
   """Bytes that the TPU compiler asks for, in any form of its message."""
   found = re.search(
     r'(?:temporaries \(|Used |hbm usage >= )([0-9.]+)([KMGT])', message
@@ -221,7 +223,7 @@ def _needed(message: str) -> int:
   return int(float(found[1]) * _UNITS[found[2]]) if found else 0
 
 
-def _listed(message: str) -> tuple[str, ...]:
+def listed_buffers(message: str) -> tuple[str, ...]:
   """The largest allocations, where the TPU compiler's message lists them."""
   out = []
   for entry in re.split(r'\n\s*[0-9]+\. Size: ', message)[1 : _NAMED + 1]:
@@ -229,7 +231,7 @@ def _listed(message: str) -> tuple[str, ...]:
     shape = re.search(r'Shape: (\S+?\])', entry)
     name = re.search(r'op_name="([^"]*)"', entry)
     out.append(
-      f'{size}iB  {shape[1] if shape else ""}  '
+      f'{size[:-1]} {size[-1]}iB  {shape[1] if shape else ""}  '
       f'{_short(name[1]) if name else ""}'.rstrip()
     )
   return tuple(out)
@@ -247,19 +249,18 @@ def _short(name: str) -> str:
 
 def _largest_arrays(traced: Any, mesh: Mesh) -> tuple[str, ...]:
   """The largest results of the step's operations on a device, before XLA."""
-  names: dict[tuple[int, str], list[str]] = {}
-  for size, shape, name in _results(traced.jaxpr.jaxpr, mesh.size == 1):
-    names.setdefault((size, shape), []).append(name)
-  largest = sorted(names.items(), reverse=True)[:_NAMED]
+  same_size: dict[int, list[str]] = {}
+  for size, text in _results(traced.jaxpr.jaxpr, mesh.size == 1):
+    same_size.setdefault(size, []).append(text)
   return tuple(
-    f'{size / 2**30:.2f} GiB  {shape}  {of[0]}'
-    + f' and {len(of) - 1} more' * (len(of) > 1)
-    for (size, shape), of in largest
+    f'{size / 2**30:.2f} GiB  {texts[0]}'
+    + f' and {len(texts) - 1} more of this size' * (len(texts) > 1)
+    for size, texts in sorted(same_size.items(), reverse=True)[:_NAMED]
   )
 
 
-def _results(jaxpr: Any, local: bool) -> Iterator[tuple[int, str, str]]:
-  """Bytes, shape and name of what operations return, on one device."""
+def _results(jaxpr: Any, local: bool) -> Iterator[tuple[int, str]]:
+  """Bytes, and shape and name, of what operations return on one device."""
   for equation in jaxpr.eqns:
     inner = local or equation.primitive.name == 'shard_map'
     called = [
@@ -271,10 +272,10 @@ def _results(jaxpr: Any, local: bool) -> Iterator[tuple[int, str, str]]:
       yield from _results(value, inner)
     # What calls others returns what these do.
     for result in equation.outvars if local and not called else ():
-      if jnp.issubdtype(getattr(result.aval, 'dtype', None), jnp.number):
-        name = _short(str(equation.source_info.name_stack))
+      kind = result.aval
+      if jnp.issubdtype(getattr(kind, 'dtype', bool), jnp.number):
+        name = f'{equation.source_info.name_stack}/{equation.primitive.name}'
         yield (
-          result.aval.size * result.aval.dtype.itemsize,
-          result.aval.str_short(),
-          f'{name}/{equation.primitive.name}'.lstrip('/'),
+          kind.size * kind.dtype.itemsize,
+          f'{kind.str_short()}  {_short(name)}',
         )
