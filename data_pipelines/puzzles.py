@@ -11,6 +11,7 @@ A SPEC names where puzzles come from. It is one of
 
 import pathlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from absl import logging
 
@@ -41,6 +42,44 @@ def _kind_of_source(source: str) -> str:
   if questions.is_question_spec(source):
     return QUESTIONS
   return PUBLISHED if is_published(pathlib.Path(source)) else ARC
+
+
+class Shapes(NamedTuple):
+  """Of a set, what a training step needs to be compiled (see `PuzzleSet`)."""
+
+  vocab_size: int
+  seq_len: int
+  num_identifiers: int
+  examples_per_pass: float
+
+
+def load_shapes(
+  train: str,
+  evaluate: str,
+  canvas: int,
+  num_aug: int,
+  seed: int,
+  allow_leaks: bool = False,
+) -> Shapes:
+  """The shapes of what `load_puzzles` loads, without a download.
+
+  What can be read or generated here is; of the published sets on the hub the
+  sizes are known.
+
+  Raises:
+    DataError: a SPEC cannot be loaded, or the two do not fit together.
+  """
+  known = questions.known_size(train)
+  if known:
+    domain, count = known
+    return Shapes(domain.vocab_size, domain.seq_len, 1, float(count))
+  puzzles = load_puzzles(train, evaluate, canvas, num_aug, seed, allow_leaks)
+  return Shapes(
+    puzzles.vocab_size,
+    puzzles.seq_len,
+    puzzles.num_identifiers,
+    puzzles.examples_per_pass if len(puzzles.variants) else 0.0,
+  )
 
 
 def load_puzzles(

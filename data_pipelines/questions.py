@@ -50,20 +50,30 @@ _BOXES_OF_LENGTH = {16: (2, 2), 36: (2, 3), 81: (3, 3)}
 
 @dataclasses.dataclass(frozen=True)
 class _Published:
-  """A published set: its repository on the hub and what is in it."""
+  """A published set: its repository on the hub and what is in it.
+
+  Attributes:
+    repository: on the Hugging Face hub.
+    domain: of its puzzles.
+    num_train: puzzles that are trained on.
+    subset: how many are drawn for them; None for all.
+  """
 
   repository: str
   domain: Sudoku | Maze
+  num_train: int
   subset: int | None = None
 
 
 _PUBLISHED = {
   'sudoku_extreme_1k': _Published(
-    'sapientinc/sudoku-extreme', Sudoku(3, 3), _SUBSET
+    'sapientinc/sudoku-extreme', Sudoku(3, 3), _SUBSET, _SUBSET
   ),
-  'sudoku_extreme_full': _Published('sapientinc/sudoku-extreme', Sudoku(3, 3)),
+  'sudoku_extreme_full': _Published(
+    'sapientinc/sudoku-extreme', Sudoku(3, 3), 3_831_994
+  ),
   'maze_30x30_hard_1k': _Published(
-    'sapientinc/maze-30x30-hard-1k', Maze(30, 30)
+    'sapientinc/maze-30x30-hard-1k', Maze(30, 30), 1000
   ),
 }
 
@@ -151,6 +161,17 @@ def is_question_spec(source: str) -> bool:
     or name in _KINDS
     or _split_subset(source)[0].lower().endswith('.csv')
   )
+
+
+def known_size(spec: str) -> tuple[Sudoku | Maze, int] | None:
+  """Domain and number of training puzzles of a SPEC that means a download.
+
+  None of any other.
+  """
+  path, subset = _split_subset(spec.strip())
+  if path not in _PUBLISHED or subset == 'test':
+    return None
+  return _PUBLISHED[path].domain, _PUBLISHED[path].num_train
 
 
 def load_questions(spec: str, role: str, seed: int) -> Questions:

@@ -1,7 +1,31 @@
 """TensorFlow, imported late and without its start-up notes."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from types import ModuleType
+
+
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+  """Nothing reaches standard error, C++ libraries' notes included.
+
+  Errors are raised as usual.
+  """
+  try:
+    saved = os.dup(2)
+  except OSError:
+    # Standard error is closed: nothing to keep quiet.
+    yield
+    return
+  sink = os.open(os.devnull, os.O_WRONLY)
+  os.dup2(sink, 2)
+  try:
+    yield
+  finally:
+    os.dup2(saved, 2)
+    os.close(saved)
+    os.close(sink)
 
 
 def tensorflow() -> ModuleType:
@@ -10,25 +34,11 @@ def tensorflow() -> ModuleType:
   Late, since it takes seconds and half a gigabyte, and not all sets need it.
   Quietly, since its C++ start-up notes (oneDNN, no GPU found) tell nobody
   anything to act on, and are written before TensorFlow looks at its own log
-  level: standard error is closed to them for that moment. An error of the
-  import is raised as usual.
+  level: standard error is closed to them for that moment.
   """
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  try:
-    saved = os.dup(2)
-  except OSError:
-    # Standard error is closed: nothing to keep quiet.
-    import tensorflow as tf
-
-    return tf
-  sink = os.open(os.devnull, os.O_WRONLY)
-  os.dup2(sink, 2)
-  try:
+  with muted():
     import tensorflow as tf
 
     tf.config.set_visible_devices([], 'GPU')
-  finally:
-    os.dup2(saved, 2)
-    os.close(saved)
-    os.close(sink)
   return tf

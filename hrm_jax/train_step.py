@@ -382,6 +382,19 @@ def abstract_batch(setup: TrainSetup, mesh: Mesh) -> act.Batch:
   }
 
 
+def trace(setup: TrainSetup, mesh: Mesh) -> jax.stages.Traced:
+  """The very step of `sharded_step`, to be lowered and compiled: from shapes.
+
+  The mesh's devices may be described ones, see `jax.experimental.topologies`.
+
+  Raises:
+    ConfigError: the mesh does not divide the model or the batch.
+  """
+  return sharded_step(setup, mesh).trace(
+    abstract_state(setup, mesh), abstract_batch(setup, mesh)
+  )
+
+
 def _init(setup: TrainSetup, mesh: Mesh) -> Callable[[], TrainState]:
   rows = puzzle_table.num_rows(mesh, setup.num_puzzle_identifiers)
   return functools.partial(setup.init, rows)

@@ -1,0 +1,310 @@
+"""Does it fit, and what will it cost? Compiled here, without the hardware.
+
+  python -m experiments.compile --config=FILE.py[:PRESET] \
+      --target=tpu:v5e:2x4 [--config.KEY=VALUE ...] [--largest_batch]
+
+Compiles the very step that `experiments.train` runs, for a machine that need
+not be there (see `targets`), from shapes alone: puzzles that would have to be
+downloaded are not. Prints a table, and a last line of JSON. Ends with code 1
+where the step does not fit.
+"""
+
+import json
+import math
+
+import ml_collections
+from absl import flags, logging
+from jax.sharding import Mesh
+
+from data_pipelines import puzzles
+from experiments import build, cost, launch, targets
+from hrm_jax import sharding
+from hrm_jax.errors import ConfigError
+from hrm_jax.train_step import TrainSetup
+
+_TARGET = flags.DEFINE_string(
+  'target', None, 'Devices, e.g. tpu:v5e:2x4, gpu:h100:8, cpu:8.'
+)
+_LARGEST_BATCH = flags.DEFINE_boolean(
+  'largest_batch', False, 'Find the largest batch that fits.'
+)
+_PUZZLE_IDENTIFIERS = flags.DEFINE_integer(
+  'puzzle_identifiers',
+  None,
+  'Rows of the puzzle table, where the data at hand have others: 876406 for '
+  "the paper's ARC-AGI-1 with ConceptARC.",
+  lower_bound=1,
+)
+
+# Of the roofline, for the projected time of a run.
+ATTAINED = 0.5
+# The search for the largest batch ends when it is known within this share.
+_CLOSE = 1 / 32
+_GIB = 2**30
+
+
+def main(_) -> int:
+  config = launch.config()
+  build.check(config)
+  if _TARGET.value is None:
+    raise ConfigError(f'--target is missing; use e.g. {targets.EXAMPLES}')
+  target = targets.find(_TARGET.value)
+  mesh = build.mesh(config, target.devices)
+  shapes = _shapes(config, _PUZZLE_IDENTIFIERS.value)
+  if _LARGEST_BATCH.value:
+    setup, found = largest_batch(config, shapes, mesh, target)
+  else:
+    setup = _setup(config, shapes)
+    found = cost.of_step(setup, mesh, target)
+  fields = report(setup, mesh, target, found)
+  print(_table(found, fields))
+  if not found.fits:
+    print(_refusal(config, setup, mesh, target, found))
+  print(json.dumps(fields))
+  return 0 if found.fits else 1
+
+
+def _shapes(
+  config: ml_collections.ConfigDict, identifiers: int | None
+) -> puzzles.Shapes:
+  data = config.data
+  shapes = puzzles.load_shapes(
+    data.train,
+    data.evaluate,
+    data.canvas,
+    data.num_aug,
+    data.seed,
+    data.allow_leaks,
+  )
+  return shapes._replace(num_identifiers=identifiers or shapes.num_identifiers)
+
+
+def _setup(
+  config: ml_collections.ConfigDict,
+  shapes: puzzles.Shapes,
+  batch_size: int | None = None,
+) -> TrainSetup:
+  """The step's, at the config's batch size or another."""
+  config = ml_collections.ConfigDict(config)
+  config.batch_size = batch_size or config.batch_size
+  return build.train_setup(config, shapes)
+
+
+def largest_batch(
+  config: ml_collections.ConfigDict,
+  shapes: puzzles.Shapes,
+  mesh: Mesh,
+  target: targets.Target,
+) -> tuple[TrainSetup, cost.Cost]:
+  """The largest global batch that fits, and its cost.
+
+  A multiple of the devices that share a batch times the microbatches. Memory
+  is nearly linear in the batch, so the search aims by a line through what it
+  has seen.
+
+  Raises:
+    ConfigError: not even the smallest fits.
+  """
+  unit = sharding.count(mesh, 'batch') * config.microbatches
+  memory = target.hardware.memory
+  fitting, too_large = 0, None
+  seen: dict[int, float] = {}
+  best, worst = None, None
+  tried = max(1, config.batch_size // unit)
+  while tried:
+    setup = _setup(config, shapes, tried * unit)
+    found = cost.of_step(setup, mesh, target)
+    logging.info(
+      'Batch size %d: %s %.2f of %.2f GiB',
+      setup.batch_size,
+      'fits,' if found.fits else 'does not fit,',
+      found.peak_bytes / _GIB,
+      memory / _GIB,
+    )
+    seen[tried] = found.peak_bytes
+    if found.fits:
+      fitting, best = tried, (setup, found)
+    else:
+      too_large, worst = tried, (setup, found)
+    tried = _next(fitting, too_large, seen, memory)
+  return best or worst
+
+
+def _next(
+  fitting: int, too_large: int | None, seen: dict[int, float], memory: float
+) -> int:
+  """The multiple to try now; 0 where the largest is known well enough."""
+  if too_large is not None:
+    close = max(1, math.floor(fitting * _CLOSE))
+    if too_large - fitting <= close:
+      return 0
+  at, needs = zip(*sorted(seen.items())[-2:], strict=True)
+  if len(seen) > 1:
+    slope = (needs[1] - needs[0]) / (at[1] - at[0])
+  else:
+    slope = needs[0] / at[0]
+  aim = math.floor(at[0] + (memory - needs[0]) / slope) if slope > 0 else 0
+  if too_large is None:
+    return min(max(aim, fitting + 1), 16 * fitting)
+  # Never so near to an end that little is learnt.
+  step = max(1, (too_large - fitting) // 8)
+  return min(max(aim, fitting + step), too_large - step)
+
+
+def report(
+  setup: TrainSetup, mesh: Mesh, target: targets.Target, found: cost.Cost
+) -> dict:
+  """What the last line says."""
+  hours = None
+  if found.seconds is not None:
+    hours = setup.total_steps * found.seconds / ATTAINED / 3600
+  memory = {
+    **(found.memory_bytes or {}),
+    'capacity': int(target.hardware.memory),
+  }
+  return {
+    'target': target.name,
+    'devices': mesh.size,
+    'mesh': dict(mesh.shape),
+    'batch_size': setup.batch_size,
+    'microbatches': setup.microbatches,
+    'puzzle_identifiers': setup.num_puzzle_identifiers,
+    'fits': found.fits,
+    'peak_bytes_per_device': found.peak_bytes,
+    'memory_bytes_per_device': memory,
+    'largest_buffers': list(found.buffers),
+    'flops_per_device': found.flops,
+    'ideal_flops_per_device': found.ideal_flops,
+    'bytes_accessed_per_device': found.accessed_bytes,
+    'collective_bytes_per_device': found.collective_bytes,
+    'minimum_collective_bytes_per_device': found.least_collective_bytes,
+    'largest_collective_operand_bytes': found.largest_operand_bytes,
+    'sent_bytes_per_device': found.sent_bytes,
+    'compile_seconds': found.compile_seconds,
+    'seconds_per_step_at_full_rate': found.times,
+    'roofline_seconds_per_step': found.seconds,
+    'bound': found.bound,
+    'total_steps': setup.total_steps,
+    'projected_hours': hours,
+    'projection': f'{ATTAINED:.0%} of the roofline, evaluation not counted',
+  }
+
+
+def _table(found: cost.Cost, fields: dict) -> str:
+  """`fields` as they are read best."""
+  shape = ' × '.join(f'{axis} {n}' for axis, n in fields['mesh'].items())
+  parts = fields['microbatches']
+  rows = [
+    (
+      fields['target'],
+      f'{fields["devices"]} devices ({shape}), batch size '
+      f'{fields["batch_size"]}'
+      + f' in {parts} parts' * (parts > 1)
+      + f', {fields["puzzle_identifiers"]:,} puzzle identifiers',
+    ),
+    ('compiled in', f'{found.compile_seconds:.0f} s'),
+  ]
+  if found.memory_bytes:
+    capacity = fields['memory_bytes_per_device']['capacity'] / _GIB
+    rows += [
+      (
+        'memory',
+        f'{found.peak_bytes / _GIB:.2f} of {capacity:.2f} GiB a device',
+      ),
+      *(
+        (f'  {kind}', f'{"-" * (kind == "aliased")}{size / _GIB:.2f} GiB')
+        for kind, size in found.memory_bytes.items()
+      ),
+    ]
+  if found.flops is not None:
+    ratio = found.flops / found.ideal_flops
+    rows += [
+      (
+        'arithmetic',
+        f'{found.flops / 1e12:.3g} TFLOP, {ratio:.2f} × the ideal '
+        f'{found.ideal_flops / 1e12:.3g}',
+      ),
+      ('memory traffic', f'{found.accessed_bytes / 1e9:.3g} GB'),
+    ]
+    rows += _network_rows(found)
+  if found.times:
+    rows += [
+      (
+        'a step at full rate',
+        ', '.join(f'{kind} {t:.3g} s' for kind, t in found.times.items())
+        + f': {found.bound} bounds it',
+      ),
+      (
+        'the whole run',
+        f'{fields["total_steps"]:,} steps in {fields["projected_hours"]:.3g} '
+        f'hours, if it attains {ATTAINED:.0%} of that (an assumption), '
+        'evaluation not counted',
+      ),
+    ]
+  return '\n'.join(f'{name:20} {text}' for name, text in rows)
+
+
+def _network_rows(found: cost.Cost) -> list[tuple[str, str]]:
+  if found.collectives is None:
+    return [('exchanges', 'not known: the compiler does not give its text')]
+  least = found.least_collective_bytes
+  total = sum(found.collective_bytes.values())
+  if not total:
+    return [('exchanges', 'none')]
+  kinds = ', '.join(
+    f'{kind} {size / 1e6:.3g}'
+    for kind, size in found.collective_bytes.items()
+    if size
+  )
+  return [
+    (
+      'exchanges',
+      f'{total / 1e6:.3g} MB, {total / least:.2f} × the minimum ({kinds})',
+    )
+  ]
+
+
+def _refusal(
+  config: ml_collections.ConfigDict,
+  setup: TrainSetup,
+  mesh: Mesh,
+  target: targets.Target,
+  found: cost.Cost,
+) -> str:
+  """What is missing, what takes it, and what would help."""
+  lines = [
+    f'Does not fit: a device of {target.name} has '
+    f'{target.hardware.memory / _GIB:.2f} GiB, the step needs '
+    f'{found.peak_bytes / _GIB:.2f} GiB'
+    + ' at least' * (found.memory_bytes is None)
+    + '. Its largest arrays:',
+    *(f'  {buffer}' for buffer in found.buffers),
+    'What would help:',
+  ]
+  rows = setup.batch_size // sharding.count(mesh, 'batch')
+  parts = 2 * setup.microbatches
+  while parts <= rows and rows % parts:
+    parts += 1
+  if parts <= rows:
+    lines.append(
+      f'  --config.microbatches={parts}: the same update, fewer rows at a time'
+    )
+  if rows > 1:
+    lines.append('  a smaller --config.batch_size; --largest_batch finds it')
+  if config.model.attention == 'xla':
+    lines.append(
+      '  --config.model.attention=auto: scores that stay on the chip'
+    )
+  state = cost.copied_bytes(setup, mesh)
+  worth = state > target.hardware.memory / 20
+  if mesh.shape['fsdp'] == 1 and mesh.size > 1 and worth:
+    lines.append(
+      f'  --config.mesh.fsdp={mesh.size}: devices share the {state / _GIB:.2f} '
+      'GiB of parameters and optimizer state that each has now'
+    )
+  lines.append('  more devices, or devices with more memory')
+  return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+  launch.run(main)

@@ -1,0 +1,453 @@
+"""Reads a compiled program's text: what crosses devices, and what it computes.
+
+XLA's own account leaves gaps: it does not tell collectives apart, and of a GPU
+that is not there it tells nothing. All figures are of one device.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+KINDS = (
+  'all-reduce',
+  'reduce-scatter',
+  'all-gather',
+  'all-to-all',
+  'collective-permute',
+)
+# Operations that neither read nor write memory.
+_FREE = {
+  'parameter',
+  'constant',
+  'tuple',
+  'get-tuple-element',
+  'bitcast',
+  'while',
+  'call',
+  'conditional',
+  'after-all',
+  'partition-id',
+  'replica-id',
+}
+# Attributes that name what an operation runs.
+_CALLS = {
+  'while': ('condition', 'body'),
+  'fusion': ('calls',),
+  'async-start': ('calls',),
+  'call': ('to_apply',),
+  'conditional': (
+    'branch_computations',
+    'true_computation',
+    'false_computation',
+  ),
+}
+_SHAPE = re.compile(r'\b([a-z]+[0-9][a-z0-9]*|pred|token)\[([0-9,]*)\]')
+_COMPUTATION = re.compile(r'(ENTRY )?%?([^\s(]+) \(.*\) -> .* \{$')
+_INSTRUCTION = re.compile(r'(?:ROOT )?%?(\S+) = ')
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """An array's: `dtype` as XLA writes it, sizes of its axes."""
+
+  dtype: str
+  dimensions: tuple[int, ...]
+
+  @property
+  def size(self) -> int:
+    """Values."""
+    return math.prod(self.dimensions)
+
+  @property
+  def num_bytes(self) -> int:
+    """Bytes, without any padding."""
+    if self.dtype == 'token':
+      return 0
+    bits = re.search('[0-9]+', self.dtype)
+    # Of the dtypes' names only that of booleans has no number.
+    return math.ceil(self.size * int(bits[0]) / 8) if bits else self.size
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+  """A line of the text.
+
+  Attributes:
+    name: of the result, without the %.
+    opcode: as XLA writes it.
+    shapes: of the result; several where it is a tuple.
+    operands: names of other instructions.
+    rest: what follows the operands.
+  """
+
+  name: str
+  opcode: str
+  shapes: tuple[Shape, ...]
+  operands: tuple[str, ...]
+  rest: str
+
+  def called(self, attribute: str) -> list[str]:
+    """The computations that an attribute names."""
+    found = re.search(rf'\b{attribute}=(\{{[^}}]*\}}|%?[^\s,]+)', self.rest)
+    return re.findall(r'%?([^\s,{}%]+)', found[1]) if found else []
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """An exchange between devices.
+
+  Attributes:
+    kind: one of KINDS.
+    times: that a run of the program does it.
+    operand_bytes: that a device puts in, each time.
+    devices: that take part in one exchange.
+  """
+
+  kind: str
+  times: int
+  operand_bytes: int
+  devices: int
+
+  @property
+  def sent_bytes(self) -> float:
+    """Bytes that a device sends each time at least, as in a ring."""
+    n, operand = self.devices, self.operand_bytes
+    share = {
+      'all-reduce': 2 * (n - 1) / n,
+      'reduce-scatter': (n - 1) / n,
+      'all-gather': n - 1,
+      'all-to-all': (n - 1) / n,
+      'collective-permute': 1,
+    }
+    return operand * share[self.kind]
+
+
+class Program:
+  """The text of a compiled program (`jax.stages.Compiled.as_text()`)."""
+
+  def __init__(self, text: str, num_devices: int):
+    """Reads the text.
+
+    Args:
+      text: scheduled or not, of any backend.
+      num_devices: that the program runs on; groups that are not named are all
+        of them.
+    """
+    self._num_devices = num_devices
+    self._computations: dict[str, dict[str, Instruction]] = {}
+    self._entry, current = None, None
+    for line in text.splitlines():
+      if line.startswith(' ') and current is not None:
+        instruction = _instruction(line.strip())
+        if instruction:
+          current[instruction.name] = instruction
+      elif header := _COMPUTATION.match(line):
+        current = self._computations.setdefault(header[2], {})
+        self._entry = header[2] if header[1] else self._entry
+
+  def _times(self, loops: bool) -> dict[str, int]:
+    """How often each computation runs; those of fusions too."""
+    times: dict[str, int] = {}
+
+    def count(name: str, runs: int) -> None:
+      times[name] = times.get(name, 0) + runs
+      for instruction in self._computations.get(name, {}).values():
+        again = runs
+        if instruction.opcode == 'while' and loops:
+          again *= self._trip_count(instruction)
+        for attribute in _CALLS.get(instruction.opcode, ()):
+          for called in instruction.called(attribute):
+            count(called, again)
+
+    if self._entry is not None:
+      count(self._entry, 1)
+    return times
+
+  def _trip_count(self, loop: Instruction) -> int:
+    """As XLA notes it, or from `counter < constant`; else 1."""
+    known = re.search(r'known_trip_count":?=?\{"?n"?:"?([0-9]+)', loop.rest)
+    if known:
+      return int(known[1])
+    constants, directions = [], []
+    for name in loop.called('condition'):
+      for instruction in self._computations.get(name, {}).values():
+        if instruction.opcode == 'constant':
+          constants += re.findall(r'^\(([0-9]+)\)', instruction.rest)
+        directions += re.findall(r'\bdirection=(\w+)', instruction.rest)
+    if len(constants) == 1 and directions == ['LT']:
+      return int(constants[0])
+    return 1
+
+  def _runs(self, loops: bool = True) -> Iterator[tuple[str, Instruction, int]]:
+    """Computation, instruction and how often it runs.
+
+    Args:
+      loops: whether a loop's body counts as often as it runs, or once.
+    """
+    for name, times in self._times(loops).items():
+      for instruction in self._computations.get(name, {}).values():
+        yield name, instruction, times
+
+  def _shapes_of_operands(
+    self, computation: str, instruction: Instruction
+  ) -> list[tuple[Shape, ...]]:
+    known = self._computations[computation]
+    return [known[o].shapes for o in instruction.operands if o in known]
+
+  def collectives(self) -> list[Collective]:
+    """Every exchange; an asynchronous one once."""
+    found, chains = [], set()
+    for computation, instruction, times in self._runs():
+      kind = instruction.opcode.removesuffix('-start')
+      if kind not in KINDS:
+        continue
+      # TPUs do some of them bit by bit, inside a row of fusions.
+      chain = re.search(r'chain_id="([^"]+)"', instruction.rest)
+      if chain:
+        key = kind, chain[1], instruction.shapes
+        if key in chains:
+          continue
+        chains.add(key)
+      # An all-reduce of which each device keeps its part.
+      if computation.startswith('all-reduce-scatter'):
+        kind = 'reduce-scatter'
+      operands = self._shapes_of_operands(computation, instruction)
+      found.append(
+        Collective(
+          kind,
+          times,
+          sum(shape.num_bytes for shapes in operands for shape in shapes),
+          self._group_size(instruction.rest),
+        )
+      )
+    return found
+
+  def _group_size(self, rest: str) -> int:
+    if found := re.search(r'replica_groups=mesh\[(.*?)\] \{(.*?)\}', rest):
+      sizes = dict(re.findall(r"'(\w+)'=([0-9]+)", found[1]))
+      # Part of an axis is written 'axis':(before)size.
+      axes = re.findall(r"'(\w+)'(?::\([0-9]+\)([0-9]+))?", found[2])
+      return math.prod(int(part or sizes[axis]) for axis, part in axes)
+    if found := re.search(r'replica_groups=\{\{([0-9,]+)\}', rest):
+      return found[1].count(',') + 1
+    if found := re.search(r'replica_groups=\[([0-9]+),([0-9]+)\]<=', rest):
+      return int(found[2])
+    return self._num_devices
+
+  def flops(self, loops: bool = True) -> float:
+    """Of matrix products and kernels that tell, a multiply-add as two.
+
+    Args:
+      loops: as in `_runs`.
+    """
+    return float(
+      sum(
+        times * self._flops_of(computation, instruction)
+        for computation, instruction, times in self._runs(loops)
+      )
+    )
+
+  def _flops_of(self, computation: str, instruction: Instruction) -> int:
+    rest = instruction.rest
+    # A kernel's own estimate.
+    if told := re.search(r'cost_estimate":\{[^}]*"flops":"?([0-9]+)', rest):
+      return int(told[1])
+    if instruction.opcode == 'convolution':
+      return self._convolution_flops(computation, instruction)
+    if instruction.opcode == 'dot':
+      contracted = re.search(r'lhs_contracting_dims=\{([0-9,]*)\}', rest)
+    elif '__cublas$' in rest:
+      contracted = re.search(r'lhs_contracting_dimensions":\[([^]]*)\]', rest)
+    elif '__cudnn$fmha' in rest:
+      return self._attention_flops(computation, instruction)
+    else:
+      return 0
+    (left, *_), *_ = self._shapes_of_operands(computation, instruction)
+    axes = [int(axis) for axis in re.findall('[0-9]+', contracted[1])]
+    depth = math.prod(left.dimensions[axis] for axis in axes)
+    return 2 * instruction.shapes[0].size * depth
+
+  def _convolution_flops(
+    self, computation: str, instruction: Instruction
+  ) -> int:
+    """TPUs' matrix products; axes of a batch are windows over one value."""
+    (left, *_), (right, *_) = self._shapes_of_operands(computation, instruction)
+    labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', instruction.rest)
+    of_left, of_right, of_out = (
+      dict(zip(names, shape.dimensions, strict=True))
+      for names, shape in zip(
+        labels.groups(), (left, right, instruction.shapes[0]), strict=True
+      )
+    )
+    products = of_out['b'] * of_out['f'] * of_right['i']
+    text = re.search(r'window=\{([^}]*)\}', instruction.rest)
+    window = dict(w.split('=') for w in text[1].split()) if text else {}
+    axes = sorted(set(of_out) - {'b', 'f'})
+    for number, axis in enumerate(axes):
+
+      def setting(key, default='1', number=number):
+        values = window[key].split('x') if key in window else [default] * 99
+        return [int(value) for value in values[number].split('_')]
+
+      products *= _valid(
+        of_left[axis],
+        of_right[axis],
+        of_out[axis],
+        setting('stride')[0],
+        setting('pad', '0_0')[0],
+        setting('lhs_dilate')[0],
+        setting('rhs_dilate')[0],
+      )
+    return 2 * products
+
+  def _attention_flops(self, computation: str, instruction: Instruction) -> int:
+    """Two products forward; five backward, the scores computed again."""
+    scores = re.search(
+      r'intermediate_tensor_shape":\{.*?"dimensions":\[([0-9",]*)\]',
+      instruction.rest,
+    )
+    size = math.prod(int(n) for n in re.findall('[0-9]+', scores[1]))
+    (query, *_), *_ = self._shapes_of_operands(computation, instruction)
+    products = 5 if 'ackward' in instruction.rest else 2
+    return products * 2 * size * query.dimensions[-1]
+
+  def bytes_accessed(self, loops: bool = True) -> float:
+    """Read and written by each operation outside of fusions, inputs and all.
+
+    Where a fusion only looks up parts of an input, these parts.
+
+    Args:
+      loops: as in `_runs`.
+    """
+    fused = {
+      called
+      for _, instruction, _ in self._runs()
+      if instruction.opcode == 'fusion'
+      for called in instruction.called('calls')
+    }
+    total = 0
+    for computation, instruction, times in self._runs(loops):
+      opcode = instruction.opcode
+      if computation in fused or opcode in _FREE or opcode.endswith('-done'):
+        continue
+      total += times * self._bytes_of(computation, instruction)
+    return float(total)
+
+  def _bytes_of(self, computation: str, instruction: Instruction) -> int:
+    results = sum(shape.num_bytes for shape in instruction.shapes)
+    operands = [
+      sum(shape.num_bytes for shape in shapes)
+      for shapes in self._shapes_of_operands(computation, instruction)
+    ]
+    if instruction.opcode in ('gather', 'dynamic-slice', 'slice'):
+      return 2 * results + sum(operands[1:])
+    if instruction.opcode in ('dynamic-update-slice', 'scatter'):
+      return 2 * sum(operands[1:])
+    if instruction.opcode == 'fusion':
+      for name in instruction.called('calls'):
+        inside = self._computations.get(name, {})
+        operands = _parts_read(inside, operands)
+        results = _parts_written(inside, results)
+    return results + sum(operands)
+
+
+@functools.cache
+def _valid(
+  inputs: int,
+  window: int,
+  outputs: int,
+  stride: int,
+  pad: int,
+  dilation: int,
+  window_dilation: int,
+) -> int:
+  """Products along an axis of a convolution, padding and holes left out."""
+  at = np.arange(outputs)[:, None] * stride
+  at = at + np.arange(window) * window_dilation - pad
+  inside = (at >= 0) & (at <= (inputs - 1) * dilation) & (at % dilation == 0)
+  return int(inside.sum())
+
+
+def _parts_read(
+  inside: dict[str, Instruction], operands: list[int]
+) -> list[int]:
+  """Bytes of each input that the fusion reads, given the whole inputs'."""
+  read = list(operands)
+  for parameter in inside.values():
+    if parameter.opcode != 'parameter':
+      continue
+    number = int(parameter.rest.strip('()').split(')')[0])
+    users = [i for i in inside.values() if parameter.name in i.operands]
+    looked_up = [
+      user
+      for user in users
+      if user.opcode in ('gather', 'dynamic-slice', 'slice')
+      and user.operands[0] == parameter.name
+    ]
+    written_to = [
+      user
+      for user in users
+      if user.opcode in ('dynamic-update-slice', 'scatter')
+      and user.operands[0] == parameter.name
+    ]
+    if number < len(read) and len(looked_up) + len(written_to) == len(users):
+      parts = sum(s.num_bytes for user in looked_up for s in user.shapes)
+      read[number] = min(read[number], parts)
+  return read
+
+
+def _parts_written(inside: dict[str, Instruction], whole: int) -> int:
+  """Bytes that the fusion writes: into an input's place, those that change."""
+  written = 0
+  for instruction in inside.values():
+    if instruction.opcode in ('dynamic-update-slice', 'scatter'):
+      at = 1 if instruction.opcode == 'dynamic-update-slice' else 2
+      update = inside.get(instruction.operands[at])
+      if update:
+        written += sum(shape.num_bytes for shape in update.shapes)
+  return min(whole, written) if written else whole
+
+
+def _instruction(line: str) -> Instruction | None:
+  start = _INSTRUCTION.match(line)
+  if not start:
+    return None
+  kind, rest = _split_type(line[start.end() :])
+  opcode, bracket, rest = rest.partition('(')
+  if not bracket:
+    return None
+  end = _closing(rest)
+  inside, after = rest[:end], rest[end + 1 :]
+  if opcode.strip() in ('constant', 'parameter'):
+    inside, after = '', f'({inside}){after}'
+  return Instruction(
+    name=start[1],
+    opcode=opcode.strip(),
+    shapes=tuple(
+      Shape(dtype, tuple(int(n) for n in sizes.split(',') if n))
+      for dtype, sizes in _SHAPE.findall(kind)
+    ),
+    operands=tuple(re.findall(r'%([^\s,()]+)', inside)),
+    rest=after,
+  )
+
+
+def _split_type(text: str) -> tuple[str, str]:
+  """The result's type, which may be a tuple, and what follows."""
+  is_tuple = text.startswith('(')
+  end = _closing(text[1:]) + 2 if is_tuple else text.find(' ')
+  return text[:end], text[end:].strip()
+
+
+def _closing(text: str) -> int:
+  """Where the bracket closes that was opened before `text`."""
+  depth = 1
+  for place in re.finditer(r'[()]', text):
+    depth += 1 if place[0] == '(' else -1
+    if not depth:
+      return place.start()
+  return len(text)

@@ -1,0 +1,38 @@
+"""JAX, imported without notes of the devices that a machine does not have.
+
+Compilers for TPUs and GPUs (`pip install -e '.[aot]'`) may be installed where
+there is no TPU and no GPU. JAX would try them as backends, with a traceback,
+and the CUDA libraries tell of their missing driver whenever they are loaded.
+"""
+
+import contextlib
+import ctypes
+import glob
+import importlib.util
+import os
+import pathlib
+
+from data_pipelines import quiet
+
+# NVIDIA's, Windows' and AMD's GPUs; TPUs, old and new.
+_DEVICES = (
+  '/dev/nvidia*',
+  '/dev/dxg',
+  '/dev/kfd',
+  '/dev/accel*',
+  '/dev/vfio/[0-9]*',
+)
+
+
+def start() -> None:
+  """Imports JAX; on a machine of CPUs, quietly and for these alone."""
+  if any(glob.glob(pattern) for pattern in _DEVICES):
+    return
+  os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+  with quiet.muted(), contextlib.suppress(ImportError, OSError):
+    import jax  # noqa: F401
+
+    # Loaded by JAX later: its note comes with the first time.
+    plugin = importlib.util.find_spec('jax_plugins.xla_cuda12')
+    for folder in plugin.submodule_search_locations if plugin else ():
+      ctypes.CDLL(str(pathlib.Path(folder) / 'xla_cuda_plugin.so'))

@@ -1,0 +1,250 @@
+"""Steps compiled for machines that are not there."""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from data_pipelines import puzzles
+from experiments import cost, targets
+from experiments import compile as command
+from experiments.configs import sudoku
+from hrm_jax.errors import ConfigError
+
+_ROOT = pathlib.Path(__file__).parents[2]
+# Of the hub, but nothing is downloaded.
+_SMALL = (
+  '--config=experiments/configs/sudoku.py',
+  '--config.model.hidden_size=64',
+  '--config.model.num_heads=2',
+  '--config.model.H_layers=1',
+  '--config.model.L_layers=1',
+  '--config.model.puzzle_emb_ndim=64',
+  '--config.model.attention=xla',
+)
+# Bytes of a device's part of the puzzle table: far more than anything else has,
+# so that it would show.
+_IDENTIFIERS = 100_000
+_TABLE = _IDENTIFIERS * 64 * 4
+
+
+@functools.cache
+def _compile(target, batch_size, devices=8):
+  """Exit code, printed lines but the last, and the last one's fields."""
+  environment = {**os.environ, 'HF_HUB_OFFLINE': '1'}
+  # As at a user's: neither simulated devices nor a chosen platform.
+  for name in ('XLA_FLAGS', 'JAX_PLATFORMS'):
+    environment.pop(name, None)
+  done = subprocess.run(
+    [
+      sys.executable, '-m', 'experiments.compile', *_SMALL,
+      f'--target={target}', f'--config.batch_size={batch_size}',
+      f'--puzzle_identifiers={_IDENTIFIERS * devices}',
+    ],
+    cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=300,
+    check=False,
+  )  # fmt: skip
+  assert done.stderr == ''
+  *lines, last = done.stdout.splitlines()
+  return done.returncode, lines, json.loads(last)
+
+
+_EIGHT = [('tpu:v5e:2x4', 64), ('gpu:h100:8', 64), ('cpu:8', 64)]
+
+
+@pytest.mark.parametrize('target, batch_size', _EIGHT)
+def test_small_step_fits_and_is_accounted_for(target, batch_size):
+  code, lines, fields = _compile(target, batch_size)
+  assert code == 0
+  assert fields['fits'] is True
+  assert fields['devices'] == 8
+  # The published set's 1000 puzzles, 20,000 times.
+  assert fields['total_steps'] == 20_000 * 1000 // batch_size
+  memory = fields['memory_bytes_per_device']
+  assert _TABLE < memory['arguments'] < 1.1 * _TABLE
+  assert memory['arguments'] <= fields['peak_bytes_per_device']
+  assert fields['peak_bytes_per_device'] < memory['capacity']
+  # Pointwise work counts too, and is much of so small a step.
+  ratio = fields['flops_per_device'] / fields['ideal_flops_per_device']
+  assert 1 <= ratio < 1.15
+  assert fields['bytes_accessed_per_device'] > 0
+  assert lines[0].startswith(target)
+
+
+@pytest.mark.parametrize('target, batch_size', _EIGHT)
+def test_gradients_cross_once_and_the_table_never(target, batch_size):
+  _, _, fields = _compile(target, batch_size)
+  exchanged = sum(fields['collective_bytes_per_device'].values())
+  least = fields['minimum_collective_bytes_per_device']
+  assert 0.4 * least < exchanged <= 1.15 * least
+  # The dense gradients, in one piece.
+  largest = fields['largest_collective_operand_bytes']
+  assert largest <= least < _TABLE
+
+
+def test_eight_times_the_chips_and_rows_cost_each_chip_the_same():
+  _, _, few = _compile('tpu:v5e:2x4', 64)
+  code, _, many = _compile('tpu:v5e:8x8', 512, devices=64)
+  assert code == 0
+  assert many['devices'] == 64
+  for field in ('flops_per_device', 'peak_bytes_per_device'):
+    assert many[field] == pytest.approx(few[field], rel=0.05)
+
+
+def test_time_follows_from_the_figures():
+  _, _, fields = _compile('tpu:v5e:2x4', 64)
+  times = fields['seconds_per_step_at_full_rate']
+  assert times['arithmetic'] == fields['flops_per_device'] / 197e12
+  assert times['memory'] == fields['bytes_accessed_per_device'] / 819e9
+  assert times['network'] == fields['sent_bytes_per_device'] / 200e9
+  assert fields['roofline_seconds_per_step'] == times[fields['bound']]
+  hours = fields['total_steps'] * times[fields['bound']] / 0.5 / 3600
+  assert fields['projected_hours'] == pytest.approx(hours)
+  # Of a CPU no rates are known.
+  _, _, on_cpu = _compile('cpu:8', 64)
+  assert on_cpu['projected_hours'] is None
+
+
+def test_step_that_does_not_fit_is_told_with_what_would_help():
+  code, lines, fields = _compile('tpu:v5e:2x4', 2_000_000)
+  assert code == 1
+  assert fields['fits'] is False
+  assert fields['peak_bytes_per_device'] > 15.75 * 2**30
+  text = '\n'.join(lines)
+  assert 'Does not fit: a device of tpu:v5e:2x4 has 15.75 GiB' in text
+  # The MLP's columns.
+  assert '19.55 GiB  bfloat16[250000,82,512]  Level/blocks_0/mlp' in text
+  assert '--config.microbatches=2' in text
+  assert '--largest_batch' in text
+  assert 'Traceback' not in text
+
+
+_MESSAGE = """RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used \
+20.47G of 15.75G hbm. Exceeded hbm capacity by 4.72G.
+
+Total hbm usage >= 20.73G:
+    reserved        258.00M
+
+  Largest program allocations in hbm:
+
+  1. Size: 2.32G
+     Operator: op_name="jit(step)/shard_map/jvp(HRM)/blocks_0/dot_general"
+     Shape: f32[96,8,901,901]{3,2,1,0:T(8,128)}
+     Unpadded size: 2.32G
+     ==========================
+
+  2. Size: 748.00M
+     Operator: op_name="jit(step)/mul"
+     Shape: bf16[96,901,512]{2,1,0}
+"""
+
+
+def test_largest_allocations_are_read_from_the_tpu_compilers_message():
+  assert cost.needed_bytes(_MESSAGE) == int(20.47 * 2**30)
+  assert cost.listed_buffers(_MESSAGE) == (
+    '2.32 GiB  f32[96,8,901,901]  HRM/blocks_0/dot_general',
+    '748.00 MiB  bf16[96,901,512]  mul',
+  )
+
+
+@pytest.mark.parametrize('most', [8, 100, 1000, 12_344])
+def test_search_for_the_largest_batch(most, monkeypatch):
+  """Against a memory that is not quite linear in the batch."""
+  tried = []
+
+  def of_step(setup, mesh, target):
+    rows = setup.batch_size // 8
+    tried.append(rows)
+    size = target.hardware.memory * (0.1 + 0.9 * (rows / most) ** 1.1)
+    fits = rows <= most
+    return cost.Cost(fits, size if fits else 1.1 * size, 1.0, 0, 0.0)
+
+  monkeypatch.setattr(cost, 'of_step', of_step)
+  config = sudoku.get_config('')
+  target = targets.find('cpu:8')
+  mesh = command.build.mesh(config, target.devices)
+  shapes = puzzles.Shapes(11, 81, 1, 1000.0)
+  setup, found = command.largest_batch(config, shapes, mesh, target)
+  assert found.fits
+  assert 31 / 32 * most - 1 <= setup.batch_size / 8 <= most
+  assert len(tried) <= 10
+
+
+def test_nothing_fits(monkeypatch):
+  def of_step(setup, mesh, target):
+    return cost.Cost(False, 10**15, 1.0, 0, 0.0)
+
+  monkeypatch.setattr(cost, 'of_step', of_step)
+  config = sudoku.get_config('')
+  target = targets.find('cpu:8')
+  mesh = command.build.mesh(config, target.devices)
+  shapes = puzzles.Shapes(11, 81, 1, 1000.0)
+  setup, found = command.largest_batch(config, shapes, mesh, target)
+  assert not found.fits
+  assert setup.batch_size == 8
+
+
+@pytest.mark.parametrize(
+  'name, message',
+  [
+    ('tpu', 'use e.g. tpu:v5e:2x4'),
+    ('v5e:2x4', 'use e.g. tpu:v5e:2x4'),
+    ('tpu:v9:2x2', 'use v4, v5e'),
+    ('gpu:a100:8', 'gpu:h100:8'),
+    ('gpu:h100:0', 'gpu:h100:8'),
+    ('gpu:h100:12', 'use a multiple, e.g. gpu:h100:8'),
+    ('cpu:', 'cpu:8'),
+  ],
+)
+def test_unknown_target(name, message):
+  with pytest.raises(ConfigError) as error:
+    targets.find(name)
+  assert message in str(error.value)
+  assert f'--target={name}' in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'name, module', [('tpu:v5e:2x4', 'libtpu'), ('gpu:h100:8', 'nvidia')]
+)
+def test_missing_compiler_names_the_extra(name, module, monkeypatch):
+  find_spec = importlib.util.find_spec
+
+  def without(name, package=None):
+    return None if name.startswith(module) else find_spec(name, package)
+
+  monkeypatch.setattr(importlib.util, 'find_spec', without)
+  with pytest.raises(ConfigError, match=r"pip install -e '\.\[aot\]'"):
+    targets.find(name)
+
+
+@pytest.mark.parametrize(
+  'spec, cells, tokens, examples',
+  [
+    ('sudoku_extreme_1k', 81, 11, 1000),
+    ('sudoku_extreme_full', 81, 11, 3_831_994),
+    ('maze_30x30_hard_1k', 900, 6, 1000),
+  ],
+)
+def test_sizes_of_the_hubs_sets_are_known(spec, cells, tokens, examples):
+  shapes = puzzles.load_shapes(spec, spec, 30, 1000, 0)
+  assert shapes == puzzles.Shapes(tokens, cells, 1, examples)
+
+
+def test_shapes_of_what_is_at_hand_are_those_of_the_set():
+  spec = 'sudoku:box=2x2:count=20:tests=10'
+  shapes = puzzles.load_shapes(spec, spec, 30, 3, 0)
+  loaded = puzzles.load_puzzles(spec, spec, 30, 3, 0)
+  assert dataclasses.astuple(
+    dataclasses.make_dataclass('S', shapes._fields)(*shapes)
+  ) == (
+    loaded.vocab_size,
+    loaded.seq_len,
+    loaded.num_identifiers,
+    loaded.examples_per_pass,
+  )
