@@ -12,8 +12,8 @@ import sys
 import pytest
 
 from data_pipelines import puzzles
-from experiments import cost, targets
 from experiments import compile as command
+from experiments import cost, targets
 from experiments.configs import sudoku
 from hrm_jax.errors import ConfigError
 
