@@ -251,7 +251,7 @@ def _replay_evaluation(setup, variables, table, batch, arrays, errors) -> None:
 
   @jax.jit
   def segment(z):
-    z = model.apply(variables, z, x, method='segment')
+    z = model.apply(variables, z, x, method='segment_without_gradient')
     return z, *model.apply(variables, z, method='heads')
 
   for j in range(setup.act.halt_max_steps):

@@ -161,7 +161,7 @@ def train_segment(
     halted &= steps >= min_steps_B
     if settings.halting == 'q_learning':
       fixed, x = jax.lax.stop_gradient((variables, x))
-      next_z = model.apply(fixed, z, x, method='segment')
+      next_z = model.apply(fixed, z, x, method='segment_without_gradient')
       _, next_q = model.apply(fixed, next_z, method='heads')
       # At the last segment the only way on is to halt.
       best = jnp.where(last, next_q[:, 0], jnp.max(next_q, axis=-1))

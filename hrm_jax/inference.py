@@ -93,7 +93,7 @@ def advance(
   x = model.apply(variables, data['inputs'], puzzles, method='embed')
 
   def segment(z, _):
-    return model.apply(variables, z, x, method='segment'), None
+    return model.apply(variables, z, x, method='segment_without_gradient'), None
 
   count = settings.halt_max_steps if mode == 'fixed' else 1
   z, _ = jax.lax.scan(segment, carry.z, length=count)

@@ -171,6 +171,10 @@ class ReasoningModel(nn.Module):
       x = (x + positions) * jnp.asarray(0.5**0.5, self.dtype)
     return x * jnp.asarray(D**0.5, self.dtype)
 
+  def segment_without_gradient(self, z, x_BTD: chex.Array):
+    """`segment` for predictions and targets; less to compile in some models."""
+    return jax.lax.stop_gradient(self.segment(z, x_BTD))
+
   def heads(self, z) -> tuple[chex.Array, chex.Array]:
     """logits [B, S, V] of the cells and float32 q [B, 2] (halt, continue)."""
     logits = self.lm_head(z.z_H[:, self.prefix_len :])

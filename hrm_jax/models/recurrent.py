@@ -106,12 +106,7 @@ class TwoStateModel(ReasoningModel):
     if self.is_initializing():
       return State(high(z.z_H + z.z_L), low(z.z_L + x_BTD))
 
-    fixed = _Updates(
-      _pure(low, frozen=True),
-      _pure(high, frozen=True),
-      jax.lax.stop_gradient(x_BTD),
-      self.L_cycles,
-    )
+    fixed = self._fixed_updates(x_BTD)
     learning = _Updates(_pure(low), _pure(high), x_BTD, self.L_cycles)
     cycles, low_updates = divmod(
       self.updates - self.gradient_updates, self.L_cycles + 1
@@ -122,6 +117,14 @@ class TwoStateModel(ReasoningModel):
     z = learning.low_updates(z, self.L_cycles - low_updates)
     z = learning.high_update(z)
     return learning.cycles(z, self.H_cycles - cycles - 1)
+
+  def segment_without_gradient(self, z: State, x_BTD: chex.Array) -> State:
+    fixed = self._fixed_updates(x_BTD)
+    return fixed.cycles(jax.lax.stop_gradient(z), self.H_cycles)
+
+  def _fixed_updates(self, x_BTD: chex.Array) -> '_Updates':
+    low, high = (_pure(level, frozen=True) for level in self.levels())
+    return _Updates(low, high, jax.lax.stop_gradient(x_BTD), self.L_cycles)
 
 
 class _Updates(NamedTuple):

@@ -299,6 +299,41 @@ def test_gradient_is_that_of_the_last_updates(model, learning):
   assert not any(np.any(leaf) for leaf in of_z)
 
 
+@pytest.mark.parametrize(
+  'model',
+  [
+    _model(H_cycles=3, L_cycles=2),
+    TRM(H_cycles=2, L_cycles=2, gradient='full', **_SMALL_TRM),
+    RecurrentTransformer(**_SMALL_STACK),
+    Direct(**_SMALL_STACK),
+  ],
+)
+def test_a_segment_without_gradient_is_the_same_segment(model):
+  variables = _variables(model)
+  x = jax.random.normal(jax.random.key(0), (B, model.num_tokens, D))
+  z = model.apply(variables, B, method='initial_state')
+
+  def total(variables, z, x, method):
+    found = model.apply(variables, z, x, method=method)
+    return sum(map(jnp.sum, jax.tree.leaves(found))), found
+
+  def both(method):
+    return jax.grad(total, argnums=(0, 1, 2), has_aux=True)(
+      variables, z, x, method
+    )
+
+  gradients, found = both('segment_without_gradient')
+  learning, expected = both('segment')
+  jax.tree.map(
+    # The same operations, compiled apart.
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5),
+    found,
+    expected,
+  )
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradients))
+  assert any(np.any(leaf) for leaf in jax.tree.leaves(learning))
+
+
 def test_direct_prediction_is_one_pass_of_the_stack():
   model = Direct(**_SMALL_STACK)
   variables = _variables(model)
