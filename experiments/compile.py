@@ -12,6 +12,7 @@ where the step does not fit.
 import json
 import math
 
+import jax
 import ml_collections
 from absl import flags, logging
 from jax.sharding import Mesh
@@ -48,6 +49,8 @@ def main(_) -> int:
   build.check(config)
   if _TARGET.value is None:
     raise ConfigError(f'--target is missing; use e.g. {targets.EXAMPLES}')
+  # What is measured is compiled, not found in the cache of programs that run.
+  jax.config.update('jax_enable_compilation_cache', False)
   target = targets.find(_TARGET.value)
   mesh = build.mesh(config, target.devices)
   shapes = _shapes(config, _PUZZLE_IDENTIFIERS.value)

@@ -119,7 +119,10 @@ def test_step_that_does_not_fit_is_told_with_what_would_help():
   text = '\n'.join(lines)
   assert 'Does not fit: a device of tpu:v5e:2x4 has 15.75 GiB' in text
   # The MLP's columns.
-  assert '19.55 GiB  bfloat16[250000,82,512]  Level/blocks_0/mlp' in text
+  largest = (
+    '19.55 GiB  bfloat16[20500000,512]  blocks_0/mlp/gate_up/dot_general'
+  )
+  assert largest in text
   assert '--config.microbatches=2' in text
   assert '--largest_batch' in text
   assert 'Traceback' not in text

@@ -172,7 +172,7 @@ def test_looking_up_rows_of_a_table_does_not_read_the_table():
 
 @pytest.mark.parametrize(
   'dtype, num_bytes',
-  [('pred', 6), ('s4', 3), ('bf16', 12), ('f8e4m3fn', 6), ('c64', 48)],
+  [('pred', 9), ('s4', 5), ('bf16', 18), ('f8e4m3fn', 9), ('c64', 72)],
 )
 def test_bytes_of_dtypes(dtype, num_bytes):
-  assert hlo.Shape(dtype, (2, 3)).num_bytes == num_bytes
+  assert hlo.Shape(dtype, (3, 3)).num_bytes == num_bytes
