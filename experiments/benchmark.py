@@ -12,6 +12,7 @@ python -m experiments.benchmark act_evaluation --workdir=DIR
 import contextlib
 import functools
 import json
+import math
 import os
 import pathlib
 import statistics
@@ -47,21 +48,31 @@ def training_step() -> None:
   rate of a product of 1024³ in the same process.
   """
   for size in ('32x81x512x4x8', '64x100x128x2x4', '2x900x512x4x8'):
-    with tempfile.TemporaryDirectory() as empty:
-      cache = {'JAX_COMPILATION_CACHE_DIR': empty}
-      cold, cached = (
-        json.loads(
-          _python('experiments.benchmark_step', size, seconds, **cache)
+    rows = int(size.split('x')[0])
+    for devices in sorted({1, math.gcd(rows, len(os.sched_getaffinity(0)))}):
+      with tempfile.TemporaryDirectory() as empty:
+        cache = {'JAX_COMPILATION_CACHE_DIR': empty}
+        cold, cached = (
+          json.loads(
+            _python(
+              'experiments.benchmark_step',
+              size,
+              seconds,
+              f'--cpu_devices={devices}',
+              **cache,
+            )
+          )
+          for seconds in ('0', '20')
         )
-        for seconds in ('0', '30')
+      print(
+        f'{size:14} on {devices} CPU devices: {cached["ms"]:5.0f} ms a step '
+        f'(median of {cached["steps"]}), utilisation '
+        f'{cached["utilisation"]:.2f} of {cached["gigaflops"]:.0f} GFLOP/s; '
+        f'ready after {cold["ready"]:.1f} s, first step done after '
+        f'{cold["first_step"]:.1f} s, with the cache {cached["ready"]:.1f} and '
+        f'{cached["first_step"]:.1f} s; peak {cached["resident"]:.0f} MiB',
+        flush=True,
       )
-    print(
-      f'{size:14}  {cached["ms"]:5.0f} ms a step (median of '
-      f'{cached["steps"]}), utilisation {cached["utilisation"]:.2f} of '
-      f'{cached["gigaflops"]:.0f} GFLOP/s; first step after '
-      f'{cold["first_step"]:.1f} s, with the cache '
-      f'{cached["first_step"]:.1f} s; peak {cached["resident"]:.0f} MiB'
-    )
 
 
 def puzzle_table() -> None:

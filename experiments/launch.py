@@ -29,6 +29,10 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Of the run.')
 _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'From 0.')
+_CPU_DEVICES = flags.DEFINE_integer(
+  'cpu_devices', None, 'Splits a CPU into so many devices that share the '
+  'batch: as many as it has cores is faster for small models.', lower_bound=1,
+)  # fmt: skip
 
 
 def run(
@@ -37,6 +41,8 @@ def run(
   """Runs `main`, as `data_pipelines.command.run` does, in every process."""
 
   def joined(argv: Sequence[str]) -> int | None:
+    if _CPU_DEVICES.value is not None:
+      jax.config.update('jax_num_cpu_devices', _CPU_DEVICES.value)
     _join()
     return main(argv)
 
