@@ -116,6 +116,14 @@ def platform() -> str:
   )
 
 
+def device_kind() -> str:
+  """The device that the code being traced will run on, e.g. 'TPU v5 lite'."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return jax.devices()[0].device_kind
+  return mesh.abstract_device.device_kind
+
+
 def spec(*names: str | None) -> PartitionSpec:
   """How an array whose axes have these names is split."""
   return PartitionSpec(*(RULES[name] or None for name in names))

@@ -60,10 +60,13 @@ def attend(
 
 def chosen(implementation: str) -> str:
   """What 'auto' means on the platform that the step is compiled for."""
-  if implementation == 'auto':
-    by_platform = {'tpu': 'pallas', 'gpu': 'xla_recompute', 'cpu': 'cpu'}
-    return by_platform[sharding.platform()]
-  return implementation
+  if implementation != 'auto':
+    return implementation
+  if sharding.platform() == 'tpu':
+    # Older ones have 16 MiB on chip: no room for the kernels.
+    old = sharding.device_kind().startswith(('TPU v2', 'TPU v3', 'TPU v4'))
+    return 'xla_recompute' if old else 'pallas'
+  return {'gpu': 'xla_recompute', 'cpu': 'cpu'}[sharding.platform()]
 
 
 def _jax_attention(

@@ -215,12 +215,14 @@ def test_kernels_tell_what_they_compute(variables, fusion):
 
 
 def test_auto_goes_by_the_platform(monkeypatch):
-  for platform, expected in [
-    ('tpu', 'pallas'),
-    ('gpu', 'xla_recompute'),
-    ('cpu', 'cpu'),
+  for platform, kind, expected in [
+    ('tpu', 'TPU v5 lite', 'pallas'),
+    ('tpu', 'TPU v4', 'xla_recompute'),
+    ('gpu', 'NVIDIA H100', 'xla_recompute'),
+    ('cpu', 'cpu', 'cpu'),
   ]:
     monkeypatch.setattr(sharding, 'platform', lambda p=platform: p)
+    monkeypatch.setattr(sharding, 'device_kind', lambda k=kind: k)
     assert attention.chosen('auto') == expected
     assert attention.chosen('cudnn') == 'cudnn'
 
