@@ -27,9 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import encoding, maze, sudoku, voting
-from experiments import build, evaluation, launch
+from experiments import benchmark_step, build, evaluation, launch
 from hrm_jax import (
-  act,
   checkpoints,
   inference,
   optimizers,
@@ -37,7 +36,6 @@ from hrm_jax import (
   train_step,
 )
 from hrm_jax.errors import ConfigError
-from hrm_jax.models import HRM
 
 
 def training_step() -> None:
@@ -106,35 +104,11 @@ def puzzle_table() -> None:
 
 def halting() -> None:
   """Time of a training step with and without the Q target's segment."""
-  batch_size, seq_len, vocab_size, repeats = 64, 100, 11, 15
-  rng = np.random.default_rng(0)
-  cells = rng.integers(1, vocab_size, (2, batch_size, seq_len), np.int32)
-  batch = {
-    'inputs': cells[0],
-    'labels': cells[1],
-    'puzzle_identifiers': np.zeros(batch_size, np.int32),
-  }
+  batch_size, seq_len, repeats = 64, 100, 15
   mesh = sharding.make_mesh(jax.devices()[:1])
   steps, states, times = {}, {}, {}
   for rule in ('q_learning', 'halt_only'):
-    setup = train_step.TrainSetup(
-      model=HRM(
-        vocab_size=vocab_size,
-        seq_len=seq_len,
-        hidden_size=128,
-        num_heads=4,
-        H_layers=2,
-        L_layers=2,
-        puzzle_emb_ndim=128,
-      ),
-      act=act.ActSettings(halting=rule),
-      optimizer=train_step.OptimizerSettings(),
-      loss='stablemax',
-      total_steps=1000,
-      batch_size=batch_size,
-      num_puzzle_identifiers=1,
-      seed=0,
-    )
+    setup, batch = benchmark_step.made(batch_size, seq_len, 128, 2, 4, rule)
     steps[rule] = train_step.sharded_step(setup, mesh)
     states[rule] = train_step.sharded_init(setup, mesh)
     times[rule] = []

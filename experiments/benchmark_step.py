@@ -40,14 +40,7 @@ def main(argv: Sequence[str]) -> None:
       'give batch x cells x hidden size x blocks per level x heads, e.g. '
       '32x81x512x4x8, and seconds to measure for'
     ) from None
-  setup = _setup(B, S, D, blocks, heads)
-  rng = np.random.default_rng(0)
-  cells = rng.integers(1, VOCAB_SIZE, (2, B, S), np.int32)
-  batch = {
-    'inputs': cells[0],
-    'labels': cells[1],
-    'puzzle_identifiers': np.zeros(B, np.int32),
-  }
+  setup, batch = made(B, S, D, blocks, heads)
   begin = time.perf_counter()
   mesh = sharding.make_mesh()
   state = train_step.sharded_init(setup, mesh)
@@ -79,8 +72,11 @@ def main(argv: Sequence[str]) -> None:
   print(json.dumps(found))
 
 
-def _setup(B: int, S: int, D: int, blocks: int, heads: int):
-  return train_step.TrainSetup(
+def made(
+  B: int, S: int, D: int, blocks: int, heads: int, halting: str = 'q_learning'
+) -> tuple[train_step.TrainSetup, act.Batch]:
+  """An HRM of these sizes in float32, and a batch of random cells."""
+  setup = train_step.TrainSetup(
     model=HRM(
       vocab_size=VOCAB_SIZE,
       seq_len=S,
@@ -90,7 +86,7 @@ def _setup(B: int, S: int, D: int, blocks: int, heads: int):
       L_layers=blocks,
       puzzle_emb_ndim=D,
     ),
-    act=act.ActSettings(),
+    act=act.ActSettings(halting=halting),
     optimizer=train_step.OptimizerSettings(),
     loss='stablemax',
     total_steps=1000,
@@ -98,6 +94,13 @@ def _setup(B: int, S: int, D: int, blocks: int, heads: int):
     num_puzzle_identifiers=1,
     seed=0,
   )
+  rng = np.random.default_rng(0)
+  cells = rng.integers(1, VOCAB_SIZE, (2, B, S), np.int32)
+  return setup, {
+    'inputs': cells[0],
+    'labels': cells[1],
+    'puzzle_identifiers': np.zeros(B, np.int32),
+  }
 
 
 @jax.jit

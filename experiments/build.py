@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from data_pipelines import leak_check
 from data_pipelines.puzzle_set import PuzzleSet
-from data_pipelines.puzzles import load_puzzles
+from data_pipelines.puzzles import Shapes, load_puzzles, load_shapes
 from experiments.configs import base
 from hrm_jax import act, checkpoints, sharding, train_step
 from hrm_jax.errors import ConfigError
@@ -79,15 +79,28 @@ def puzzle_set(
   Raises:
     DataError: they cannot be used.
   """
+  return load_puzzles(*_data(config), identifier_names)
+
+
+def shapes(config: ml_collections.ConfigDict) -> Shapes:
+  """What `puzzle_set` would be like, without a download.
+
+  Raises:
+    DataError: they cannot be used.
+  """
+  return load_shapes(*_data(config))
+
+
+def _data(config: ml_collections.ConfigDict) -> tuple[Any, ...]:
+  """Arguments of `load_puzzles` and `load_shapes`."""
   data = config.data
-  return load_puzzles(
+  return (
     data.train,
     data.evaluate,
     data.canvas,
     data.num_aug,
     data.seed,
     data.allow_leaks,
-    identifier_names,
   )
 
 

@@ -70,15 +70,7 @@ def main(_) -> int:
 def _shapes(
   config: ml_collections.ConfigDict, identifiers: int | None
 ) -> puzzles.Shapes:
-  data = config.data
-  shapes = puzzles.load_shapes(
-    data.train,
-    data.evaluate,
-    data.canvas,
-    data.num_aug,
-    data.seed,
-    data.allow_leaks,
-  )
+  shapes = build.shapes(config)
   return shapes._replace(num_identifiers=identifiers or shapes.num_identifiers)
 
 
