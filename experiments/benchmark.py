@@ -252,7 +252,7 @@ def act_evaluation() -> None:
     puzzles = build.puzzle_set(config, names)
     setup = build.train_setup(config, puzzles, len(names))
     weights = saved.restore_weights(
-      step, train_step.abstract_state(setup, mesh)
+      step, train_step.abstract_to_predict(setup, mesh)
     )
   rows = puzzles.evaluation_rows()
   identifiers = evaluation.match_identifiers(puzzles, rows, names)

@@ -34,6 +34,7 @@ FREE_KEYS = (
   'microbatches',
   'mesh',
   'model.attention',
+  'model.fusion',
 )
 
 

@@ -222,6 +222,10 @@ def _table(found: cost.Cost, fields: dict) -> str:
       ('memory traffic', f'{found.accessed_bytes / 1e9:.3g} GB'),
     ]
     rows += _network_rows(found)
+  elif found.fits:
+    rows.append(
+      ('work and exchanges', 'not known: the compiler does not give its text')
+    )
   if found.times:
     rows += [
       (
@@ -240,8 +244,6 @@ def _table(found: cost.Cost, fields: dict) -> str:
 
 
 def _network_rows(found: cost.Cost) -> list[tuple[str, str]]:
-  if found.collectives is None:
-    return [('exchanges', 'not known: the compiler does not give its text')]
   least = found.least_collective_bytes
   total = sum(found.collective_bytes.values())
   if not total:

@@ -219,7 +219,7 @@ def write_published(
       )
     mesh = sharding.make_mesh(jax.devices()[:1])
     variables, table = saved.restore_weights(
-      step, train_step.abstract_state(setup, mesh)
+      step, train_step.abstract_to_predict(setup, mesh)
     )
   constants = published.to_published({'constants': variables.pop('constants')})
   if config.model.puzzle_emb_ndim:

@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 
 from experiments import hlo
 from experiments.targets import Hardware, Target
-from hrm_jax import flops, train_step
+from hrm_jax import flops, sharding, train_step
+from hrm_jax.errors import ConfigError
 
 # Largest buffers that are named.
 _NAMED = 5
@@ -105,6 +106,12 @@ def of_step(setup: train_step.TrainSetup, mesh: Mesh, target: Target) -> Cost:
   try:
     compiled = lowered.compile(target.compiler_options or None)
   except jax.errors.JaxRuntimeError as error:
+    if 'memory space vmem' in str(error):
+      raise ConfigError(
+        f'{target.name}: a kernel does not fit on the chip; set '
+        '--config.model.fusion=attention or '
+        '--config.model.attention=xla_recompute'
+      ) from None
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
     return Cost(
@@ -139,16 +146,18 @@ def of_step(setup: train_step.TrainSetup, mesh: Mesh, target: Target) -> Cost:
 def least_collective_bytes(setup: train_step.TrainSetup, mesh: Mesh) -> int:
   """What a device cannot help to put into exchanges, with parameters copied.
 
-  The float32 gradient of each dense parameter once, 4 · P, and for the batch's
-  puzzle rows 2 · 4 · B · E: embeddings there, gradients back. One device has
-  nothing to exchange.
+  Operands, of n devices that share the batch: the float32 gradient of each
+  dense parameter once, 4 · P; of the puzzle rows the embeddings found for the
+  whole batch, 4 · B · E, and the gradients of a device's own rows,
+  4 · B · E / n. One device has nothing to exchange.
   """
   if mesh.size == 1:
     return 0
   state = train_step.abstract_state(setup, mesh)
   parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
   rows = setup.batch_size * setup.model.puzzle_emb_ndim
-  return 4 * parameters + 2 * 4 * rows
+  own = rows // sharding.count(mesh, 'batch')
+  return 4 * (parameters + rows + own)
 
 
 def copied_bytes(setup: train_step.TrainSetup, mesh: Mesh) -> int:
@@ -190,11 +199,11 @@ def _work(
 
   XLA counts the body of a loop once; its figures are corrected by the ratio
   that the text gives. It tells none for a GPU that is not there: there, the
-  text's own.
+  text's own. Without the text nothing is known.
   """
-  told = compiled.cost_analysis() or {}
   if program is None:
-    return told.get('flops'), told.get('bytes accessed')
+    return None, None
+  told = compiled.cost_analysis() or {}
   out = []
   for name, count in (
     ('flops', program.flops),
@@ -211,7 +220,7 @@ def _times(cost: Cost, hardware: Hardware) -> dict[str, float] | None:
   return {
     'arithmetic': cost.flops / hardware.flops,
     'memory': cost.accessed_bytes / hardware.memory_bandwidth,
-    'network': (cost.sent_bytes or 0) / hardware.network_bandwidth,
+    'network': cost.sent_bytes / hardware.network_bandwidth,
   }
 
 

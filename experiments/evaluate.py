@@ -64,6 +64,8 @@ def run(
       cannot be used.
   """
   config, fields = build.read_run(workdir)
+  # The run's may be for a machine of another kind.
+  config.model.attention = 'auto'
   # Another machine than the run's, maybe: all its devices share the rows.
   mesh = sharding.make_mesh()
   batch_size = batch_size or config.evaluation.batch_size
@@ -107,7 +109,7 @@ def run(
       ) from None
   with contextlib.closing(saved):
     variables, puzzle_table = saved.restore_weights(
-      step, train_step.abstract_state(setup, mesh)
+      step, train_step.abstract_to_predict(setup, mesh)
     )
   if position.data_version != puzzles.version:
     logging.warning(

@@ -70,6 +70,17 @@ def _join() -> None:
       '--coordinator=HOST:PORT, --num_processes and --process_id go together; '
       '--distributed alone where the processes find each other'
     )
+  if all(given):
+    _, _, port = _COORDINATOR.value.rpartition(':')
+    if not port.isdigit():
+      raise ConfigError(
+        f'--coordinator={_COORDINATOR.value} must be HOST:PORT of process 0'
+      )
+    if not 0 <= _PROCESS_ID.value < _NUM_PROCESSES.value:
+      raise ConfigError(
+        f'--process_id={_PROCESS_ID.value} must be from 0 to --num_processes '
+        f'less one, {_NUM_PROCESSES.value - 1}'
+      )
   try:
     jax.distributed.initialize(**explicit)
   except (ValueError, RuntimeError) as error:

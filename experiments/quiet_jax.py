@@ -24,9 +24,17 @@ _DEVICES = (
 )
 
 
+_COMPILERS = ('libtpu', 'jax_plugins.xla_cuda12')
+
+
 def start() -> None:
-  """Imports JAX; on a machine of CPUs, quietly and for these alone."""
-  if any(glob.glob(pattern) for pattern in _DEVICES):
+  """Imports JAX; beside compilers for what is not there, for CPUs alone."""
+  try:
+    found = any(importlib.util.find_spec(name) for name in _COMPILERS)
+  except ModuleNotFoundError:
+    # No plugins of JAX at all.
+    found = False
+  if not found or any(glob.glob(pattern) for pattern in _DEVICES):
     return
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   with quiet.muted(), contextlib.suppress(ImportError, OSError):

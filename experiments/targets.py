@@ -53,9 +53,10 @@ _TPUS = {
   'tpu7x': Hardware(94.75 * 2**30, 1153e12, 3690e9, 300e9),
 }
 # NVIDIA's H100 SXM data sheet: dense bfloat16, NVLink's 900 GB/s both ways;
-# memory and its rate as in h100.txtpb. Beyond a host of eight: a DGX H100's
-# 400 Gbit/s adapter for each GPU.
-_H100_ALONE = Hardware(84_942_979_072, 989.4e12, 3352e9, 450e9)
+# memory and its rate as in h100.txtpb, of it the three quarters that JAX takes
+# (XLA_CLIENT_MEM_FRACTION sets another share). Beyond a host of eight: a DGX
+# H100's 400 Gbit/s adapter for each GPU.
+_H100_ALONE = Hardware(0.75 * 84_942_979_072, 989.4e12, 3352e9, 450e9)
 _H100_HOSTS = dataclasses.replace(_H100_ALONE, network_bandwidth=50e9)
 _GPUS_OF_A_HOST = 8
 

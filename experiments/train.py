@@ -50,6 +50,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
   puzzles = build.puzzle_set(config)
   setup = build.train_setup(config, puzzles)
   train_step.check_mesh(setup, mesh)
+  platform = mesh.devices.flat[0].platform
+  if config.model.attention == 'pallas' and platform != 'tpu':
+    raise ConfigError(
+      f"model.attention='pallas' is for TPUs and would be interpreted on "
+      f"{platform}; use 'auto'"
+    )
   leaking = build.check_leaks(config, puzzles)
   if leaking.refused:
     raise ConfigError(leaking.refusal())

@@ -105,6 +105,8 @@ def _arctan2(y: chex.Array, x: chex.Array) -> chex.Array:
   steep = jnp.abs(y) > x
   low, high = jnp.where(steep, x, jnp.abs(y)), jnp.where(steep, jnp.abs(y), x)
   t = low / jnp.where(high == 0, 1.0, high)
+  # Also of two infinities, as of two zeros but for their angle.
+  t = jnp.where((low == high) & (high > 0), 1.0, t)
   angle = t * jnp.polyval(jnp.array(_ATAN[::-1], t.dtype), t * t)
   return jnp.copysign(jnp.where(steep, jnp.pi / 2 - angle, angle), y)
 

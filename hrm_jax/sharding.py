@@ -158,7 +158,8 @@ def check_batch_size(
     times = f' times microbatches={microbatches}' if microbatches > 1 else ''
     raise ConfigError(
       f'{field}={batch_size} must be a positive multiple of the {parts} '
-      f'devices that share it{times}; change it, or mesh or microbatches'
+      f'device{"s" * (parts > 1)} that share it{times}; change it, or mesh or '
+      'microbatches'
     )
 
 

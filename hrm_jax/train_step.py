@@ -323,6 +323,14 @@ def abstract_state(setup: TrainSetup, mesh: Mesh) -> TrainState:
   )
 
 
+def abstract_to_predict(setup: TrainSetup, mesh: Mesh) -> TrainState:
+  """`abstract_state` for its weights alone, whatever batch was trained on."""
+  rows = sharding.count(mesh, 'batch')
+  return abstract_state(
+    dataclasses.replace(setup, batch_size=rows, microbatches=1), mesh
+  )
+
+
 def check_mesh(setup: TrainSetup, mesh: Mesh) -> None:
   """Raises ConfigError where the mesh does not divide the model or batch."""
   model = setup.model

@@ -163,20 +163,23 @@ class Level(nn.Module):
     ]
 
   def __call__(self, x_BTD: chex.Array) -> chex.Array:
-    if self._has_kernel():
+    if self._has_kernel(x_BTD):
       return self._kernel(x_BTD)
     for block in self.blocks:
       x_BTD = block(x_BTD)
     return x_BTD
 
-  def _has_kernel(self) -> bool:
+  def _has_kernel(self, x_BTD: chex.Array) -> bool:
     """Whether the layers of a block are to be computed by one."""
+    _, T, D = x_BTD.shape
+    F = swiglu_width(D, self.expansion)
     return (
       attention.chosen(self.attention) == 'pallas'
       and self.fusion != 'attention'
       and not self.mlp_t
       # Where heads are split, it would do all of them on every device.
       and sharding.parts('heads') == 1
+      and tpu_blocks.fits(T, D, F, x_BTD.dtype.itemsize)
       and not self.is_initializing()
     )
 

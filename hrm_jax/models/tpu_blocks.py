@@ -31,7 +31,8 @@ class Settings(NamedTuple):
     num_heads: N.
     rope: whether q and k are turned by their positions.
     epsilon: of the norms.
-    whole_level: all blocks in one kernel where no gradient flows.
+    whole_level: all blocks in one kernel where no gradient flows and they have
+      room on the chip.
   """
 
   num_heads: int
@@ -49,12 +50,36 @@ class Weights(NamedTuple):
   down: chex.Array
 
 
+def fits(T: int, D: int, F: int, itemsize: int) -> bool:
+  """Whether a block's kernels have room on the chip.
+
+  The largest, the MLP's backward one, holds its weights, their float32
+  gradients and what it computes of a sequence; at T = 901, D = 512 and F = 1536
+  the compiler asks for 27.4 MB in bfloat16, this says 28.
+  """
+  weights = 3 * D * F * (itemsize + 4)
+  return weights + _activation_bytes(T, F, itemsize) <= tpu_attention.VMEM_BYTES
+
+
+def _level_fits(x_BTD: chex.Array, blocks: tuple[Weights, ...]) -> bool:
+  """Whether the weights of all blocks have room at once."""
+  itemsize = x_BTD.dtype.itemsize
+  weights = itemsize * sum(w.size for block in blocks for w in block)
+  F = len(blocks[0].down)
+  activations = _activation_bytes(x_BTD.shape[1], F, itemsize)
+  return weights + activations <= tpu_attention.VMEM_BYTES
+
+
+def _activation_bytes(T: int, F: int, itemsize: int) -> int:
+  return T * F * (6 + 2 * itemsize)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def level(
   x_BTD: chex.Array, blocks: tuple[Weights, ...], settings: Settings
 ) -> chex.Array:
   """The blocks in order, as `layers.Level`, on one device."""
-  if settings.whole_level:
+  if settings.whole_level and _level_fits(x_BTD, blocks):
     return _forward_call(x_BTD, blocks, settings, keep=False)[0]
   for weights in blocks:
     x_BTD = _forward_call(x_BTD, (weights,), settings, keep=False)[0]

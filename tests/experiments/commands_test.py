@@ -51,6 +51,28 @@ def _fails(*arguments):
       '--num_processes and --process_id go together',
     ),
     ([_DEMO, '--distributed'], 'did not find each other'),
+    (
+      [
+        _DEMO,
+        '--coordinator=host',
+        '--num_processes=2',
+        '--process_id=0',
+      ],
+      'must be HOST:PORT',
+    ),
+    (
+      [
+        _DEMO,
+        '--coordinator=localhost:1',
+        '--num_processes=2',
+        '--process_id=2',
+      ],
+      '--process_id=2 must be from 0',
+    ),
+    (
+      [_DEMO, '--workdir=x', '--config.model.attention=pallas'],
+      "use 'auto'",
+    ),
     ([_DEMO, '--workdir=x', '--config.mesh.tensor=3'], 'mesh.tensor=3'),
   ],
 )

@@ -9,7 +9,7 @@ import pytest
 
 from hrm_jax import sharding
 from hrm_jax.errors import ConfigError
-from hrm_jax.models import HRM, attention, layers, tpu_attention
+from hrm_jax.models import HRM, attention, layers, tpu_attention, tpu_blocks
 
 B, N = 8, 4
 # (T, K, rope). Lengths that no tile divides; heads of 64 share a register in
@@ -212,6 +212,32 @@ def test_kernels_tell_what_they_compute(variables, fusion):
     moved = sum(v.aval.size * v.aval.dtype.itemsize for v in call.invars)
     moved += sum(v.aval.size * v.aval.dtype.itemsize for v in call.outvars)
     assert 0.95 * moved < stated.bytes_accessed <= moved
+
+
+def test_blocks_without_room_on_the_chip_have_attention_kernels_alone(
+  variables, monkeypatch
+):
+  # The paper's sizes, and three times as wide.
+  assert tpu_blocks.fits(901, 512, 1536, 2)
+  assert not tpu_blocks.fits(901, 1536, 4096, 2)
+  variables, x = variables[N * 64], _random(0, (3, 37, N * 64), jnp.float32)
+  level = _level('pallas', 'block', jnp.float32)
+
+  def kernels():
+    # A function of its own: a traced one is kept.
+    jaxpr = jax.make_jaxpr(lambda v, x: level.apply(v, x))(variables, x).jaxpr
+    return [
+      dict(call.params)['jaxpr'].debug_info.func_src_info
+      for call in _calls(jaxpr)
+    ]
+
+  whole = kernels()
+  monkeypatch.setattr(tpu_attention, 'VMEM_BYTES', 0)
+  apart = kernels()
+  # Of two blocks, one kernel each.
+  assert len(whole) == len(apart) == 2
+  assert 'tpu_blocks' in whole[0]
+  assert 'tpu_attention' in apart[0]
 
 
 def test_auto_goes_by_the_platform(monkeypatch):

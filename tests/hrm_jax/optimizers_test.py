@@ -97,8 +97,8 @@ def test_arctan2_is_exact_to_two_units_in_the_last_place():
 
 
 def test_arctan2_at_the_edges():
-  y = jnp.array([0.0, -0.0, 0.0, 1.0, -1.0, 1.0, -1.0, 1e-42])
-  x = jnp.array([0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1e-42])
+  y = jnp.array([0.0, -0.0, 0.0, 1.0, -1.0, 1.0, -1.0, jnp.inf, 1e-42])
+  x = jnp.array([0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, jnp.inf, 1e-42])
   angles = optimizers._arctan2(y, x)
   np.testing.assert_allclose(angles[:-1], np.arctan2(y, x)[:-1], rtol=1.3e-7)
   np.testing.assert_array_equal(np.signbit(angles), np.signbit(y))

@@ -532,6 +532,15 @@ def test_batch_that_devices_do_not_divide_is_named():
     train_step.sharded_step(_setup(batch_size=12), sharding.make_mesh())
 
 
+def test_weights_are_read_on_devices_that_the_batch_does_not_suit():
+  setup = dataclasses.replace(_setup(batch_size=12), microbatches=3)
+  mesh = sharding.make_mesh()
+  with pytest.raises(ConfigError, match='batch_size=12'):
+    train_step.abstract_state(setup, mesh)
+  like = train_step.abstract_to_predict(setup, mesh)
+  assert like.puzzle_table.shape == (24, D)
+
+
 def test_wrong_settings_are_named():
   with pytest.raises(ConfigError, match="loss='hinge'"):
     _setup(loss='hinge')
