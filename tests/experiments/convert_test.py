@@ -577,6 +577,8 @@ def test_settings_of_the_run_are_those_of_its_file(sizes, tmp_path):
       mlp_t=False,
       dtype='float32',
       gradient='last_cycle',
+      attention='auto',
+      fusion='block',
     )
     assert config.act.to_dict() == {
       'halt_max_steps': 7,
