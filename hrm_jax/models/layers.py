@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from hrm_jax import sharding
 from hrm_jax.models import attention, tpu_blocks
-from hrm_jax.models.attention import attend
 
 RMS_NORM_EPSILON = 1e-5
 
@@ -83,7 +82,7 @@ class Attention(nn.Module):
     D = x_BTD.shape[-1]
     # One projection for N query, N key and N value heads, in that order.
     qkv = Linear(3 * D, self.dtype, 3, 'heads', name='qkv')(x_BTD)
-    out = attend(qkv, self.num_heads, self.rope, self.implementation)
+    out = attention.attend(qkv, self.num_heads, self.rope, self.implementation)
     return Linear(D, self.dtype, name='out')(out)
 
 
@@ -129,10 +128,10 @@ class Block(nn.Module):
       mixed_BDT = SwiGLU(self.expansion, self.dtype, name='mlp_t')(x_BDT)
       x_BTD = rms_norm(x_BDT + mixed_BDT).swapaxes(1, 2)
     else:
-      attention = Attention(
+      mixer = Attention(
         self.num_heads, self.rope, self.attention, self.dtype, name='attention'
       )
-      x_BTD = rms_norm(x_BTD + attention(x_BTD))
+      x_BTD = rms_norm(x_BTD + mixer(x_BTD))
     mlp = SwiGLU(self.expansion, self.dtype, 'mlp', name='mlp')
     return rms_norm(x_BTD + mlp(x_BTD))
 
