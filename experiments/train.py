@@ -34,6 +34,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
   # All that can be wrong is looked at before anything is written.
   build.check(config)
   mesh = build.mesh(config)
+  platform = mesh.devices.flat[0].platform
+  if config.model.attention == 'pallas' and platform != 'tpu':
+    raise ConfigError(
+      f"model.attention='pallas' is for TPUs and would be interpreted on "
+      f"{platform}; use 'auto'"
+    )
   sharding.check_batch_size(
     mesh, config.evaluation.batch_size, 'evaluation.batch_size'
   )
@@ -50,12 +56,6 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
   puzzles = build.puzzle_set(config)
   setup = build.train_setup(config, puzzles)
   train_step.check_mesh(setup, mesh)
-  platform = mesh.devices.flat[0].platform
-  if config.model.attention == 'pallas' and platform != 'tpu':
-    raise ConfigError(
-      f"model.attention='pallas' is for TPUs and would be interpreted on "
-      f"{platform}; use 'auto'"
-    )
   leaking = build.check_leaks(config, puzzles)
   if leaking.refused:
     raise ConfigError(leaking.refusal())
