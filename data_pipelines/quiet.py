@@ -1,4 +1,4 @@
-"""TensorFlow, imported late and without its start-up notes."""
+"""Libraries imported without their start-up notes, TensorFlow above all."""
 
 import contextlib
 import os

@@ -22,8 +22,6 @@ _DEVICES = (
   '/dev/accel*',
   '/dev/vfio/[0-9]*',
 )
-
-
 _COMPILERS = ('libtpu', 'jax_plugins.xla_cuda12')
 
 

@@ -178,9 +178,11 @@ def sharded_predict(
   )
 
   def predict(variables, table, read, count, batch_size):
-    parts = sharding.count(mesh, 'batch')
-    sizes = [_round_up(min(batch_size, count), parts)]
-    sizes += [_round_up(-(-sizes[0] // shrunk), parts) for shrunk in _SHRUNK]
+    sizes = [sharding.round_up(mesh, 'batch', min(batch_size, count))]
+    sizes += [
+      sharding.round_up(mesh, 'batch', -(-sizes[0] // shrunk))
+      for shrunk in _SHRUNK
+    ]
     size = sizes[0]
     rows = _Rows(mesh, read, count, size)
     ordered = _InOrder()
@@ -205,10 +207,6 @@ def sharded_predict(
       yield from ordered.add(*last)
 
   return predict
-
-
-def _round_up(number: int, parts: int) -> int:
-  return -(-number // parts) * parts
 
 
 class _Rows:

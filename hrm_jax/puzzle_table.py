@@ -8,15 +8,8 @@ is of the batch's size, B · E, never of the table's. Inside
 import chex
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from hrm_jax import optimizers, sharding
-
-
-def num_rows(mesh: Mesh, num_identifiers: int) -> int:
-  """R: a row for each identifier, and some unused for equal parts."""
-  parts = sharding.count(mesh, 'puzzles')
-  return -(-num_identifiers // parts) * parts
 
 
 def lookup(table_RE: chex.Array, rows_B: chex.Array) -> chex.Array:

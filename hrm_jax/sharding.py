@@ -134,6 +134,12 @@ def count(mesh: Any, name: str) -> int:
   return math.prod(mesh.shape[axis] for axis in RULES[name])
 
 
+def round_up(mesh: Mesh, name: str, size: int) -> int:
+  """The next size that an axis of this name can have in equal parts."""
+  parts = count(mesh, name)
+  return -(-size // parts) * parts
+
+
 def place(mesh: Mesh, *names: str | None) -> NamedSharding:
   """`spec` on a mesh; without names a whole copy on each device."""
   return NamedSharding(mesh, spec(*names))
