@@ -14,7 +14,7 @@ from data_pipelines import leak_check
 from data_pipelines.puzzle_set import PuzzleSet
 from data_pipelines.puzzles import Shapes, load_puzzles, load_shapes
 from experiments.configs import base
-from hrm_jax import act, checkpoints, sharding, train_step
+from hrm_jax import act, checkpoints, divergence, sharding, train_step
 from hrm_jax.errors import ConfigError
 from hrm_jax.models import KINDS
 
@@ -29,7 +29,14 @@ FREE_KEYS = (
   'evaluate_every',
   'checkpoint_every',
   'keep_checkpoints',
+  'keep_best',
+  'best_metric',
+  'keep_every',
+  'stop_at_accuracy',
+  'divergence',
   'evaluation',
+  # The puzzles at work are started anew.
+  'batch_size',
   # How the same numbers are computed.
   'microbatches',
   'mesh',
@@ -169,6 +176,7 @@ def train_setup(
     num_puzzle_identifiers=num_puzzle_identifiers or puzzles.num_identifiers,
     seed=config.seed,
     microbatches=config.microbatches,
+    divergence=divergence.Settings(**config.divergence),
   )
 
 
@@ -189,7 +197,6 @@ def claim_workdir(
   config: ml_collections.ConfigDict,
   puzzles: PuzzleSet,
   leaking: leak_check.Verdict,
-  write: bool = True,
 ) -> None:
   """Writes config.json: the settings, which data they name, what leaks there.
 
@@ -198,7 +205,6 @@ def claim_workdir(
     config: the experiment.
     puzzles: its data.
     leaking: of `check_leaks`.
-    write: False only checks, in all processes but the first.
 
   Raises:
     ConfigError: the workdir belongs to another run.
@@ -209,7 +215,6 @@ def claim_workdir(
     {**config.to_dict(), **facts},
     FREE_KEYS,
     defaults(config).to_dict(),
-    write,
   )
 
 

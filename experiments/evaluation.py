@@ -2,7 +2,7 @@
 
 import datetime
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import chex
@@ -49,7 +49,8 @@ def evaluate(
   variables: Any,
   puzzle_table: chex.Array,
   batch_size: int,
-) -> Judge:
+  stop: Callable[[], bool] = lambda: False,
+) -> Judge | None:
   """Predicts and scores; all processes of a mesh get the result.
 
   Args:
@@ -60,6 +61,10 @@ def evaluate(
     variables: of the model.
     puzzle_table: float32 [R, E].
     batch_size: rows at a time, at most.
+    stop: asked after each batch, in all processes alike.
+
+  Returns:
+    The predictions with their scores; None if it was stopped.
   """
 
   def read(size, rows):
@@ -73,6 +78,8 @@ def evaluate(
   for found in predict(variables, puzzle_table, read, len(chosen), batch_size):
     judge.add(found)
     done += len(found.steps)
+    if stop():
+      return None
     now = time.monotonic()
     if now - shown > _PROGRESS_SECONDS:
       shown = now

@@ -12,24 +12,53 @@ import ml_collections
 import numpy as np
 from absl import logging
 
+from data_pipelines import files
 from experiments import build, evaluation, launch, metrics
-from hrm_jax import checkpoints, inference, sharding, train_step, training
+from hrm_jax import (
+  checkpoints,
+  inference,
+  preemption,
+  processes,
+  sharding,
+  train_step,
+  training,
+  workdir_lock,
+)
 from hrm_jax.errors import ConfigError
 from hrm_jax.train_state import TrainState
 
 
-def main(_) -> None:
+def main(_) -> int | None:
   config, workdir = launch.config(), launch.workdir()
-  state = run(config, workdir)
+  with preemption.listening(jax.default_backend()) as notice:
+    try:
+      state = run(config, workdir, notice)
+    except training.Preempted as stopped:
+      logging.info(
+        '%s: stopped after step %d, which is saved in %s; the same command '
+        'goes on from there',
+        notice.reason, stopped.step, workdir,
+      )  # fmt: skip
+      return preemption.EXIT_CODE
   logging.info('Step %d is saved in %s', int(state.step), workdir)
 
 
-def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
+def run(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  notice: preemption.Notice | None = None,
+) -> TrainState:
   """Trains, or goes on, as `config` says; returns the last state.
 
+  Args:
+    config: the experiment.
+    workdir: of the run.
+    notice: when to save and stop; None for never.
+
   Raises:
-    ConfigError, DataError: settings, data or workdir that cannot be used;
-      nothing has been written then.
+    ConfigError, DataError: settings, data or workdir that cannot be used, and
+      then nothing has been written; or training that cannot go on.
+    training.Preempted: `notice` was given; the state is saved.
   """
   # All that can be wrong is looked at before anything is written.
   build.check(config)
@@ -43,15 +72,16 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
   sharding.check_batch_size(
     mesh, config.evaluation.batch_size, 'evaluation.batch_size'
   )
-  if config.keep_checkpoints < 1:
-    raise ConfigError(
-      f'keep_checkpoints={config.keep_checkpoints} must be at least 1'
-    )
+  keep = checkpoints.Keep(
+    config.keep_checkpoints, config.keep_best, config.keep_every
+  )
   settings = training.LoopSettings(
     stop_at_step=config.stop_at_step,
     log_every=config.log_every,
     evaluate_every=config.evaluate_every,
     checkpoint_every=config.checkpoint_every,
+    stop_at_accuracy=config.stop_at_accuracy,
+    best_metric=f'eval/{config.best_metric}' if keep.best else None,
   )
   puzzles = build.puzzle_set(config)
   setup = build.train_setup(config, puzzles)
@@ -77,36 +107,60 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
   predict = inference.sharded_predict(
     setup.model, setup.act, config.evaluation.halting, mesh
   )
-  first = jax.process_index() == 0
-  build.claim_workdir(workdir, config, puzzles, leaking, write=first)
-  saved = checkpoints.Checkpoints(workdir, keep=config.keep_checkpoints)
-  writer = metrics.MetricsWriter(workdir, max(saved.steps(), default=0), first)
   rows = sharding.local_rows(mesh, config.batch_size)
+  first = jax.process_index() == 0
+  agreement = preemption.Agreement(notice or preemption.Notice(), mesh)
 
-  def evaluate(state):
-    judge = evaluation.evaluate(
-      puzzles,
-      chosen,
-      np.arange(puzzles.num_identifiers, dtype=np.int32),
-      predict,
-      state.predicting,
-      state.puzzle_table,
-      config.evaluation.batch_size,
+  with contextlib.ExitStack() as stack:
+
+    def claim():
+      stack.enter_context(workdir_lock.hold(workdir))
+      build.claim_workdir(workdir, config, puzzles, leaking)
+
+    processes.from_first(claim)
+    saved = stack.enter_context(
+      contextlib.closing(checkpoints.Checkpoints(workdir, keep))
     )
-    logging.info('Held out: %s%s', judge.summary(), leaking.note())
-    return {**judge.metrics, **leaking.metrics()}
+    writer = stack.enter_context(
+      contextlib.closing(metrics.MetricsWriter(workdir, first))
+    )
 
-  hooks = training.Hooks(
-    batches=lambda position: puzzles.train_batches(
-      config.batch_size, config.seed, position, rows
-    ),
-    position=lambda position: checkpoints.Position(
-      position, puzzles.identifier_names(), puzzles.version
-    ),
-    evaluate=evaluate,
-    write=writer.write,
-  )
-  with contextlib.closing(saved), contextlib.closing(writer):
+    def evaluate(state):
+      judge = evaluation.evaluate(
+        puzzles,
+        chosen,
+        np.arange(puzzles.num_identifiers, dtype=np.int32),
+        predict,
+        state.predicting,
+        state.puzzle_table,
+        config.evaluation.batch_size,
+        agreement.poll,
+      )
+      if judge is None:
+        return None
+      logging.info('Held out: %s%s', judge.summary(), leaking.note())
+      return {**judge.metrics, **leaking.metrics()}
+
+    def report(step, facts):
+      path = workdir / 'divergence' / f'step_{step}.json'
+      if first:
+        path.parent.mkdir(exist_ok=True)
+        files.write_json(path, facts)
+      return str(path)
+
+    hooks = training.Hooks(
+      batches=lambda position: puzzles.train_batches(
+        config.batch_size, config.seed, position, rows
+      ),
+      position=lambda position: checkpoints.Position(
+        position, puzzles.identifier_names(), puzzles.version, config.batch_size
+      ),
+      evaluate=evaluate,
+      write=writer.write,
+      forget=writer.forget_after,
+      report=report,
+      stop=agreement.poll,
+    )
     return training.train(setup, mesh, saved, settings, hooks)
 
 

@@ -55,12 +55,26 @@ def get_config(kind: str = 'hrm') -> ml_collections.ConfigDict:
   config.total_steps = 0
   # Ends this call early, to go on later; 0 for the end.
   config.stop_at_step = 0
-  # In steps; 0 for never. Metrics are written at checkpoints and evaluations
-  # too, of the steps since the last line.
+  # Ends training when it solves this share of its puzzles exactly, in one line
+  # of metrics; 0 for never.
+  config.stop_at_accuracy = 0.0
+  # In steps; 0 for never.
   config.log_every = 100
   config.evaluate_every = 0
-  config.checkpoint_every = 0
+  config.checkpoint_every = 1000
+  # The newest so many checkpoints stay; besides, so many of the best by a
+  # metric of the evaluation, and those of every so many steps.
   config.keep_checkpoints = 3
+  config.keep_best = 0
+  config.best_metric = 'exact'
+  config.keep_every = 0
+
+  # A loss or gradient that is not finite, or a loss that many times its mean (0
+  # for any): stop, skip or rollback (see hrm_jax.divergence).
+  divergence = config.divergence = ml_collections.ConfigDict()
+  divergence.policy = 'stop'
+  divergence.loss_spike = 0.0
+  divergence.limit = 10
 
   # Parts that a batch is computed in, one after the other: less memory for the
   # same update.

@@ -1,6 +1,8 @@
 """What is saved comes back bit for bit, and what is damaged is named."""
 
 import json
+import shutil
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from hrm_jax import act, checkpoints, sharding, train_step
-from hrm_jax.checkpoints import Checkpoints, Position
+from hrm_jax.checkpoints import Checkpoints, Keep, Position
 from hrm_jax.errors import ConfigError
 from hrm_jax.models import HRM
 
@@ -16,6 +18,9 @@ POSITION = Position(
   data_position=7,
   identifier_names=['<blank>', '007bbfb7', 'Übung/π→∞ 日本', ''],
   data_version='v1-ä',
+  batch_size=8,
+  scores=((1, 0.1), (2, 1 / 3)),
+  loop={'sums': {'loss': 0.1 + 0.2}, 'lines': 7},
 )
 
 
@@ -73,8 +78,11 @@ def _assert_same(ours, theirs):
   jax.tree.map(same, ours, theirs)
 
 
-def _save(workdir, *states, keep=10):
-  saved = Checkpoints(workdir, keep=keep)
+_KEEP = Keep(10)
+
+
+def _save(workdir, *states, keep=_KEEP):
+  saved = Checkpoints(workdir, keep)
   for state in states:
     saved.save(state, POSITION)
   saved.close()
@@ -169,7 +177,7 @@ def test_the_average_is_what_predicts_and_both_come_back(tmp_path):
 
 def test_weights_alone_predict_and_are_not_trained_on(tmp_path):
   state = _state(3)
-  saved = Checkpoints(tmp_path, keep=1)
+  saved = Checkpoints(tmp_path, Keep(1))
   saved.save_weights(3, state.variables, state.puzzle_table, POSITION)
   saved.close()
   saved = Checkpoints(tmp_path)
@@ -214,12 +222,43 @@ def test_no_checkpoint_at_all_is_named(tmp_path):
 
 
 def test_the_oldest_are_removed(tmp_path):
-  _save(tmp_path, *map(_state, (1, 2, 3)), keep=2)
+  _save(tmp_path, *map(_state, (1, 2, 3)), keep=Keep(2))
   saved = Checkpoints(tmp_path)
   assert saved.steps() == [2, 3]
   saved.close()
   names = {path.name for path in (tmp_path / 'checkpoints').iterdir()}
   assert names == {'2', '3'}
+
+
+def test_the_best_and_every_so_many_stay_besides(tmp_path):
+  saved = Checkpoints(tmp_path, Keep(last=1, best=1, every=4))
+  scores = {1: 0.1, 2: 0.5, 3: 0.5, 5: 0.2, 7: 0.4}
+  known = ()
+  for step in range(1, 8):
+    if step in scores:
+      known += ((step, scores[step]),)
+    saved.save(_state(step, devices=1), POSITION._replace(scores=known))
+    saved.wait()
+    if step == 6:
+      # Another process goes on, and knows what was the best.
+      saved.close()
+      saved = Checkpoints(tmp_path, Keep(last=1, best=1, every=4))
+  saved.close()
+  # The newest; the older of the two best; that of a multiple of four.
+  assert saved.steps() == [2, 4, 7]
+
+
+@pytest.mark.parametrize(
+  'fields, name',
+  [
+    ((0,), 'keep_checkpoints=0'),
+    ((1, -1), 'keep_best=-1'),
+    ((1, 0, -1), 'keep_every=-1'),
+  ],
+)
+def test_what_cannot_be_kept(fields, name):
+  with pytest.raises(ConfigError, match=name):
+    Keep(*fields)
 
 
 def test_a_saved_step_is_not_saved_again(tmp_path):
@@ -232,15 +271,20 @@ def test_a_saved_step_is_not_saved_again(tmp_path):
   saved.close()
 
 
-def test_a_checkpoint_that_was_not_finished_does_not_count(workdir, tmp_path):
-  del workdir
+def test_a_checkpoint_that_was_not_finished_does_not_count(tmp_path):
   _save(tmp_path, _state(1))
   # What a process leaves that is killed while it writes.
-  part = tmp_path / 'checkpoints' / '2.orbax-checkpoint-tmp-17'
+  part = tmp_path / 'checkpoints' / '2.orbax-checkpoint-tmp'
   (part / 'weights').mkdir(parents=True)
   saved = Checkpoints(tmp_path)
   assert saved.find() == 1
+  saved.position(1)
   saved.close()
+  assert part.exists()
+  # Who trains clears it up.
+  _save(tmp_path, _state(2))
+  assert not part.exists()
+  assert saved.find() == 2
 
 
 def test_a_checkpoint_of_a_newer_format_is_refused(tmp_path, monkeypatch):
@@ -397,14 +441,171 @@ def test_a_state_without_a_puzzle_table_is_saved(tmp_path):
   saved.close()
 
 
-@pytest.mark.parametrize('item', ['weights', 'training', 'position'])
-def test_a_damaged_checkpoint_is_named(tmp_path, item):
-  _save(tmp_path, _state(1))
-  for path in (tmp_path / 'checkpoints' / '1' / item).rglob('*'):
-    if path.is_file():
-      path.write_bytes(b'')
+def _truncate(path):
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _flip(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+
+
+_DAMAGES = {
+  'truncated': _truncate,
+  'emptied': lambda path: path.write_bytes(b''),
+  'removed': lambda path: path.unlink(),
+  'flipped': _flip,
+}
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """As `workdir`, of one device and small, to be copied and damaged."""
+  workdir = tmp_path_factory.mktemp('whole')
+  _save(workdir, _state(3, devices=1), _state(5, devices=1))
+  return workdir
+
+
+@pytest.mark.parametrize('damage', _DAMAGES)
+def test_each_damaged_file_leads_to_the_checkpoint_before(
+  whole, tmp_path, damage, caplog
+):
+  """Or is one that nothing is read from: the state is the same without it."""
+  newest = whole / 'checkpoints' / '5'
+  files = [p.relative_to(newest) for p in newest.rglob('*') if p.is_file()]
+  assert len(files) > 20
+  used = []
+  for number, file in enumerate(files):
+    workdir = tmp_path / str(number)
+    shutil.copytree(whole, workdir)
+    _DAMAGES[damage](workdir / 'checkpoints' / '5' / file)
+    caplog.clear()
+    saved = Checkpoints(workdir, Keep(3))
+    step = saved.find()
+    if step == 3:
+      assert 'checkpoints/5 is damaged' in caplog.text
+      assert 'step 3 is used instead' in caplog.text
+      assert (workdir / 'damaged' / 'step_5').is_dir()
+      assert saved.steps() == [3]
+    else:
+      used.append(str(file))
+      # Nothing moves, nothing is said; and it is what was saved.
+      _assert_same(saved.restore(5, _like(1)), _state(5, devices=1))
+    saved.close()
+    shutil.rmtree(workdir)
+  assert set(used) <= {'_CHECKPOINT_METADATA', 'commit_success.txt'}
+
+
+def test_a_file_too_many_is_damage_unless_it_is_hidden(whole, tmp_path):
+  shutil.copytree(whole / 'checkpoints' / '5', tmp_path / '5')
+  (tmp_path / '5' / '.DS_Store').write_text('a desktop was here')
+  assert checkpoints.find_damage(tmp_path / '5') is None
+  (tmp_path / '5' / 'weights' / 'more').write_text('')
+  assert 'weights/more is not listed' in checkpoints.find_damage(tmp_path / '5')
+
+
+def test_sha256sum_agrees(whole):
+  subprocess.run(
+    ['sha256sum', '--check', '--strict', '--quiet', 'SHA256SUMS'],
+    cwd=whole / 'checkpoints' / '5',
+    check=True,
+  )
+
+
+def test_reading_moves_nothing(whole, tmp_path):
+  shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+  (tmp_path / 'checkpoints' / '5' / 'weights' / 'manifest.ocdbt').unlink()
   saved = Checkpoints(tmp_path)
-  with pytest.raises(ConfigError, match=r'checkpoints/1: cannot be restored'):
-    saved.position(1)
-    saved.restore(1, _like())
+  assert saved.find() == 3
+  assert saved.steps() == [3, 5]
+  with pytest.raises(ConfigError, match=r'5: weights/manifest.ocdbt is miss'):
+    saved.find(5)
   saved.close()
+
+
+def test_where_all_are_damaged_nothing_is_begun_anew(whole, tmp_path):
+  shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+  for step in ('3', '5'):
+    _truncate(tmp_path / 'checkpoints' / step / 'position' / 'metadata')
+  saved = Checkpoints(tmp_path, Keep(3))
+  with pytest.raises(ConfigError, match=r'damaged: 5: .*; 3: .* no other'):
+    saved.find()
+  assert saved.steps() == [3, 5]
+  saved.close()
+
+
+def test_a_step_that_was_damaged_is_saved_again(whole, tmp_path):
+  """And damaged again: neither is lost."""
+  shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+  for name in ('step_5', 'step_5_2'):
+    _flip(tmp_path / 'checkpoints' / '5' / 'weights' / '_METADATA')
+    saved = Checkpoints(tmp_path, Keep(3))
+    assert saved.find() == 3
+    assert (tmp_path / 'damaged' / name).is_dir()
+    saved.save(_state(5, devices=1), POSITION)
+    saved.close()
+    _assert_same(saved.restore(5, _like(1)), _state(5, devices=1))
+
+
+def test_another_batch_size_needs_no_carry(whole):
+  saved = Checkpoints(whole)
+  state = saved.restore(5, _like(1).replace(carry=None))
+  assert state.carry is None
+  _assert_same(state, _state(5, devices=1).replace(carry=None))
+  saved.close()
+
+
+def test_no_room_is_told_before_anything_is_written(
+  whole, tmp_path, monkeypatch
+):
+  shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+  full = shutil.disk_usage(tmp_path)._replace(free=2**19)
+  monkeypatch.setattr(shutil, 'disk_usage', lambda _: full)
+  saved = Checkpoints(tmp_path, Keep(1))
+  with pytest.raises(
+    ConfigError, match=r'0 MiB are free .* needs 2 MiB; that of step 5 is whole'
+  ):
+    saved.save(_state(7, devices=1), POSITION)
+  saved.close()
+  names = {path.name for path in (tmp_path / 'checkpoints').iterdir()}
+  assert names == {'3', '5'}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A disk of two megabytes, where this user may mount one."""
+  disk = tmp_path / 'disk'
+  disk.mkdir()
+  mount = ['mount', '-t', 'tmpfs', '-o', 'size=2m', 'none', disk]
+  if subprocess.run(mount, capture_output=True).returncode:
+    pytest.skip('this user cannot mount a tmpfs')
+  yield disk
+  subprocess.run(['umount', '--lazy', disk], check=True)
+
+
+# What orbax's other threads were about to write.
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+def test_a_disk_that_fills_up_keeps_the_checkpoint_before(
+  small_disk, monkeypatch, caplog
+):
+  _save(small_disk, _state(1, devices=1))
+  # It was free when looked at, and is not when it is written.
+  monkeypatch.setattr(Checkpoints, '_check_room', lambda *_: None)
+  (small_disk / 'others').write_bytes(
+    b'x' * (shutil.disk_usage(small_disk).free - 30_000)
+  )
+  saved = Checkpoints(small_disk, Keep(1))
+  saved.save(_state(2, devices=1), POSITION)
+  with pytest.raises(ConfigError, match='that of step 1 is whole; free some'):
+    saved.wait()
+  saved = Checkpoints(small_disk, Keep(1))
+  assert saved.find() == 1
+  _assert_same(saved.restore(1, _like(1)), _state(1, devices=1))
+  assert not caplog.records
+  # When there is room again, the same start goes on.
+  (small_disk / 'others').unlink()
+  saved.save(_state(2, devices=1), POSITION)
+  saved.close()
+  names = {path.name for path in (small_disk / 'checkpoints').iterdir()}
+  assert names == {'2'}
