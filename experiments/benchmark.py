@@ -116,7 +116,7 @@ def halting() -> None:
   for _ in range(repeats + 1):
     for rule, step in steps.items():
       begin = time.perf_counter()
-      states[rule], _ = jax.block_until_ready(step(states[rule], batch))
+      states[rule], *_ = jax.block_until_ready(step(states[rule], batch))
       times[rule].append(time.perf_counter() - begin)
   # The first compiles.
   medians = [statistics.median(times[rule][1:]) for rule in steps]

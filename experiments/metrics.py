@@ -15,14 +15,11 @@ from clu import metric_writers  # noqa: E402
 class MetricsWriter:
   """Writes DIR/metrics.jsonl, a line for each call, and TensorBoard events."""
 
-  def __init__(
-    self, workdir: str | pathlib.Path, step: int, active: bool = True
-  ):
-    """Goes on after `step`: later lines are of steps that will come again.
+  def __init__(self, workdir: str | pathlib.Path, active: bool = True):
+    """Opens or makes them.
 
     Args:
       workdir: of the run.
-      step: of the checkpoint that the run goes on from.
       active: False in all processes but the first, to write nothing.
     """
     self._active = active
@@ -30,7 +27,6 @@ class MetricsWriter:
       return
     workdir = pathlib.Path(workdir)
     self._path = workdir / 'metrics.jsonl'
-    self._keep_until(step)
     self._tensorboard = metric_writers.SummaryWriter(
       str(workdir / 'tensorboard')
     )
@@ -48,23 +44,13 @@ class MetricsWriter:
     if self._active:
       self._tensorboard.close()
 
-  def _keep_until(self, step: int) -> None:
-    if not self._path.exists():
+  def forget_after(self, lines: int) -> None:
+    """Goes back to the first so many lines: the others will come again."""
+    if not self._active or not self._path.exists():
       return
-    lines, kept = self._path.read_text().splitlines(), []
-    for line in lines:
-      try:
-        if json.loads(line)['step'] <= step:
-          kept.append(line + '\n')
-      except (ValueError, KeyError):
-        # Cut off in mid-line when the last run was killed.
-        continue
-    if len(kept) == len(lines):
-      return
-    logging.info(
-      'Going on after step %d: %d later lines of %s will be written anew',
-      step,
-      len(lines) - len(kept),
-      self._path,
-    )
-    files.write_text(self._path, ''.join(kept))
+    found = self._path.read_text().splitlines(keepends=True)
+    if len(found) > lines:
+      logging.info(
+        '%d lines of %s will be written anew', len(found) - lines, self._path
+      )
+      files.write_text(self._path, ''.join(found[:lines]))

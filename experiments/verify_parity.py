@@ -232,7 +232,7 @@ def replay(path: str) -> Errors:
   step = train_step.sharded_step(setup, sharding.make_mesh(jax.devices()[:1]))
   state = fresh_state()
   for i, batch in enumerate(batches):
-    state, metrics = step(state, batch)
+    state, metrics, _ = step(state, batch)
     _compare_step(i, state, metrics, arrays, errors)
 
   for name, parameter in published.to_published(state.trained).items():

@@ -456,7 +456,11 @@ def _check_shapes(saved: Any, like: Any) -> None:
 
 def _split(state: TrainState) -> dict[str, dict[str, Any]]:
   """What predicts, what training needs besides, and the rows at work."""
-  training = {'step': state.step, 'opt_state': state.opt_state}
+  training = {
+    'step': state.step,
+    'opt_state': state.opt_state,
+    'loss_mean': state.loss_mean,
+  }
   if state.ema is not None:
     training['params'] = state.params
   items = {

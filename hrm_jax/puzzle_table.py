@@ -29,12 +29,18 @@ def update(
   gradients_BE: chex.Array,
   learning_rate: chex.Numeric,
   weight_decay: float,
+  applied: chex.Array,
 ) -> chex.Array:
-  """`optimizers.sign_sgd_rows`, with the rows of the global batch."""
+  """`optimizers.sign_sgd_rows`, with the rows of the global batch.
+
+  Nothing is written unless `applied`, a bool [].
+  """
   axes = sharding.batch_axes()
   if axes:
     rows_B = _own(table_RE, jax.lax.all_gather(rows_B, axes, tiled=True))
     gradients_BE = jax.lax.all_gather(gradients_BE, axes, tiled=True)
+  # The scatter drops row R: no pass over the table, no arithmetic.
+  rows_B = jnp.where(applied, rows_B, len(table_RE))
   return optimizers.sign_sgd_rows(
     table_RE, rows_B, gradients_BE, learning_rate, weight_decay
   )

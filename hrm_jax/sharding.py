@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -308,6 +309,27 @@ def total_split(tree: Any, specs: Any) -> Any:
     return jax.lax.psum(x, tuple(sorted(left))) if left else x
 
   return jax.tree.map(reduce, tree, specs)
+
+
+def total_of_parts(tree: Any, specs: Any) -> Any:
+  """Sums over the parts of arrays that are split as `specs` say.
+
+  Args:
+    tree: of each array a scalar, what this device's part adds.
+    specs: of the arrays.
+  """
+  scalars, structure = jax.tree.flatten(tree)
+  alike = {}
+  for i, split in enumerate(structure.flatten_up_to(specs)):
+    axes = tuple(axis for _, some in _split(split) for axis in some)
+    if axes:
+      alike.setdefault(axes, []).append(i)
+  for axes, chosen in alike.items():
+    # One exchange for all of them.
+    sums = jax.lax.psum(jnp.stack([scalars[i] for i in chosen]), axes)
+    for i, scalar in zip(chosen, sums, strict=True):
+      scalars[i] = scalar
+  return jax.tree.unflatten(structure, scalars)
 
 
 def _axes(whole: PartitionSpec) -> list[tuple[str, ...]]:

@@ -22,6 +22,7 @@ class TrainState(flax.struct.PyTreeNode):
     constants: initial states of the model, never trained.
     opt_state: optimizer state of `params`.
     puzzle_table: float32 [R, E], one row for each puzzle identifier.
+    loss_mean: running mean of the loss, inf before the first step.
     carry: the rows being worked on.
   """
 
@@ -31,6 +32,7 @@ class TrainState(flax.struct.PyTreeNode):
   constants: Any
   opt_state: optax.OptState
   puzzle_table: chex.Array
+  loss_mean: chex.Array
   carry: act.Carry
 
   @property
@@ -77,6 +79,7 @@ def init_state(
     constants=constants,
     opt_state=optimizer.init(params),
     puzzle_table=jnp.zeros((table_rows, model.puzzle_emb_ndim)),
+    loss_mean=jnp.full([], jnp.inf, jnp.float32),
     carry=act.initial_carry(fresh_z, batch_size, model.seq_len),
   )
 

@@ -13,13 +13,22 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 
-from hrm_jax import act, losses, optimizers, puzzle_table, rngs, sharding
+from hrm_jax import (
+  act,
+  divergence,
+  losses,
+  optimizers,
+  puzzle_table,
+  rngs,
+  sharding,
+)
 from hrm_jax.errors import ConfigError
 from hrm_jax.models import layers
 from hrm_jax.train_state import TrainState, init_state, state_specs
 
 StepFunction = Callable[
-  [TrainState, act.Batch], tuple[TrainState, dict[str, chex.Array]]
+  [TrainState, act.Batch],
+  tuple[TrainState, dict[str, chex.Array], divergence.Diagnosis],
 ]
 
 
@@ -77,6 +86,7 @@ class TrainSetup:
     seed: of the parameters and the exploration.
     microbatches: parts that the batch is computed in, one after the other, for
       less memory; the update is the same. A CPU may take more and smaller ones.
+    divergence: what counts as divergence.
   """
 
   model: nn.Module
@@ -88,6 +98,10 @@ class TrainSetup:
   num_puzzle_identifiers: int
   seed: int
   microbatches: int = 1
+  # In quotes: the field has taken the module's name.
+  divergence: 'divergence.Settings' = dataclasses.field(
+    default_factory=divergence.Settings
+  )
 
   def __post_init__(self):
     self.model.validate()
@@ -234,8 +248,11 @@ def _parts(setup: TrainSetup, rows: int) -> int:
 
 def train_step(
   setup: TrainSetup, state: TrainState, batch: act.Batch
-) -> tuple[TrainState, dict[str, chex.Array]]:
+) -> tuple[TrainState, dict[str, chex.Array], divergence.Diagnosis]:
   """One optimizer step as a pure function.
+
+  One that diverges changes nothing but its number: what is trained stays as it
+  was, and all rows halt, so that the next step takes other puzzles.
 
   Args:
     setup: static.
@@ -243,8 +260,9 @@ def train_step(
     batch: global; rows enter where the carry's rows have halted.
 
   Returns:
-    The next state, and metrics as sums over the batch (see
-    `losses.segment_loss`) with `learning_rate`, the dense rate of this step.
+    The next state; metrics as sums over the batch (see `losses.segment_loss`)
+    with `learning_rate`, the dense rate of this step, and `gradient_norm`; and
+    the diagnosis.
   """
   min_steps_B = act.exploration_min_steps(
     rngs.stream_key(setup.seed, 'exploration', state.step),
@@ -255,7 +273,7 @@ def train_step(
   step = sharding.over_rows(
     functools.partial(_step_of_rows, setup, specs),
     (specs, rows, rows),
-    (specs, sharding.spec()),
+    (specs, sharding.spec(), sharding.spec()),
   )
   return step(state, batch, min_steps_B)
 
@@ -266,8 +284,11 @@ def _step_of_rows(
   state: TrainState,
   batch: act.Batch,
   min_steps_B: chex.Array,
-) -> tuple[TrainState, dict[str, chex.Array]]:
-  """`train_step` as one device does it; five things cross devices."""
+) -> tuple[TrainState, dict[str, chex.Array], divergence.Diagnosis]:
+  """`train_step` as one device does it; five things cross devices.
+
+  Besides them only what the diagnosis takes: a few scalars, and which puzzles.
+  """
   carry, metrics, (dense, of_puzzles) = loss_and_gradients(
     setup,
     # 1. Parameters, where they are split; 2. puzzle rows, in there.
@@ -277,35 +298,69 @@ def _step_of_rows(
   )
   # 3. and 4. Sums over rows.
   dense = sharding.total_split(dense, specs.params)
-  metrics = sharding.total(metrics)
+  metrics, squares_of_puzzles = sharding.total(
+    (metrics, _sum_of_squares(of_puzzles))
+  )
+  squares = sharding.total_of_parts(
+    jax.tree.map(_sum_of_squares, dense), specs.params
+  )
+  # The rows worked on, which are not those of the incoming batch.
+  identifiers = carry.data['puzzle_identifiers']
+  diagnosis = divergence.diagnose(
+    setup.divergence,
+    metrics['loss'] / setup.batch_size,
+    state.loss_mean,
+    squares | {'puzzle_embeddings': squares_of_puzzles},
+    sharding.whole(identifiers, sharding.spec('batch')),
+  )
+  healthy = diagnosis.reason == 0
+  keep = functools.partial(
+    jax.tree.map, lambda new, old: jnp.where(healthy, new, old)
+  )
   updates, opt_state = setup.transform().update(
     dense, state.opt_state, state.params
   )
-  ratio = setup.schedule(state.step)
+  # Updates that were applied, as the dense rate counts.
+  ratio = setup.schedule(state.opt_state[0].count)
   table = state.puzzle_table
   if setup.model.puzzle_emb_ndim:
     # 5. Gradients of puzzle rows.
     table = puzzle_table.update(
       table,
-      # The rows worked on, which are not those of the incoming batch.
-      carry.data['puzzle_identifiers'],
+      identifiers,
       of_puzzles,
       setup.optimizer.puzzle_learning_rate * ratio,
       setup.optimizer.puzzle_weight_decay,
+      applied=healthy,
     )
+  loss_mean = divergence.next_loss_mean(state.loss_mean, diagnosis.loss)
   params = optax.apply_updates(state.params, updates)
+  params, opt_state, loss_mean = keep(
+    (params, opt_state, loss_mean),
+    (state.params, state.opt_state, state.loss_mean),
+  )
   ema = state.ema
   if ema is not None:
-    ema = optax.incremental_update(params, ema, 1 - setup.optimizer.ema_decay)
+    ema = keep(
+      optax.incremental_update(params, ema, 1 - setup.optimizer.ema_decay), ema
+    )
   metrics['learning_rate'] = setup.optimizer.learning_rate * ratio
-  return state.replace(
+  metrics['gradient_norm'] = diagnosis.gradient_norm
+  new_state = state.replace(
     step=state.step + 1,
     params=params,
     ema=ema,
     opt_state=opt_state,
     puzzle_table=table,
-    carry=carry,
-  ), metrics
+    loss_mean=loss_mean,
+    # What a halted row holds is not looked at again.
+    carry=carry.replace(halted=carry.halted | ~healthy),
+  )
+  return new_state, metrics, diagnosis
+
+
+def _sum_of_squares(x: chex.Array) -> chex.Array:
+  return jnp.sum(jnp.square(x))
 
 
 def abstract_state(setup: TrainSetup, mesh: Mesh) -> TrainState:
@@ -360,6 +415,13 @@ def sharded_init(setup: TrainSetup, mesh: Mesh) -> TrainState:
   return jax.jit(_init(setup, mesh), out_shardings=shardings)()
 
 
+def sharded_carry(setup: TrainSetup, mesh: Mesh) -> act.Carry:
+  """The carry of `sharded_init` alone: all rows start with the next batch."""
+  shardings = _shardings(abstract_state(setup, mesh)).carry
+  init = _init(setup, mesh)
+  return jax.jit(lambda: init().carry, out_shardings=shardings)()
+
+
 def sharded_step(setup: TrainSetup, mesh: Mesh) -> StepFunction:
   """The jitted step: batch split over the mesh, the old state donated.
 
@@ -377,7 +439,11 @@ def sharded_step(setup: TrainSetup, mesh: Mesh) -> StepFunction:
     step,
     donate_argnums=0,
     in_shardings=(shardings, sharding.by_batch(mesh)),
-    out_shardings=(shardings, sharding.replicated(mesh)),
+    out_shardings=(
+      shardings,
+      sharding.replicated(mesh),
+      sharding.replicated(mesh),
+    ),
   )
 
 

@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
-import numpy as np
 from absl import logging
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from hrm_jax import act, checkpoints, divergence, sharding, train_step
@@ -447,23 +445,26 @@ def _report(
   step: int, position: int, diagnosis: divergence.Diagnosis, hooks: Hooks
 ) -> dict[str, Any]:
   """What is known of a step, as JSON values."""
-  identifiers = diagnosis.puzzle_identifiers
-  if jax.process_count() > 1:
-    identifiers = multihost_utils.process_allgather(identifiers, tiled=True)
-  identifiers = np.asarray(identifiers).tolist()
+  found = jax.device_get(diagnosis)
+  identifiers = found.puzzle_identifiers.tolist()
   names = hooks.position(position).identifier_names
-  found = jax.device_get(diagnosis.replace(puzzle_identifiers=None))
   return {
     'step': step,
     'reason': divergence.REASONS[int(found.reason)],
     'batch': position,
-    'loss': float(found.loss),
-    'loss_mean': float(found.loss_mean),
-    'gradient_norm': float(found.gradient_norm),
-    'gradient_norms': {k: float(v) for k, v in found.gradient_norms.items()},
+    'loss': _number(found.loss),
+    'loss_mean': _number(found.loss_mean),
+    'gradient_norm': _number(found.gradient_norm),
+    'gradient_norms': {k: _number(v) for k, v in found.gradient_norms.items()},
     'puzzle_identifiers': identifiers,
     'puzzles': [names[identifier] for identifier in identifiers],
   }
+
+
+def _number(value: chex.Numeric) -> float | str:
+  """JSON has no numbers that are not finite."""
+  value = float(value)
+  return value if math.isfinite(value) else str(value)
 
 
 def _start(

@@ -89,7 +89,7 @@ class Program:
     )
     for number in range(steps):
       batch = sharding.global_batch(self.mesh, _batch(number))
-      state, new = self.step(state, batch)
+      state, new, _ = self.step(state, batch)
       metrics.append(jax.device_get(new | {'halted': state.carry.halted}))
     return {n: np.stack([m[n] for m in metrics]) for n in metrics[0]}, state
 
@@ -187,7 +187,7 @@ def _first_gradients(program):
   state = program.start(_table()[: len(program.first.puzzle_table)])
   for number in range(2):
     batch = sharding.global_batch(program.mesh, _batch(number))
-    state, metrics = program.step(state, batch)
+    state, metrics, _ = program.step(state, batch)
   return jax.device_get(
     (state.opt_state[0].mu, state.puzzle_table[:R], metrics)
   )
@@ -228,7 +228,7 @@ def test_every_mesh_and_microbatches_give_the_same_gradients(
 
 def test_split_parameters_stay_split():
   program = _program(8, fsdp=4, tensor=2)
-  state, _ = program.step(
+  state, *_ = program.step(
     program.start(), sharding.global_batch(program.mesh, _batch(0))
   )
   for tree in (state.params, state.opt_state[0].mu, state.opt_state[0].nu):
@@ -302,7 +302,7 @@ def test_carry_and_table_are_split_and_the_rest_is_whole(program):
 def test_the_old_state_is_donated(program):
   state = program.start()
   batch = sharding.global_batch(program.mesh, _batch(0))
-  new, _ = program.step(state, batch)
+  new, *_ = program.step(state, batch)
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
   assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((new, batch)))
 
@@ -329,7 +329,7 @@ def test_the_puzzle_rows_worked_on_move_and_the_others_stay(program):
   for number, batch in enumerate((first, second)):
     assert np.all(state.carry.halted) == (number == 0)
     before = np.asarray(state.puzzle_table)
-    state, _ = program.step(state, sharding.global_batch(program.mesh, batch))
+    state, *_ = program.step(state, sharding.global_batch(program.mesh, batch))
     after = np.asarray(state.puzzle_table)
     # Twice those of the first batch, which the carry holds on to.
     np.testing.assert_array_equal(after[5:], table[5:])
@@ -349,7 +349,7 @@ def test_halted_rows_take_the_next_batch(program):
   state, seen = program.start(), []
   for number in range(HALT_MAX_STEPS + 1):
     batch = sharding.global_batch(program.mesh, _batch(number))
-    state, metrics = program.step(state, batch)
+    state, metrics, _ = program.step(state, batch)
     seen.append((np.asarray(state.carry.steps), int(metrics['count'])))
     assert metrics['steps'] == seen[-1][1] * HALT_MAX_STEPS
   # Q starts at (-5, -5), and halts nobody early in these few steps.
@@ -367,7 +367,7 @@ def test_a_row_without_counted_cells_teaches_its_puzzle_nothing(program):
   batch['puzzle_identifiers'] = np.arange(B, dtype=np.int32)
   batch['labels'][:] = 3
   batch['labels'][2] = IGNORE_LABEL
-  state, _ = program.step(
+  state, *_ = program.step(
     program.start(table), sharding.global_batch(program.mesh, batch)
   )
   moved = np.asarray(state.puzzle_table)
@@ -382,7 +382,7 @@ def test_metrics_are_sums_and_gradients_means_over_the_global_batch(program):
   # A batch of eight equal rows, for each row: together as much as the rows.
   def step(batch):
     batch = sharding.global_batch(program.mesh, batch)
-    state, metrics = program.step(program.start(), batch)
+    state, metrics, _ = program.step(program.start(), batch)
     # After one step the first moment is the gradient, but for a factor.
     return metrics, state.opt_state[0].mu
 
@@ -417,7 +417,7 @@ def test_no_puzzle_embedding_at_all():
   assert state.carry.z.z_H.shape == (B, S, D)
   step, losses = train_step.sharded_step(setup, mesh), []
   for _ in range(STEPS):
-    state, metrics = step(state, sharding.global_batch(mesh, _batch(0)))
+    state, metrics, _ = step(state, sharding.global_batch(mesh, _batch(0)))
     losses.append(float(metrics['lm_loss']))
   assert losses[-1] < losses[0]
 
@@ -434,7 +434,7 @@ def test_the_average_starts_at_the_parameters_and_follows_them():
   expected = jax.device_get(state.params)
   jax.tree.map(np.testing.assert_array_equal, state.ema, expected)
   for number in range(4):
-    state, _ = step(state, sharding.global_batch(mesh, _batch(number)))
+    state, *_ = step(state, sharding.global_batch(mesh, _batch(number)))
     expected = jax.tree.map(
       lambda old, new: decay * old + (1 - decay) * np.asarray(new),
       expected,
@@ -476,7 +476,7 @@ def test_direct_prediction_takes_a_new_batch_in_every_step():
   step, losses = train_step.sharded_step(setup, mesh), []
   q_bias = np.array([-5.0, -5.0])
   for _ in range(STEPS):
-    state, metrics = step(state, sharding.global_batch(mesh, _batch(0)))
+    state, metrics, _ = step(state, sharding.global_batch(mesh, _batch(0)))
     assert np.all(state.carry.halted)
     assert np.all(state.carry.steps == 1)
     assert {name for name in metrics if name.startswith('q_')} == set()

@@ -33,6 +33,7 @@ class Recorder:
       constants={},
       opt_state={},
       puzzle_table=jnp.zeros((2, 2)),
+      loss_mean=jnp.float32(jnp.inf),
       carry=act.initial_carry(jnp.zeros((8, 1)), BATCH_SIZE, 2),
     )
 
@@ -41,12 +42,13 @@ class Recorder:
     number = int(state.step) + 1
     metrics = {
       'learning_rate': 0.5 * number,
+      'gradient_norm': 3.0 * number,
       'count': 0 if number % 2 else number,
       'accuracy': 0.0 if number % 2 else 0.25 * number,
       'lm_loss': 2.0 * number,
       'loss': 4.0 * number,
     } | dict.fromkeys(('exact_accuracy', 'q_halt_accuracy', 'steps'), 0.0)
-    return state.replace(step=state.step + 1), metrics
+    return state.replace(step=state.step + 1), metrics, None
 
   # Checkpoints.
 
@@ -166,11 +168,12 @@ def test_lines_hold_the_means_of_their_window(monkeypatch):
   _train(monkeypatch, recorder, log_every=3)
   (first, one), (second, two) = recorder.lines
   assert (first, second) == (3, 5)
-  # Losses by rows, rates by steps, and the rest by the rows that halted:
-  # none in steps 1, 3 and 5, two in step 2 and four in step 4.
+  # Losses by rows, rates and norms by steps, and the rest by the rows that
+  # halted: none in steps 1, 3 and 5, two in step 2 and four in step 4.
   assert one['loss'] == 4 * (1 + 2 + 3) / (3 * BATCH_SIZE)
   assert one['lm_loss'] == 2 * (1 + 2 + 3) / (3 * BATCH_SIZE)
   assert one['learning_rate'] == 0.5 * 2
+  assert one['gradient_norm'] == 3 * 2
   assert (one['halted'], one['accuracy']) == (2, 0.25)
   # What is left at the end is a window too, as long as it is.
   assert two['loss'] == 4 * (4 + 5) / (2 * BATCH_SIZE)
@@ -183,7 +186,9 @@ def test_no_mean_over_no_rows(monkeypatch):
   _train(monkeypatch, recorder, log_every=1)
   [(_, line)] = recorder.lines
   assert line['halted'] == 0
-  assert line.keys() == {'learning_rate', 'lm_loss', 'loss', 'halted'}
+  assert line.keys() == {
+    'learning_rate', 'gradient_norm', 'lm_loss', 'loss', 'halted',
+  }  # fmt: skip
 
 
 @pytest.mark.parametrize(
