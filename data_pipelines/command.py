@@ -1,5 +1,6 @@
 """How every command starts and ends: logging, and errors in one line."""
 
+import errno
 import logging as python_logging
 import pathlib
 import sys
@@ -14,6 +15,9 @@ _OUR_PACKAGES = tuple(
   pathlib.Path(__file__).parents[1] / name
   for name in ('hrm_jax', 'data_pipelines', 'experiments')
 )
+
+# Whatever is being written then, there is one thing to do.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(
@@ -50,6 +54,13 @@ def run(
       return main(argv)
     except errors as error:
       _fail(str(error))
+    except OSError as error:
+      if error.errno not in _FULL:
+        raise
+      _fail(
+        f'{error.filename or "a file"}: cannot be written ({error.strerror}); '
+        'free some space and start the same command again'
+      )
 
   app.run(guarded, flags_parser=parse)
 

@@ -141,8 +141,8 @@ def run(
       logging.info('Held out: %s%s', judge.summary(), leaking.note())
       return {**judge.metrics, **leaking.metrics()}
 
-    def report(step, facts):
-      path = workdir / 'divergence' / f'step_{step}.json'
+    def report(batch, facts):
+      path = workdir / 'divergence' / f'step_{facts["step"]}_batch_{batch}.json'
       if first:
         path.parent.mkdir(exist_ok=True)
         files.write_json(path, facts)

@@ -84,8 +84,9 @@ class Hooks:
     position: what to save beside the state at a data position.
     evaluate: metrics of a state; None where `stop` ended it early.
     write: takes a step and its metrics, a line.
-    forget: goes back to the first so many lines.
-    report: writes down what is known of a step that diverged, and says where.
+    forget: goes back to the first so many lines; says how many there are.
+    report: writes down what is known of a step that diverged, by the number of
+      its batch, and says where.
     stop: whether to save and end; called once a step, in all processes alike.
   """
 
@@ -93,7 +94,7 @@ class Hooks:
   position: Callable[[int], checkpoints.Position]
   evaluate: Callable[[TrainState], Metrics | None]
   write: Callable[[int, Metrics], None]
-  forget: Callable[[int], None]
+  forget: Callable[[int], int]
   report: Callable[[int, dict[str, Any]], str]
   stop: Callable[[], bool]
 
@@ -216,15 +217,16 @@ def _run(
   for step in itertools.count(first):
     stop = hooks.stop()
     last = step >= min(end, log.enough)
-    evaluate = (
-      not stop
-      and 0 < step != record.evaluated
-      and _due(step, settings.evaluate_every)
+    # Until it is made: the next start will make it where this one is stopped.
+    evaluate = 0 < step != record.evaluated and _due(
+      step, settings.evaluate_every
     )
     save = stop or last or _due(step, settings.checkpoint_every)
     if evaluate or save:
       log.catch_up()
-    if evaluate:
+    if last and step > first:
+      log.finish()
+    if evaluate and not stop:
       with log.clock_stopped():
         metrics = hooks.evaluate(state)
       if metrics is None:
@@ -232,16 +234,15 @@ def _run(
       else:
         log.write(step, metrics)
         record.evaluated = step
+        evaluate = False
         save |= _is_best(step, metrics, settings, record)
     if save and step > first:
-      if last:
-        log.finish()
       loop = dataclasses.asdict(record)
       scores = tuple(loop.pop('scores'))
       saved.save(
         state, hooks.position(position)._replace(scores=scores, loop=loop)
       )
-    if last:
+    if last and not evaluate:
       if step == first:
         logging.info('Step %d is done: nothing to train', step)
       return state
@@ -376,7 +377,7 @@ class _MetricsLog:
     report = _report(step, position, diagnosis, self._hooks) | {
       'policy': wanted.policy
     }
-    path = self._hooks.report(step, report)
+    path = self._hooks.report(position, report)
     message = f'step {step} diverged: {report["reason"]}; see {path}'
     if wanted.policy == 'rollback':
       raise _RollBack(position + 1, message)
@@ -506,7 +507,7 @@ def _start(
     )  # fmt: skip
   record = _Record(**position.loop)
   record.scores = list(position.scores)
-  hooks.forget(record.lines)
+  record.lines = hooks.forget(record.lines)
   return _Start(state, number, record)
 
 

@@ -572,18 +572,6 @@ def test_no_room_is_told_before_anything_is_written(
   assert names == {'3', '5'}
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-  """A disk of two megabytes, where this user may mount one."""
-  disk = tmp_path / 'disk'
-  disk.mkdir()
-  mount = ['mount', '-t', 'tmpfs', '-o', 'size=2m', 'none', disk]
-  if subprocess.run(mount, capture_output=True).returncode:
-    pytest.skip('this user cannot mount a tmpfs')
-  yield disk
-  subprocess.run(['umount', '--lazy', disk], check=True)
-
-
 # What orbax's other threads were about to write.
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_a_disk_that_fills_up_keeps_the_checkpoint_before(
