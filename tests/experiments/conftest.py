@@ -59,13 +59,13 @@ def write_run(tmp_path):
   return write
 
 
-@pytest.fixture(scope='session')
-def trained_run(tmp_path_factory):
-  """A tiny Sudoku experiment, trained and scored for real.
+@pytest.fixture
+def tiny_config():
+  """A tiny Sudoku experiment, of the system that compiles fastest."""
+  return _tiny_config()
 
-  Of the system that compiles fastest.
-  """
-  root = tmp_path_factory.mktemp('trained')
+
+def _tiny_config():
   config = sudoku.get_config('demo,direct')
   config.data.train = 'sudoku:box=2x2:count=20:tests=10'
   config.data.evaluate = config.data.train
@@ -82,8 +82,15 @@ def trained_run(tmp_path_factory):
   config.model.expansion = 1.0
   config.model.puzzle_emb_ndim = 0
   config.evaluation.batch_size = 16
+  return config
+
+
+@pytest.fixture(scope='session')
+def trained_run(tmp_path_factory):
+  """The tiny experiment, trained and scored for real."""
+  root = tmp_path_factory.mktemp('trained')
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('HRM_JAX_CACHE', str(root / 'cache'))
-    train.run(config, root / 'run')
+    train.run(_tiny_config(), root / 'run')
     evaluate.run(root / 'run')
   return root / 'run'

@@ -69,6 +69,8 @@ def test_a_line_that_was_cut_off_comes_again(workdir, caplog):
   [
     # As a disk does that loses its last blocks.
     (lambda data: data[:40], [1]),
+    # All of the last line but its end.
+    (lambda data: data[:-1], [1, 2, 3]),
     (lambda data: data.replace(b'"step": 2', b'"st\0p": 2'), [1, 3, 4]),
     (lambda _: b'', []),
   ],

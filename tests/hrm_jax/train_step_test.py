@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hrm_jax import act, sharding, train_step
+from hrm_jax import act, divergence, sharding, train_step
 from hrm_jax.errors import ConfigError
 from hrm_jax.losses import IGNORE_LABEL
 from hrm_jax.models import HRM, Direct
@@ -548,3 +548,94 @@ def test_wrong_settings_are_named():
     _setup(num_heads=5)
   with pytest.raises(ConfigError, match=r'ema_decay=1\.0'):
     train_step.OptimizerSettings(ema_decay=1.0)
+
+
+def _poison(monkeypatch):
+  """In the second step an element of a gradient is no number."""
+  original = train_step.loss_and_gradients
+
+  def poisoned(setup, state, batch, min_steps_B):
+    carry, metrics, (dense, of_puzzles) = original(
+      setup, state, batch, min_steps_B
+    )
+    down = dense['H_level']['blocks_0']['mlp']['down']
+    hit = jnp.where(state.step == 1, jnp.nan, 0.0)
+    down['kernel'] = down['kernel'].at[0, 0].add(hit)
+    return carry, metrics, (dense, of_puzzles)
+
+  monkeypatch.setattr(train_step, 'loss_and_gradients', poisoned)
+
+
+def test_a_diverged_step_changes_nothing_but_its_number(monkeypatch):
+  _poison(monkeypatch)
+  # Parameters are split: one device alone has the element that is no number.
+  program = _program(8, fsdp=4, tensor=2)
+  state, _, diagnosis = program.step(
+    program.start(_table()), sharding.global_batch(program.mesh, _batch(0))
+  )
+  assert diagnosis.reason == 0
+  before = jax.device_get(state)
+  state, metrics, diagnosis = program.step(
+    state, sharding.global_batch(program.mesh, _batch(1))
+  )
+  assert divergence.REASONS[diagnosis.reason] == 'the gradient is not finite'
+  norms = jax.device_get(diagnosis.gradient_norms)
+  assert np.isnan(norms.pop('H_level'))
+  assert norms.keys() == {
+    'L_level', 'lm_head', 'puzzle_embeddings', 'q_head', 'token_embedding',
+  }  # fmt: skip
+  assert np.all(np.isfinite(list(norms.values())))
+  assert np.isnan(metrics['gradient_norm'])
+  assert np.isfinite(metrics['loss'])
+  # The puzzles worked on: those that stayed, and new ones in the free rows.
+  np.testing.assert_array_equal(
+    diagnosis.puzzle_identifiers,
+    np.where(
+      before.carry.halted,
+      _batch(1)['puzzle_identifiers'],
+      before.carry.data['puzzle_identifiers'],
+    ),
+  )
+  after = jax.device_get(state)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    after.replace(step=None, carry=None),
+    before.replace(step=None, carry=None),
+  )
+  assert after.step == 2
+  # All rows take other puzzles in the next step, which is healthy.
+  assert np.all(after.carry.halted)
+  state, _, diagnosis = program.step(
+    state, sharding.global_batch(program.mesh, _batch(2))
+  )
+  assert diagnosis.reason == 0
+  np.testing.assert_array_equal(state.carry.data['inputs'], _batch(2)['inputs'])
+
+
+def test_gradient_norms_are_those_of_the_gradients(program):
+  state, metrics, diagnosis = program.step(
+    program.start(_table()), sharding.global_batch(program.mesh, _batch(0))
+  )
+  b1 = train_step.OptimizerSettings().b1
+  squares = 0.0
+  # After one step the first moment is the gradient, but for a factor.
+  for name, moments in state.opt_state[0].mu.items():
+    parts = [np.asarray(m, np.float64) for m in jax.tree.leaves(moments)]
+    expected = sum(np.sum((m / (1 - b1)) ** 2) for m in parts)
+    np.testing.assert_allclose(
+      diagnosis.gradient_norms[name] ** 2, expected, rtol=1e-5
+    )
+    squares += expected
+  squares += float(diagnosis.gradient_norms['puzzle_embeddings']) ** 2
+  assert diagnosis.gradient_norms['puzzle_embeddings'] > 0
+  np.testing.assert_allclose(diagnosis.gradient_norm**2, squares, rtol=1e-5)
+  assert metrics['gradient_norm'] == diagnosis.gradient_norm
+  np.testing.assert_allclose(diagnosis.loss, metrics['loss'] / B, rtol=1e-6)
+
+
+def test_the_mean_loss_follows_the_losses(run):
+  metrics, state = run
+  losses, mean = metrics['loss'] / B, np.inf
+  for loss in losses:
+    mean = loss if np.isinf(mean) else 0.99 * mean + 0.01 * loss
+  np.testing.assert_allclose(state.loss_mean, mean, rtol=1e-5)
