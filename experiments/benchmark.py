@@ -6,6 +6,7 @@ python -m experiments.benchmark halting
 python -m experiments.benchmark input_pipeline
 python -m experiments.benchmark generators
 python -m experiments.benchmark voting
+python -m experiments.benchmark saving
 python -m experiments.benchmark act_evaluation --workdir=DIR
 """
 
@@ -28,6 +29,7 @@ import numpy as np
 
 from data_pipelines import encoding, maze, sudoku, voting
 from experiments import benchmark_step, build, evaluation, launch
+from experiments.configs import arc1
 from hrm_jax import (
   checkpoints,
   inference,
@@ -126,6 +128,57 @@ def halting() -> None:
       f'cells, HRM 128 wide, 2 + 2 blocks (median of {repeats})'
     )
   print(f'ratio: {medians[1] / medians[0]:.2f}')
+
+
+def saving() -> None:
+  """The demo's steps with a checkpoint every 50 against none at all.
+
+  Until the last one is on the disk; in training the next steps hide that.
+  """
+  steps, every, repeats = 200, 50, 5
+  config = arc1.get_config('demo')
+  puzzles = build.puzzle_set(config)
+  setup, mesh = build.train_setup(config, puzzles), build.mesh(config)
+  names = puzzles.identifier_names()
+  step = train_step.sharded_step(setup, mesh)
+  batches = puzzles.train_batches(setup.batch_size, config.seed)
+  state = train_step.sharded_init(setup, mesh)
+  # The first compiles.
+  state, *_ = step(state, sharding.global_batch(mesh, next(batches)))
+  times = {'without': [], 'with': []}
+  with tempfile.TemporaryDirectory() as workdir:
+    saved = checkpoints.Checkpoints(
+      workdir, checkpoints.Keep(config.keep_checkpoints)
+    )
+    # In turns, so that whatever else the machine does hits both alike.
+    for kind in [*times] * repeats:
+      begin = time.perf_counter()
+      for number in range(1, steps + 1):
+        batch = sharding.global_batch(mesh, next(batches))
+        state, *rest = step(state, batch)
+        jax.block_until_ready(rest)
+        if kind == 'with' and number % every == 0:
+          saved.save(
+            state, checkpoints.Position(number, names, puzzles.version)
+          )
+      saved.wait()
+      times[kind].append(time.perf_counter() - begin)
+    saved.close()
+    size = sum(
+      path.stat().st_size
+      for path in saved.directory.rglob('*')
+      if path.is_file()
+    ) / len(saved.steps())
+  medians = {kind: statistics.median(spent) for kind, spent in times.items()}
+  for kind, median in medians.items():
+    print(
+      f'{kind:7} checkpoints: {median:.2f} s for {steps} steps of the demo '
+      f'(median of {repeats}, {min(times[kind]):.2f} to {max(times[kind]):.2f})'
+    )
+  print(
+    f'a checkpoint is {size / 2**20:.1f} MiB; one every {every} steps costs '
+    f'{100 * (medians["with"] / medians["without"] - 1):.1f} % of the time'
+  )
 
 
 def input_pipeline() -> None:
@@ -296,6 +349,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
   'input_pipeline': input_pipeline,
   'generators': generators,
   'voting': decode_and_vote,
+  'saving': saving,
   'act_evaluation': act_evaluation,
 }
 

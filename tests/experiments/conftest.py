@@ -59,9 +59,16 @@ def write_run(tmp_path):
   return write
 
 
+@pytest.fixture(scope='session')
+def generated(tmp_path_factory):
+  """Where the tiny experiment's puzzles are kept."""
+  return tmp_path_factory.mktemp('generated')
+
+
 @pytest.fixture
-def tiny_config():
+def tiny_config(generated, monkeypatch):
   """A tiny Sudoku experiment, of the system that compiles fastest."""
+  monkeypatch.setenv('HRM_JAX_CACHE', str(generated))
   return _tiny_config()
 
 
@@ -86,11 +93,11 @@ def _tiny_config():
 
 
 @pytest.fixture(scope='session')
-def trained_run(tmp_path_factory):
+def trained_run(generated, tmp_path_factory):
   """The tiny experiment, trained and scored for real."""
   root = tmp_path_factory.mktemp('trained')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setenv('HRM_JAX_CACHE', str(root / 'cache'))
+    patch.setenv('HRM_JAX_CACHE', str(generated))
     train.run(_tiny_config(), root / 'run')
     evaluate.run(root / 'run')
   return root / 'run'

@@ -17,9 +17,8 @@ _BAD_BATCH, _SAVED, _END = 5, 4, 8
 
 
 @pytest.fixture
-def config(tiny_config, monkeypatch, tmp_path):
+def config(tiny_config, monkeypatch):
   """Eight steps, of which one has an element of a gradient that is NaN."""
-  monkeypatch.setenv('HRM_JAX_CACHE', str(tmp_path / 'cache'))
   config = tiny_config
   config.total_steps = _END
   config.evaluate_every = 0

@@ -4,11 +4,14 @@ import contextlib
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
 
 import pytest
+
+from hrm_jax import checkpoints, preemption
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _STEPS = 20
@@ -49,8 +52,8 @@ def _by_slurm(number, processes, port):
   }
 
 
-def _run(processes, join, *arguments):
-  """Runs a command in so many processes, of eight devices together."""
+def _start(processes, join, *arguments):
+  """Starts a command in so many processes, of eight devices together."""
   for port in range(61440 + os.getpid() % 4000, 65536):
     with socket.socket() as probe, contextlib.suppress(OSError):
       probe.bind(('localhost', port))
@@ -71,10 +74,19 @@ def _run(processes, join, *arguments):
         text=True,
       )
     )
+  return started
+
+
+def _end(started, code=0):
+  """What they printed, once they have ended."""
   outputs = [process.communicate(timeout=300)[0] for process in started]
   for process, output in zip(started, outputs, strict=True):
-    assert process.returncode == 0, output
+    assert process.returncode == code, output
   return outputs
+
+
+def _run(*arguments):
+  return _end(_start(*arguments))
 
 
 @pytest.fixture(scope='module')
@@ -135,3 +147,21 @@ def test_the_first_process_alone_speaks(runs):
     assert not [
       line for line in second.splitlines() if 'step' in line or 'pass@' in line
     ]
+
+
+@pytest.mark.parametrize('told', [0, 1])
+def test_a_signal_to_one_process_stops_both_and_nothing_is_lost(
+  runs, told, tmp_path
+):
+  command = (2, _by_flags, *_TRAIN, f'--workdir={tmp_path}')
+  started = _start(*command)
+  seen = iter(started[0].stdout.readline, '')
+  assert any('step 5/' in line for line in seen)
+  started[told].send_signal(signal.SIGTERM)
+  first, _ = _end(started, code=preemption.EXIT_CODE)
+  assert 'the same command goes on from there' in first
+  (step,) = checkpoints.Checkpoints(tmp_path).steps()
+  assert 5 < step < _STEPS
+  _run(*command)
+  expected = (runs[2][0] / 'metrics.jsonl').read_text()
+  assert (tmp_path / 'metrics.jsonl').read_text() == expected

@@ -83,9 +83,9 @@ def test_a_run_with_other_settings_keeps_its_workdir(straight, tmp_path):
   _, workdir = straight
   before = (workdir / 'config.json').read_bytes()
   with pytest.raises(ConfigError) as error:
-    train.run(_config(seed=1, batch_size=8), workdir)
+    train.run(_config(seed=1, **{'optimizer.b1': 0.5}), workdir)
   message = str(error.value)
-  assert 'batch_size (16 there, 8 here)' in message
+  assert 'optimizer.b1 (0.9 there, 0.5 here)' in message
   assert 'seed (0 there, 1 here)' in message
   assert '\n' not in message
   assert (workdir / 'config.json').read_bytes() == before
@@ -108,6 +108,9 @@ def test_a_run_with_other_settings_keeps_its_workdir(straight, tmp_path):
     ({'total_steps': 0, 'epochs': 0}, 'epochs=0'),
     ({'checkpoint_every': -1}, 'checkpoint_every=-1'),
     ({'keep_checkpoints': 0}, 'keep_checkpoints=0'),
+    ({'keep_best': 1}, 'keep_best needs evaluations'),
+    ({'stop_at_accuracy': 2.0}, 'stop_at_accuracy=2.0'),
+    ({'divergence.policy': 'hope'}, "policy='hope'"),
     ({'seed': -1}, 'seed=-1'),
     ({'data.seed': -1}, r'data\.seed=-1'),
     ({'model.dtype': 'float64'}, "dtype='float64'"),
@@ -136,6 +139,39 @@ def test_workdir_that_cannot_be_made(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(ConfigError, match='cannot be written'):
     train.run(_config(), tmp_path / 'file' / 'run')
+
+
+def test_another_batch_size_goes_on(tiny_config, tmp_path):
+  config = tiny_config
+  config.stop_at_step = 2
+  train.run(config, tmp_path)
+  config.stop_at_step, config.batch_size = 0, 8
+  state = train.run(config, tmp_path)
+  assert int(state.step) == 4
+  assert state.carry.halted.shape == (8,)
+  saved = checkpoints.Checkpoints(tmp_path)
+  # Two batches of 16 are four of 8.
+  assert saved.position(4).data_position == 4 + 2
+  saved.close()
+  assert [line['step'] for line in _lines(tmp_path)] == [1, 2, 2, 3, 4, 4]
+
+
+def test_the_best_evaluation_keeps_its_checkpoint(tiny_config, tmp_path):
+  config = tiny_config
+  config.total_steps, config.evaluate_every = 6, 1
+  config.keep_checkpoints, config.keep_best = 1, 1
+  config.best_metric = 'accuracy'
+  train.run(config, tmp_path)
+  scores = [
+    line['eval/accuracy']
+    for line in _lines(tmp_path)
+    if 'eval/accuracy' in line
+  ]
+  saved = checkpoints.Checkpoints(tmp_path)
+  best = 1 + int(np.argmax(scores))
+  assert saved.steps() == sorted({best, 6})
+  assert saved.position(6).scores == tuple(enumerate(scores, 1))
+  saved.close()
 
 
 def test_checkpoint_knows_its_puzzles_by_name(straight):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hrm_jax import act, divergence, sharding, train_step
+from hrm_jax import act, checkpoints, divergence, sharding, train_step
 from hrm_jax.errors import ConfigError
 from hrm_jax.losses import IGNORE_LABEL
 from hrm_jax.models import HRM, Direct
@@ -193,12 +193,48 @@ def _first_gradients(program):
   )
 
 
+MOVED = 3
+
+
+def _losses(program, state):
+  """Of twenty more steps."""
+  losses = []
+  for number in range(MOVED, MOVED + 20):
+    batch = sharding.global_batch(program.mesh, _batch(number))
+    state, metrics, _ = program.step(state, batch)
+    losses.append(float(metrics['loss']))
+  return losses
+
+
+@pytest.fixture(scope='module')
+def moving(program, tmp_path_factory):
+  """A checkpoint that eight devices made, and how they went on."""
+  _, state = program.run(MOVED)
+  assert not np.all(state.carry.halted)
+  workdir = tmp_path_factory.mktemp('moving')
+  saved = checkpoints.Checkpoints(workdir, checkpoints.Keep(1))
+  saved.save(state, checkpoints.Position(MOVED, ['<blank>'], ''))
+  saved.close()
+  return workdir, _losses(program, state)
+
+
+def _restored(program, workdir):
+  def abstract(leaf):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+  saved = checkpoints.Checkpoints(workdir)
+  state = saved.restore(MOVED, jax.tree.map(abstract, program.first))
+  saved.close()
+  return state
+
+
 @pytest.mark.parametrize(
   'devices, microbatches, axes',
   [
     (1, 2, {}),
     (1, 4, {}),
     (2, 2, {}),
+    (4, 1, {'fsdp': 2}),
     (8, 1, {'fsdp': 8}),
     (8, 1, {'fsdp': 2, 'tensor': 2}),
     (8, 2, {'data': 1, 'fsdp': 2, 'tensor': 4}),
@@ -206,11 +242,10 @@ def _first_gradients(program):
   ],
 )
 def test_every_mesh_and_microbatches_give_the_same_gradients(
-  gradients, devices, microbatches, axes
+  gradients, moving, devices, microbatches, axes
 ):
-  moments, table, metrics = _first_gradients(
-    _program(devices, microbatches, **axes)
-  )
+  program = _program(devices, microbatches, **axes)
+  moments, table, metrics = _first_gradients(program)
   # The project's promise; sums in another order alone differ.
   for (path, ours), theirs in zip(
     jax.tree_util.tree_leaves_with_path(moments),
@@ -224,6 +259,11 @@ def test_every_mesh_and_microbatches_give_the_same_gradients(
     assert float(value) == pytest.approx(float(gradients[2][name]), rel=1e-5), (
       name
     )
+  # And a run that has moved here goes on as it would have where it was.
+  workdir, expected = moving
+  losses = _losses(program, _restored(program, workdir))
+  assert losses[0] == pytest.approx(expected[0], rel=1e-6)
+  assert losses == pytest.approx(expected, rel=1e-4)
 
 
 def test_split_parameters_stay_split():
