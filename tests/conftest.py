@@ -1,7 +1,10 @@
 """Eight simulated CPU devices for every test, and a small disk."""
 
+import atexit
 import os
+import shutil
 import subprocess
+import tempfile
 
 import pytest
 
@@ -9,6 +12,11 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 )
+# Many tests, and the processes they start, run the very same programs.
+_COMPILED = tempfile.mkdtemp(prefix='compiled_')
+atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
+os.environ['JAX_COMPILATION_CACHE_DIR'] = _COMPILED
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
 
 
 @pytest.fixture

@@ -163,5 +163,6 @@ def test_a_signal_to_one_process_stops_both_and_nothing_is_lost(
   (step,) = checkpoints.Checkpoints(tmp_path).steps()
   assert 5 < step < _STEPS
   _run(*command)
-  expected = (runs[2][0] / 'metrics.jsonl').read_text()
-  assert (tmp_path / 'metrics.jsonl').read_text() == expected
+  # Along fsdp two processes do not always sum in the same order.
+  for ours, theirs in zip(_lines(tmp_path), _lines(runs[2][0]), strict=True):
+    assert ours == pytest.approx(theirs, rel=1e-4), ours['step']
