@@ -60,6 +60,8 @@ _EXPERIMENT = (
   '--config=experiments/configs/arc1.py:demo',
   '--config.data.num_aug=3',
   '--config.batch_size=8',
+  # Whatever the length, it is compiled but once.
+  '--config.total_steps=1000000',
   f'--config.log_every={_LOG_EVERY}',
   f'--config.evaluate_every={_EVALUATE_EVERY}',
   f'--config.checkpoint_every={_CHECKPOINT_EVERY}',
@@ -135,7 +137,7 @@ class Start:
     if compiled:
       environment['JAX_COMPILATION_CACHE_DIR'] = str(compiled)
     arguments = [sys.executable, '-m', 'experiments.train', *_EXPERIMENT]
-    arguments += [f'--config.total_steps={steps}', f'--workdir={workdir}']
+    arguments += [f'--config.stop_at_step={steps}', f'--workdir={workdir}']
     if processes > 1:
       arguments += [
         f'--coordinator=localhost:{_free_port()}',
@@ -385,27 +387,27 @@ class Chaos:
     self, start: Start, phase: str, remaining: float, two_checkpoints: bool
   ) -> None:
     """Waits for a random moment of a phase, or the run's end."""
-    never, rng = (lambda: False), self._rng
     if two_checkpoints:
       start.wait_for(lambda: len(self._whole()) > 1)
+    pause = self._rng.uniform(0, self._durations[phase])
     if phase == 'start-up':
-      start.wait(never, rng.uniform(0, self._durations[phase]))
+      start.wait(lambda: start.first is not None, pause)
       return
     if not start.wait_for(lambda: start.first is not None):
       return
     if phase == 'compiling':
-      start.wait(never, rng.uniform(0, self._durations[phase]))
+      start.wait(lambda: start.step is not None, pause)
       return
     # So that on average the last event comes shortly before the end.
     way = 2 * (self._steps - start.first) / (remaining + 1)
-    target = start.first + rng.uniform(0, way)
+    target = start.first + self._rng.uniform(0, way)
     target = min(target, self._steps - _ROUND)
     start.wait_for(lambda: start.step is not None and start.step >= target)
     if phase == 'saving':
       start.wait_for(start.saves)
     elif phase == 'evaluating':
       start.wait_for(start.evaluates)
-    start.wait(never, rng.uniform(0, self._durations[phase]))
+    start.wait(lambda: False, pause)
 
   # What.
 
