@@ -131,6 +131,8 @@ class Start:
       compiled: of programs; None for where they always are.
     """
     self._saved = workdir / 'checkpoints'
+    # What a kill left is removed, not written.
+    self._stale = self._unfinished()
     self.lines, self.first, self.step = [], None, None
     self.durations = {}
     environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
@@ -220,10 +222,14 @@ class Start:
     self._reader.join()
     self._processes[0].stdout.close()
 
+  def _unfinished(self) -> set[tuple[str, int]]:
+    with contextlib.suppress(OSError), os.scandir(self._saved) as found:
+      return {(e.name, e.inode()) for e in found if 'tmp' in e.name}
+    return set()
+
   def saves(self) -> bool:
-    with contextlib.suppress(OSError):
-      return any('tmp' in name for name in os.listdir(self._saved))
-    return False
+    """Whether a checkpoint is being written; once killed, whether one was."""
+    return bool(self._unfinished() - self._stale)
 
   def evaluates(self) -> bool:
     """Whether the last line is of a step that is evaluated now."""
@@ -235,7 +241,7 @@ class Start:
 
   def phase(self) -> str:
     """What it is doing, a name in `_PHASES`."""
-    if self.saves() and self.first is not None:
+    if self.saves():
       return 'saving'
     if self.evaluates():
       return 'evaluating'
@@ -702,6 +708,10 @@ def run(root: pathlib.Path) -> list[str]:
 
 
 def main(_) -> int:
+  # Also where a shell's background ignores them, and would teach that to what is
+  # started here; and nothing stays behind.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+  signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
   jax.config.update('jax_platforms', 'cpu')
   logging.set_verbosity(logging.WARNING)
   unknown = set(_KINDS.value) - set(KINDS)
