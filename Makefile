@@ -7,8 +7,10 @@ DEMO_WORKDIR ?= runs/demo
 # make demo DEMO_WORKDIR=runs/demo1 DEMO_FLAGS=--config.seed=1
 DEMO_FLAGS ?=
 COMPARISON ?= runs/comparison
+# Such as --events=50 --kinds=kill; see tests/chaos.py.
+CHAOS_FLAGS ?=
 
-.PHONY: demo comparison test lint clean
+.PHONY: demo comparison test chaos lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m experiments.train --workdir=$(DEMO_WORKDIR) \
@@ -34,6 +36,9 @@ comparison: .venv/installed
 
 test: .venv/compilers
 	$(BIN)/python -m pytest
+
+chaos: .venv/installed
+	$(BIN)/python -m tests.chaos $(CHAOS_FLAGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -217,7 +217,9 @@ def loss_and_gradients(
     new, results = of_rows(*arguments)
     return jax.tree.map(jnp.add, sums, new), results
 
-  some = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), arguments)
+  some = jax.tree.map(
+    lambda x: x.reshape(parts, rows // parts, *x.shape[1:]), arguments
+  )
   zeros = jax.tree.map(
     lambda x: jnp.zeros(x.shape, x.dtype),
     jax.eval_shape(of_rows, *jax.tree.map(lambda x: x[0], some))[0],

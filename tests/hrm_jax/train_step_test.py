@@ -303,6 +303,14 @@ def test_a_cpu_takes_the_fewest_rows_that_are_worth_it(
   assert train_step._parts(setup, rows) == parts
 
 
+def test_parts_need_no_puzzle_rows():
+  setup = dataclasses.replace(_setup(puzzle_emb_ndim=0), microbatches=2)
+  state, *_ = train_step.trace(
+    setup, sharding.make_mesh(jax.devices()[:1])
+  ).out_info
+  assert state.carry.halted.shape == (B,)
+
+
 @pytest.mark.parametrize('microbatches', [0, 3])
 def test_microbatches_that_do_not_divide_are_named(microbatches):
   with pytest.raises(ConfigError, match=f'microbatches={microbatches}'):

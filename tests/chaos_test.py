@@ -1,0 +1,25 @@
+"""A run that is disturbed in five ways ends as one in peace: see chaos.py."""
+
+import pathlib
+import subprocess
+import sys
+
+_ROOT = pathlib.Path(__file__).parents[1]
+
+
+def test_a_disturbed_run_ends_as_one_in_peace(tmp_path):
+  # A seed by which each kind comes once, and each phase: signals in training
+  # and compiling, a kill in an evaluation, a full disk in a save.
+  done = subprocess.run(
+    [
+      sys.executable, '-m', 'tests.chaos', '--events=5', '--seed=576',
+      '--nocold', f'--workdir={tmp_path / "chaos"}',
+    ],
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert 'The same to the last bit' in done.stdout
+  assert '5/5' in done.stdout
