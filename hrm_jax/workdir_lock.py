@@ -3,10 +3,11 @@
 `DIR/lock` is locked by the kernel, which frees it with the process however that
 ends. Where such locks do not reach other machines (buckets, some network file
 systems), its text tells who holds it, with a count that goes on while it lives.
+Nothing is sure of two that start there within the same second, nor of a process
+that another machine thinks dead because it was halted for longer than that.
 """
 
 import contextlib
-import dataclasses
 import datetime
 import fcntl
 import json
@@ -22,59 +23,52 @@ from absl import logging
 from hrm_jax.errors import ConfigError
 
 
-@dataclasses.dataclass(frozen=True)
-class _Times:
-  """Seconds: between two counts, until a holder is dead, between two looks."""
-
-  beat: float = 10.0
-  wait: float = 45.0
-  look: float = 1.0
-
-
 @contextlib.contextmanager
-def hold(workdir: pathlib.Path) -> Iterator[None]:
+def hold(
+  workdir: pathlib.Path, beat: float = 10.0, patience: float = 75.0
+) -> Iterator[None]:
   """Keeps other runs out of a workdir, which it makes where there is none.
+
+  Args:
+    workdir: of the run.
+    beat: seconds between two counts.
+    patience: seconds without a count after which a holder that the kernel does
+      not know has ended. NFS and gcsfuse show files as they were up to 60 ago.
 
   Raises:
     ConfigError: another run holds it, or it cannot be written.
   """
-  with _hold(workdir, _Times()):
-    yield
-
-
-@contextlib.contextmanager
-def _hold(workdir: pathlib.Path, times: _Times) -> Iterator[None]:
   path = workdir / 'lock'
-  record = {
-    'host': socket.gethostname(),
-    'process': os.getpid(),
-    'since': datetime.datetime.now(datetime.UTC).isoformat(' ', 'seconds'),
-    'machine': _machine(),
-    'count': 0,
-  }
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    # Neither truncated, which is for its holder, nor left to child processes.
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-  except OSError as error:
-    raise _cannot_be_written(workdir, error) from None
   with contextlib.ExitStack() as stack:
-    stack.callback(os.close, file)
     try:
-      _take(workdir, path, file, times)
+      workdir.mkdir(parents=True, exist_ok=True)
+      # Neither truncated, which is for its holder, nor left to child processes.
+      file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+      stack.callback(os.close, file)
+      record = {
+        'host': socket.gethostname(),
+        'process': os.getpid(),
+        'since': datetime.datetime.now(datetime.UTC).isoformat(' ', 'seconds'),
+        'kernel': _kernel(file),
+        'count': 0,
+      }
+      _take(workdir, path, file, record['kernel'], patience)
       _write(file, record)
     except OSError as error:
-      raise _cannot_be_written(workdir, error) from None
+      raise ConfigError(
+        f'--workdir={workdir} cannot be written ({error.strerror}); name a '
+        'directory of yours'
+      ) from None
     ended = threading.Event()
 
-    def beat():
-      while not ended.wait(times.beat):
+    def count():
+      while not ended.wait(beat):
         record['count'] += 1
         # A full disk is for the checkpoints to tell.
         with contextlib.suppress(OSError):
           _write(file, record)
 
-    thread = threading.Thread(target=beat, name='workdir_lock', daemon=True)
+    thread = threading.Thread(target=count, name='workdir_lock', daemon=True)
     thread.start()
     try:
       yield
@@ -86,7 +80,11 @@ def _hold(workdir: pathlib.Path, times: _Times) -> Iterator[None]:
 
 
 def _take(
-  workdir: pathlib.Path, path: pathlib.Path, file: int, times: _Times
+  workdir: pathlib.Path,
+  path: pathlib.Path,
+  file: int,
+  kernel: str,
+  patience: float,
 ) -> None:
   """Locks the file, and makes sure that whom it names has ended.
 
@@ -104,17 +102,15 @@ def _take(
   text = path.read_bytes()
   if not text:
     return
-  # Of this machine's processes the kernel knows which have ended.
-  if not (locked and _parse(text).get('machine') == _machine()):
+  # Of its own processes the kernel knows which have ended.
+  if not (locked and _parse(text).get('kernel') == kernel):
     logging.info(
       'The lock of %s is of %s; waiting up to %.0f s whether it still runs',
-      workdir,
-      _holder(text),
-      times.wait,
-    )
-    end = time.monotonic() + times.wait
+      workdir, _holder(text), patience,
+    )  # fmt: skip
+    end = time.monotonic() + patience
     while time.monotonic() < end:
-      time.sleep(times.look)
+      time.sleep(patience / 75)
       now = path.read_bytes()
       if not now:
         return
@@ -156,16 +152,13 @@ def _in_use(workdir: pathlib.Path, text: bytes) -> ConfigError:
   )
 
 
-def _cannot_be_written(workdir: pathlib.Path, error: OSError) -> ConfigError:
-  return ConfigError(
-    f'--workdir={workdir} cannot be written ({error.strerror}); name a '
-    'directory of yours'
-  )
+def _kernel(file: int) -> str:
+  """Names the running kernel and the mount, which is as far as locks reach.
 
-
-def _machine() -> str:
-  """Names the running kernel: other hosts may have the same host name."""
+  Other hosts may have the same host name, and one host a bucket mounted twice.
+  """
   try:
-    return pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip()
+    boot = pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip()
   except OSError:
-    return socket.gethostname()
+    boot = socket.gethostname()
+  return f'{boot} {os.fstat(file).st_dev}'
