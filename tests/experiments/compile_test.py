@@ -88,13 +88,17 @@ def test_gradients_cross_once_and_the_table_never(target, batch_size):
   assert largest <= least < _TABLE
 
 
-def test_eight_times_the_chips_and_rows_cost_each_chip_the_same():
+def test_eight_times_the_chips_and_rows_cost_each_chip_no_more():
   _, _, few = _compile('tpu:v5e:2x4', 64)
   code, _, many = _compile('tpu:v5e:8x8', 512, devices=64)
   assert code == 0
   assert many['devices'] == 64
-  for field in ('flops_per_device', 'peak_bytes_per_device'):
-    assert many[field] == pytest.approx(few[field], rel=0.05)
+  assert many['flops_per_device'] == pytest.approx(
+    few['flops_per_device'], rel=0.05
+  )
+  # It may take less: of a step this small the compiler keeps on the chip, at
+  # times, all that is temporary.
+  assert many['peak_bytes_per_device'] < 1.05 * few['peak_bytes_per_device']
 
 
 def test_time_follows_from_the_figures():
