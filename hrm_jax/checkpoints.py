@@ -304,12 +304,9 @@ class Checkpoints:
 
   def position(self, step: int) -> Position:
     """Where the checkpoint of `step` stands; reads no arrays."""
-    found = self._read(
-      step,
-      position=ocp.args.JsonRestore(),
-      identifiers=ocp.args.JsonRestore(),
-    )
-    fields = dict(found['position'])
+    position = ocp.args.JsonRestore()
+    fields = dict(self._read(step, position=position)['position'])
+    # Before what another format may keep elsewhere.
     version = fields.pop('format_version')
     if version != FORMAT_VERSION:
       which = 'a newer' if version > FORMAT_VERSION else 'an older'
@@ -317,9 +314,10 @@ class Checkpoints:
         f'{self.directory}/{step}: has format {version}, this code reads '
         f'{FORMAT_VERSION}; use {which} hrm_jax'
       )
+    names = self._read(step, identifiers=ocp.args.JsonRestore())
     # JSON knows no tuples.
     fields['scores'] = tuple(map(tuple, fields['scores']))
-    return Position(identifier_names=found['identifiers']['names'], **fields)
+    return Position(identifier_names=names['identifiers']['names'], **fields)
 
   def restore(self, step: int, like: TrainState) -> TrainState:
     """The whole training state, placed as `like` (abstract arrays) says.
