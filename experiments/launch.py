@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -48,6 +49,7 @@ def run(
 
   _keep_freed_memory()
   _keep_compiled()
+  _ignore_late_answers()
   command.run(joined, (ConfigError, DataError), positional)
 
 
@@ -153,3 +155,18 @@ def _keep_freed_memory() -> None:
     # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h.
     for parameter, value in ((-4, 0), (-1, 2**31 - 1), (-2, 64 * 2**20)):
       mallopt(parameter, value)
+
+
+def _ignore_late_answers() -> None:
+  """Drops what tensorstore's threads still say when saving has failed.
+
+  On a full disk the first array's error ends orbax's event loop, and each other
+  array's answer to it would be a traceback before the line that tells.
+  """
+  before = sys.unraisablehook
+
+  def hook(found):
+    if str(found.exc_value) != 'Event loop is closed':
+      before(found)
+
+  sys.unraisablehook = hook

@@ -515,10 +515,11 @@ class Chaos:
     start.close()
     told = f'{left:,} bytes left: ended with {code}'
     errors = [line for line in start.lines if line.startswith('error:')]
-    if code and (code != 2 or len(errors) != 1):
+    traces = len(start.find('Traceback'))
+    if code and (code != 2 or len(errors) != 1 or traces):
       self.problem(
-        f'event {self._number + 1}, fill: {told} and {len(errors)} errors, '
-        f'last line {start.lines[-1:]}'
+        f'event {self._number + 1}, fill: {told}, {len(errors)} errors and '
+        f'{traces} tracebacks; last line {start.lines[-1:]}'
       )
     return told
 

@@ -5,8 +5,11 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
+
+from experiments import launch
 
 _ROOT = pathlib.Path(__file__).parents[2]
 
@@ -72,3 +75,12 @@ def test_a_directory_that_cannot_be_made_is_done_without(tmp_path):
   (tmp_path / 'file').touch()
   _, hits = _run(HRM_JAX_CACHE=str(tmp_path / 'file'))
   assert hits == 0
+
+
+def test_answers_to_a_save_that_has_failed_are_not_told(monkeypatch):
+  told = []
+  monkeypatch.setattr(sys, 'unraisablehook', told.append)
+  launch._ignore_late_answers()
+  for text in ('Event loop is closed', 'something else'):
+    sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(text)))
+  assert [str(found.exc_value) for found in told] == ['something else']
