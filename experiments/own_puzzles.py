@@ -25,6 +25,7 @@ from data_pipelines.puzzle_set import (
   padded,
 )
 from data_pipelines.question_set import QuestionSet
+from data_pipelines.questions import Questions
 from data_pipelines.sudoku import Sudoku
 from experiments import build, evaluation
 from hrm_jax import (
@@ -171,97 +172,98 @@ def _domain(config: Any) -> tuple[Sudoku | Maze | None, int]:
   return published.domain, math.isqrt(published.seq_len)
 
 
-def predict(
-  checkpoint: Checkpoint, spec: str, fitting: Fitting
-) -> list[Predicted]:
-  """Predicts the puzzles that a SPEC names.
-
-  Tasks of ARC that the checkpoint was trained on, by name and content, use
-  their own rows; `fitting` says what others use. Their answers are never
-  trained on.
+def read(checkpoint: Checkpoint, spec: str) -> arc.TaskSet | Questions:
+  """The puzzles that a SPEC names, which the checkpoint can be asked.
 
   Args:
     checkpoint: of `load`.
-    spec: see `data_pipelines.puzzles`.
-    fitting: how new tasks are fitted.
+    spec: see `data_pipelines.puzzles`. Of ARC tasks those that do not fit the
+      canvas are left out, if others do; the log says so.
 
   Raises:
-    ConfigError, DataError: the puzzles cannot be used, or not with this
-      checkpoint.
+    ConfigError, DataError: they cannot be used, or not with this checkpoint.
   """
-  if puzzles.kind(spec) == puzzles.PUBLISHED:
+  kind = puzzles.kind(spec)
+  if kind == puzzles.PUBLISHED:
     raise DataError(
       f'{spec}: a directory of the published format has no tasks of its own; '
       'name it in --config.data.evaluate'
     )
-  is_arc = puzzles.kind(spec) == puzzles.ARC
-  if is_arc and checkpoint.domain is None:
-    tasks = arc.load_tasks(spec)
-    return predict_tasks(checkpoint, tasks, fitting, spec)
-  if is_arc:
-    # A path that is not there is told as such.
-    arc.load_tasks(spec)
-    found = 'ARC tasks'
+  if kind == puzzles.ARC:
+    asked = arc.load_tasks(spec)
+    domain, found = None, 'ARC tasks'
   else:
     asked = questions.load_questions(spec, 'test', 0)
-    found = str(asked.domain)
-  if is_arc or asked.domain != checkpoint.domain:
+    domain, found = asked.domain, str(asked.domain)
+  if domain != checkpoint.domain:
     raise ConfigError(
       f'{checkpoint.workdir}: was trained on {checkpoint.puzzles}; {spec} has '
       f'{found}: give it puzzles of its own kind and size'
     )
-  return [
-    _predict(
-      checkpoint,
-      QuestionSet(None, asked, 0, 0),
-      f'the checkpoint as it is: {found} need no rows of their own',
-      np.array([BLANK_IDENTIFIER], np.int32),
-      checkpoint.variables,
-      checkpoint.puzzle_table,
+  return asked if domain else _fitting_canvas(checkpoint, asked, spec)
+
+
+def _fitting_canvas(
+  checkpoint: Checkpoint, tasks: arc.TaskSet, spec: str
+) -> arc.TaskSet:
+  canvas = checkpoint.canvas
+  large = [task for task in tasks.tasks if not task.fits(canvas)]
+  if not large:
+    return tasks
+  text = (
+    f"{spec}: task '{large[0].name}' has a grid larger than the checkpoint's "
+    f'canvas of {canvas} × {canvas}'
+  )
+  if len(large) == len(tasks.tasks):
+    raise DataError(
+      f'{text}; give a smaller one, or train with a larger --config.data.canvas'
     )
-  ]
+  logging.warning(
+    '%s; so have %d of %d tasks, which are left out',
+    text, len(large), len(tasks.tasks),
+  )  # fmt: skip
+  fitting = tuple(task for task in tasks.tasks if task.fits(canvas))
+  return tasks._replace(tasks=fitting)
 
 
-def predict_tasks(
-  checkpoint: Checkpoint, tasks: arc.TaskSet, fitting: Fitting, where: str
+def predict(
+  checkpoint: Checkpoint, asked: arc.TaskSet | Questions, fitting: Fitting
 ) -> list[Predicted]:
-  """`predict` for tasks of ARC, those known to the checkpoint first.
+  """Predicts puzzles, those known to the checkpoint first.
+
+  Tasks of ARC that the checkpoint was trained on, by name and content, use
+  their own rows; `fitting` says what others use. Answers of test inputs are
+  never trained on.
 
   Args:
-    checkpoint: of `load`, of ARC tasks.
-    tasks: to be predicted; test outputs may be None.
+    checkpoint: of `load`.
+    asked: of `read`.
     fitting: how new tasks are fitted.
-    where: they come from, for errors.
 
   Raises:
-    ConfigError, DataError: no task fits the checkpoint's canvas.
+    ConfigError, DataError: a setting is out of range, or the model has no rows
+      to be fitted.
   """
+  if isinstance(asked, Questions):
+    return [
+      _predict(
+        checkpoint,
+        QuestionSet(None, asked, 0, 0),
+        'the checkpoint as it is',
+        np.array([BLANK_IDENTIFIER], np.int32),
+        checkpoint.variables,
+        checkpoint.puzzle_table,
+      )
+    ]
   # TensorFlow takes half a gigabyte: only what uses it imports it.
   from data_pipelines.arc_set import ArcSet
 
-  canvas = checkpoint.canvas
-  fitting_tasks = [task for task in tasks.tasks if task.fits(canvas)]
-  if len(fitting_tasks) < len(tasks.tasks):
-    large = next(task for task in tasks.tasks if not task.fits(canvas))
-    text = (
-      f"{where}: task '{large.name}' has a grid larger than the checkpoint's "
-      f'canvas of {canvas} × {canvas}'
-    )
-    if not fitting_tasks:
-      raise DataError(
-        f'{text}; give a smaller one, or train with a larger '
-        '--config.data.canvas'
-      )
-    logging.warning(
-      '%s; so have %d of %d tasks, which are left out',
-      text, len(tasks.tasks) - len(fitting_tasks), len(tasks.tasks),
-    )  # fmt: skip
-  known, new = _known_and_new(checkpoint, fitting_tasks)
+  known, new = _known_and_new(checkpoint, asked.tasks)
   names = checkpoint.position.identifier_names
   parts = []
   if known:
     own = ArcSet(
-      None, tasks._replace(tasks=tuple(known)), canvas, 0, 0,
+      None, asked._replace(tasks=tuple(known)), checkpoint.canvas, 0, 0,
       identifier_names=names,
     )  # fmt: skip
     parts.append(
@@ -276,8 +278,8 @@ def predict_tasks(
     )
   if new:
     unseen = ArcSet(
-      None, tasks._replace(tasks=tuple(new)), canvas, fitting.num_aug,
-      fitting.seed,
+      None, asked._replace(tasks=tuple(new)), checkpoint.canvas,
+      fitting.num_aug, fitting.seed,
     )  # fmt: skip
     parts.append(
       _predict(checkpoint, unseen, *_fit(checkpoint, unseen, fitting))

@@ -65,27 +65,41 @@ _COLOR = flags.DEFINE_bool(
 
 
 def main(_) -> None:
-  if not _TASK.value:
-    raise ConfigError(
-      '--task=SPEC is missing, e.g. --task=my_task.json, or the 81 characters '
-      'of a Sudoku'
-    )
-  num_aug = data_flags.NUM_AUG.value
   run(
     launch.workdir(),
-    _TASK.value,
-    Fitting(
-      _ADAPT.value,
-      _STEPS.value,
-      _SECONDS.value,
-      _DEFAULT.num_aug if num_aug is None else num_aug,
-      data_flags.SEED.value,
-    ),
+    task(),
+    fitting(),
     launch.STEP.value,
     data_flags.OUT.value,
     _TRACE.value,
     _SEGMENTS.value,
     sys.stdout.isatty() if _COLOR.value is None else _COLOR.value,
+  )
+
+
+def task() -> str:
+  """The value of --task.
+
+  Raises:
+    ConfigError: it is missing.
+  """
+  if not _TASK.value:
+    raise ConfigError(
+      '--task=SPEC is missing, e.g. --task=my_task.json, or the 81 characters '
+      'of a Sudoku'
+    )
+  return _TASK.value
+
+
+def fitting() -> Fitting:
+  """What the flags say of new tasks."""
+  num_aug = data_flags.NUM_AUG.value
+  return Fitting(
+    _ADAPT.value,
+    _STEPS.value,
+    _SECONDS.value,
+    _DEFAULT.num_aug if num_aug is None else num_aug,
+    data_flags.SEED.value,
   )
 
 
@@ -106,6 +120,7 @@ def run(
       be predicted with it.
   """
   checkpoint = own_puzzles.load(workdir, step)
+  asked = own_puzzles.read(checkpoint, spec)
   directory = pathlib.Path(
     out or workdir / 'predictions' / f'step_{checkpoint.step}' / _name(spec)
   )
@@ -115,7 +130,7 @@ def run(
     raise ConfigError(
       f'--out={directory}: cannot be written ({error.strerror})'
     ) from None
-  parts = own_puzzles.predict(checkpoint, spec, fitting)
+  parts = own_puzzles.predict(checkpoint, asked, fitting)
   facts = {
     'step': checkpoint.step,
     'trained_on': checkpoint.position.data_version,

@@ -181,7 +181,9 @@ def test_a_trace_ends_in_the_answers_that_were_predicted(checkpoint, predicted):
 def test_without_fitting_the_blank_row_predicts(checkpoint, tmp_path):
   spec = _write(tmp_path / 'new.json', _task(4))
   (part,) = own_puzzles.predict(
-    checkpoint, spec, Fitting(adapt='none', num_aug=2)
+    checkpoint,
+    own_puzzles.read(checkpoint, spec),
+    Fitting(adapt='none', num_aug=2),
   )
   assert not part.identifiers.any() and 'blank' in part.way
   assert part.variables is checkpoint.variables
@@ -227,13 +229,13 @@ def test_the_terminal_shows_grids(predicted, capsys):
 def test_bad_tasks_are_refused(checkpoint, tmp_path, task, message):
   spec = _write(tmp_path / 'bad.json', task)
   with pytest.raises(DataError, match=re.escape(message)) as refused:
-    own_puzzles.predict(checkpoint, spec, FITTING)
+    own_puzzles.read(checkpoint, spec)
   assert spec in str(refused.value) and '\n' not in str(refused.value)
 
 
 def test_puzzles_of_another_domain_are_refused(checkpoint):
   with pytest.raises(ConfigError, match='trained on ARC tasks on a canvas of'):
-    own_puzzles.predict(checkpoint, SUDOKU, FITTING)
+    own_puzzles.read(checkpoint, SUDOKU)
 
 
 @pytest.fixture(scope='module')
@@ -253,22 +255,20 @@ def test_a_sudoku_is_predicted_as_text(sudokus, trained_run, tmp_path, capsys):
     'trace_Sudoku_1.gif',
   }
   shown = capsys.readouterr().out
-  assert 'need no rows of their own' in shown
+  assert 'with the checkpoint as it is' in shown
   assert '1 . 3 4' in shown and '1 2 3 4' in shown
 
 
 def test_what_a_sudoku_checkpoint_cannot_do_is_refused(sudokus, tmp_path):
   with pytest.raises(DataError, match='no solution'):
-    own_puzzles.predict(sudokus, '1111' + '.' * 12, FITTING)
+    own_puzzles.read(sudokus, '1111' + '.' * 12)
   with pytest.raises(DataError, match='has 15 characters; a Sudoku has 16'):
-    own_puzzles.predict(sudokus, SUDOKU[1:], FITTING)
+    own_puzzles.read(sudokus, SUDOKU[1:])
   with pytest.raises(ConfigError, match=r'Sudokus of 4 × 4.*Sudokus of 6 × 6'):
-    own_puzzles.predict(
-      sudokus, '.23456456123.31564.64231312645645312', FITTING
-    )
+    own_puzzles.read(sudokus, '.23456456123.31564.64231312645645312')
   spec = _write(tmp_path / 'task.json', _task(1))
   with pytest.raises(ConfigError, match='has ARC tasks'):
-    own_puzzles.predict(sudokus, spec, FITTING)
+    own_puzzles.read(sudokus, spec)
 
 
 def test_a_broken_run_is_refused(tmp_path):
