@@ -239,7 +239,7 @@ class Thought(NamedTuple):
   Attributes:
     levels: the level of each update of a segment, as 'LLHLLH'.
     tokens: [segments, updates, S], the answer after each update.
-    q: [segments, 2], q_halt and q_continue after each segment.
+    q: the Q values that are trained, [segments] each, by name.
     halts: bool [segments], whether it would halt there.
     answer: [S], the true one; its cells of 0 are not counted. None where it is
       not known.
@@ -247,15 +247,18 @@ class Thought(NamedTuple):
 
   levels: str
   tokens: np.ndarray
-  q: np.ndarray
+  q: Mapping[str, np.ndarray]
   halts: np.ndarray
   answer: np.ndarray | None
 
   def told(self, segment: int) -> str:
     """How the model judges its answer after a segment."""
-    halt, go_on = self.q[segment]
-    text = f'q_halt {halt:+.2f}  q_continue {go_on:+.2f}'
-    return f'{text}  would halt here' if self.halts[segment] else text
+    words = [
+      f'{name} {values[segment]:+.2f}' for name, values in self.q.items()
+    ]
+    if self.halts[segment]:
+      words.append('would halt here')
+    return '  '.join(words)
 
   def right(self, tokens: np.ndarray) -> str:
     """How many cells of an answer are right; '' where that is not known."""

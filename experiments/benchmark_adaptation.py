@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags, logging
 
 from data_pipelines import arc, files
-from experiments import launch, own_puzzles, predict
+from experiments import launch, own_puzzles
 from hrm_jax.errors import ConfigError
 
 _CANVAS, _HELD_OUT = 6, 20
@@ -106,11 +106,11 @@ def main(_) -> None:
     split(directory)
     print(f'Written: {directory}/trained and {directory}/held_out')
     return
-  workdir, fitting = launch.workdir(), predict.fitting()
+  workdir, fitting = launch.workdir(), own_puzzles.fitting()
   if fitting.adapt == 'none':
     raise ConfigError('--adapt=none is what rows and all are compared with')
   checkpoint = own_puzzles.load(workdir, launch.STEP.value)
-  tasks = own_puzzles.read(checkpoint, predict.task())
+  tasks = own_puzzles.read(checkpoint, own_puzzles.task())
   without, _ = measure(
     checkpoint, tasks, dataclasses.replace(fitting, adapt='none')
   )

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import numpy as np
-from absl import logging
+from absl import flags, logging
 from jax.sharding import Mesh
 
-from data_pipelines import arc, encoding, puzzles, questions
+from data_pipelines import arc, data_flags, encoding, puzzles, questions
 from data_pipelines.errors import DataError
 from data_pipelines.judging import Judge
 from data_pipelines.maze import Maze
@@ -98,6 +98,49 @@ class Fitting:
   seconds: float | None = None
   num_aug: int = 30
   seed: int = 0
+
+
+DEFAULT = Fitting()
+# Shared by the commands that fit.
+_TASK = flags.DEFINE_string('task', None, 'SPEC of your puzzles.')
+_ADAPT = flags.DEFINE_enum(
+  'adapt', DEFAULT.adapt, ADAPT,
+  'For a task that was never trained on: new rows, the trunk frozen; new rows '
+  'and a copy of the trunk; or nothing but the blank row.',
+)  # fmt: skip
+_STEPS = flags.DEFINE_integer(
+  'steps', DEFAULT.steps, 'Of fitting, for each new task.', lower_bound=1
+)
+_SECONDS = flags.DEFINE_float(
+  'seconds', None, 'That fitting may take for each new task; unset: no limit.',
+  lower_bound=0,
+)  # fmt: skip
+
+
+def task() -> str:
+  """The value of --task.
+
+  Raises:
+    ConfigError: it is missing.
+  """
+  if not _TASK.value:
+    raise ConfigError(
+      '--task=SPEC is missing, e.g. --task=my_task.json, or the 81 characters '
+      'of a Sudoku'
+    )
+  return _TASK.value
+
+
+def fitting() -> Fitting:
+  """What the flags say of new tasks."""
+  num_aug = data_flags.NUM_AUG.value
+  return Fitting(
+    _ADAPT.value,
+    _STEPS.value,
+    _SECONDS.value,
+    DEFAULT.num_aug if num_aug is None else num_aug,
+    data_flags.SEED.value,
+  )
 
 
 class Predicted(NamedTuple):
@@ -258,7 +301,7 @@ def predict(
   # TensorFlow takes half a gigabyte: only what uses it imports it.
   from data_pipelines.arc_set import ArcSet
 
-  known, new = _known_and_new(checkpoint, asked.tasks)
+  known, new = known_and_new(checkpoint, asked.tasks)
   names = checkpoint.position.identifier_names
   parts = []
   if known:
@@ -287,10 +330,13 @@ def predict(
   return parts
 
 
-def _known_and_new(
+def known_and_new(
   checkpoint: Checkpoint, tasks: Sequence[arc.Task]
 ) -> tuple[list[arc.Task], list[arc.Task]]:
-  """Tasks that were trained on, and all others: by name and by content."""
+  """Tasks that the checkpoint was trained on, and all others.
+
+  They are told by name and by content: what has changed since is not known.
+  """
   named = {
     encoding.parse_augmentation_name(name)[0]
     for name in checkpoint.position.identifier_names
@@ -416,6 +462,13 @@ def _predict(
   return Predicted(of, way, judge, identifiers, variables, puzzle_table)
 
 
+# By the halting rule, as they stand in q.
+_Q_NAMES = {
+  'q_learning': ('q_halt', 'q_continue'),
+  'halt_only': ('q_halt',),
+  'none': (),
+}
+
 # Compiled once for all puzzles of a checkpoint.
 _trace_function = functools.cache(traces.sharded_trace)
 
@@ -429,6 +482,7 @@ class Traced(NamedTuple):
     labels: tokens, [rows, S], 0 where a cell does not count.
     trace: of all rows.
     levels: of its updates.
+    q_names: of the Q values that are trained.
   """
 
   rows: EvaluationRows
@@ -436,6 +490,7 @@ class Traced(NamedTuple):
   labels: np.ndarray
   trace: traces.Trace
   levels: str
+  q_names: tuple[str, ...]
 
   def thought(self, row: int) -> Thought:
     """One row, to be drawn."""
@@ -443,7 +498,7 @@ class Traced(NamedTuple):
     return Thought(
       self.levels,
       trace.tokens[:, :, row],
-      trace.q[:, row],
+      {name: trace.q[:, row, i] for i, name in enumerate(self.q_names)},
       trace.halts[:, row],
       label if label.any() else None,
     )
@@ -490,4 +545,5 @@ def trace(
     padded(batch['labels'])[:count],
     found,
     checkpoint.setup.model.update_levels,
+    _Q_NAMES[checkpoint.setup.act.halting],
   )

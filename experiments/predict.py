@@ -40,20 +40,6 @@ from hrm_jax.errors import ConfigError
 _MAX_TRACED, _MAX_SHOWN = 10, 10
 _COLOURS = '0123456789'
 
-_DEFAULT = Fitting()
-_TASK = flags.DEFINE_string('task', None, 'SPEC of your puzzles.')
-_ADAPT = flags.DEFINE_enum(
-  'adapt', _DEFAULT.adapt, own_puzzles.ADAPT,
-  'For a task that was never trained on: new rows, the trunk frozen; new rows '
-  'and a copy of the trunk; or nothing but the blank row.',
-)  # fmt: skip
-_STEPS = flags.DEFINE_integer(
-  'steps', _DEFAULT.steps, 'Of fitting, for each new task.', lower_bound=1
-)
-_SECONDS = flags.DEFINE_float(
-  'seconds', None, 'That fitting may take for each new task; unset: no limit.',
-  lower_bound=0,
-)  # fmt: skip
 _TRACE = flags.DEFINE_bool('trace', False, 'Draw how the answers form.')
 _SEGMENTS = flags.DEFINE_integer(
   'segments', None, "Of a trace; the run's act.halt_max_steps if unset.",
@@ -67,8 +53,8 @@ _COLOR = flags.DEFINE_bool(
 def main(_) -> None:
   run(
     launch.workdir(),
-    task(),
-    fitting(),
+    own_puzzles.task(),
+    own_puzzles.fitting(),
     launch.STEP.value,
     data_flags.OUT.value,
     _TRACE.value,
@@ -77,36 +63,10 @@ def main(_) -> None:
   )
 
 
-def task() -> str:
-  """The value of --task.
-
-  Raises:
-    ConfigError: it is missing.
-  """
-  if not _TASK.value:
-    raise ConfigError(
-      '--task=SPEC is missing, e.g. --task=my_task.json, or the 81 characters '
-      'of a Sudoku'
-    )
-  return _TASK.value
-
-
-def fitting() -> Fitting:
-  """What the flags say of new tasks."""
-  num_aug = data_flags.NUM_AUG.value
-  return Fitting(
-    _ADAPT.value,
-    _STEPS.value,
-    _SECONDS.value,
-    _DEFAULT.num_aug if num_aug is None else num_aug,
-    data_flags.SEED.value,
-  )
-
-
 def run(
   workdir: pathlib.Path,
   spec: str,
-  fitting: Fitting = _DEFAULT,
+  fitting: Fitting = own_puzzles.DEFAULT,
   step: int | None = None,
   out: str | os.PathLike | None = None,
   trace: bool = False,
@@ -139,12 +99,10 @@ def run(
   }
   if checkpoint.domain is None:
     _write_tasks(parts, directory, facts)
-    text = _tell_tasks(parts, colour)
   else:
     parts[0].judge.write(directory, {**facts, 'way': parts[0].way})
-    text = _tell_questions(parts[0], colour)
   print()
-  for number, puzzle in enumerate(text):
+  for number, puzzle in enumerate(tell(parts, colour)):
     if number == _MAX_SHOWN:
       print('... more stand in the files')
       break
@@ -182,40 +140,51 @@ def _write_tasks(
   judging.write_votes(directory, tasks, candidates, {**facts, 'ways': ways})
 
 
-def _tell_tasks(parts: Sequence[Predicted], colour: bool) -> Iterator[str]:
-  """A text for each test input of ARC tasks."""
+def tell(parts: Sequence[Predicted], colour: bool) -> Iterator[str]:
+  """What was predicted, a text for each test input.
+
+  Args:
+    parts: of `own_puzzles.predict`.
+    colour: whether grids are coloured, see `terminal.side_by_side`.
+  """
   for part in parts:
-    rows = part.puzzles.evaluation_rows()
-    for group, task in enumerate(part.puzzles.evaluation_tasks):
-      for index, test in enumerate(task.tests):
-        votes = np.count_nonzero((rows.group == group) & (rows.test == index))
-        found = part.judge.candidates[task.name, index]
-        lines = [
-          f'{task.name}, test {index + 1} of {len(task.tests)}, with {part.way}'
-        ]
-        panels = [('input', test.input)]
-        if test.output is not None:
-          panels.append(('true answer', test.output))
-        for number, candidate in enumerate(found[:2], 1):
-          panels.append((f'attempt {number}', candidate.grid))
-          text = (
-            f'attempt {number}: {candidate.votes} of {votes} votes, confidence '
-            f'{candidate.confidence:.2f}'
-          )
-          if test.output is not None:
-            right = voting.is_solved([candidate], test.output, 1)
-            text += f', {"right" if right else "wrong"}'
-          lines.append(text)
-        if not found:
-          lines.append('no augmentation gave a grid')
-        lines.append(
-          terminal.side_by_side(panels, picture.ARC_GRID, _COLOURS, colour)
+    if part.puzzles.domain is None:
+      yield from _tell_tasks(part, colour)
+    else:
+      yield from _tell_questions(part, colour)
+
+
+def _tell_tasks(part: Predicted, colour: bool) -> Iterator[str]:
+  rows = part.puzzles.evaluation_rows()
+  for group, task in enumerate(part.puzzles.evaluation_tasks):
+    for index, test in enumerate(task.tests):
+      votes = np.count_nonzero((rows.group == group) & (rows.test == index))
+      found = part.judge.candidates[task.name, index]
+      lines = [
+        f'{task.name}, test {index + 1} of {len(task.tests)}, with {part.way}'
+      ]
+      panels = [('input', test.input)]
+      if test.output is not None:
+        panels.append(('true answer', test.output))
+      for number, candidate in enumerate(found[:2], 1):
+        panels.append((f'attempt {number}', candidate.grid))
+        text = (
+          f'attempt {number}: {candidate.votes} of {votes} votes, confidence '
+          f'{candidate.confidence:.2f}'
         )
-        yield '\n'.join(lines)
+        if test.output is not None:
+          right = voting.is_solved([candidate], test.output, 1)
+          text += f', {"right" if right else "wrong"}'
+        lines.append(text)
+      if not found:
+        lines.append('no augmentation gave a grid')
+      lines.append(
+        terminal.side_by_side(panels, picture.ARC_GRID, _COLOURS, colour)
+      )
+      yield '\n'.join(lines)
 
 
 def _tell_questions(part: Predicted, colour: bool) -> Iterator[str]:
-  """A text for each Sudoku or maze."""
   asked, found = part.puzzles.evaluate, part.judge.found
   domain = asked.domain
   style = picture.style_of(domain, domain.vocab_size)

@@ -99,7 +99,7 @@ def thought(known=True):
   return picture.Thought(
     levels='LLH',
     tokens=tokens,
-    q=np.array([[-1.5, 0.25], [2.0, -0.5]]),
+    q={'q_halt': np.array([-1.5, 2]), 'q_continue': np.array([0.25, -0.5])},
     halts=np.array([False, True]),
     answer=np.r_[np.full(15, 3), 0] if known else None,
   )

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,11 +14,12 @@ from data_pipelines.errors import DataError
 from experiments import build, own_puzzles, predict
 from experiments.configs import arc1
 from experiments.own_puzzles import Fitting
-from hrm_jax import checkpoints, sharding, train_step
+from hrm_jax import checkpoints
 from hrm_jax.errors import ConfigError
 
 CANVAS, SEGMENTS = 4, 2
-FITTING = Fitting(steps=2, num_aug=2)
+# As many rows as the checkpoint has, so that one program predicts with either.
+FITTING = Fitting(steps=2, num_aug=3)
 SUDOKU = '1.34341221434321'
 
 
@@ -43,7 +45,7 @@ def _write(path, task):
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
-  """A checkpoint of the tasks `a` and `b`: as initialised, but for its rows.
+  """A checkpoint of the tasks `a` and `b`, of random weights.
 
   Of the system that compiles fastest of those with segments.
   """
@@ -62,11 +64,12 @@ def workdir(tmp_path_factory):
   config.model.expansion = 1.0
   config.evaluation.batch_size = 8
   puzzles = build.puzzle_set(config)
-  state = train_step.sharded_init(
-    build.train_setup(config, puzzles), sharding.make_mesh()
+  rng = np.random.default_rng(0)
+  weights = jax.tree.map(
+    lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32),
+    jax.eval_shape(build.train_setup(config, puzzles).init),
   )
-  table = np.random.default_rng(0).normal(size=state.puzzle_table.shape)
-  table[0] = 0
+  weights.puzzle_table[0] = 0
   build.claim_workdir(
     root / 'run', config, puzzles, leak_check.Verdict([], (), False)
   )
@@ -74,8 +77,8 @@ def workdir(tmp_path_factory):
   with contextlib.closing(saved):
     saved.save_weights(
       7,
-      state.predicting,
-      table.astype(np.float32),
+      weights.predicting,
+      weights.puzzle_table,
       checkpoints.Position(0, puzzles.identifier_names(), puzzles.version),
     )
   return root / 'run'
@@ -115,8 +118,8 @@ def test_known_tasks_have_their_rows_and_others_new_ones(predicted):
   assert known.identifiers.tolist() == [0, 1, 2, 3, 4]
   assert [task.name for task in new.puzzles.evaluation_tasks] == ['b', 'new']
   assert 'fitted in 4 steps' in new.way and 'frozen' in new.way
-  assert new.identifiers.tolist() == list(range(7))
-  rows = np.asarray(new.puzzle_table)[:7]
+  assert new.identifiers.tolist() == list(range(9))
+  rows = np.asarray(new.puzzle_table)[:9]
   # In four steps of eight rows not each row need have been shown.
   assert not rows[0].any() and rows[1:].any(axis=1).mean() > 0.5
 
@@ -183,7 +186,7 @@ def test_without_fitting_the_blank_row_predicts(checkpoint, tmp_path):
   (part,) = own_puzzles.predict(
     checkpoint,
     own_puzzles.read(checkpoint, spec),
-    Fitting(adapt='none', num_aug=2),
+    Fitting(adapt='none', num_aug=3),
   )
   assert not part.identifiers.any() and 'blank' in part.way
   assert part.variables is checkpoint.variables
@@ -194,7 +197,7 @@ def test_the_run_s_own_data_may_have_changed(workdir, checkpoint, caplog):
   directory = workdir.parent / 'tasks'
   _write(directory / 'c.json', _task(5))
   try:
-    known, new = own_puzzles._known_and_new(
+    known, new = own_puzzles.known_and_new(
       checkpoint, build.puzzle_set(checkpoint.config).evaluation_tasks
     )
   finally:
@@ -203,15 +206,17 @@ def test_the_run_s_own_data_may_have_changed(workdir, checkpoint, caplog):
   assert 'are not what they were' in caplog.text
 
 
-def test_the_terminal_shows_grids(predicted, capsys):
+def test_the_terminal_shows_grids(predicted):
   (known, _), _ = predicted
-  (plain,) = predict._tell_tasks([known], colour=False)
+  (plain,) = predict.tell([known], colour=False)
   assert plain.startswith('a, test 1 of 1, with its own rows')
   assert re.search('attempt 1: [1-4] of 4 votes, confidence 0[.]', plain)
   first = ' '.join(map(str, _task(1)['test'][0]['input'][0]))
-  assert plain.splitlines()[-2].startswith(first)
+  lines = plain.splitlines()
+  (caption,) = (i for i, line in enumerate(lines) if line.startswith('input '))
+  assert lines[caption + 1].startswith(first)
   assert '\x1b' not in plain
-  (coloured,) = predict._tell_tasks([known], colour=True)
+  (coloured,) = predict.tell([known], colour=True)
   assert '\x1b[48;2;' in coloured
 
 
