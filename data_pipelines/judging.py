@@ -4,7 +4,7 @@ import abc
 import csv
 import io
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -132,9 +132,7 @@ class VoteJudge(Judge):
     if known:
       self.metrics['eval/exact'] = self._sums['exact'] / known
       self.metrics['eval/accuracy'] = self._sums['accuracy'] / known
-      for k, score in self.scores.items():
-        for rule, tally in score._asdict().items():
-          self.metrics[f'eval/pass@{k}/{rule}'] = tally.rate
+      self.metrics |= score_metrics(self.scores)
     self._chosen = chosen
 
   def summary(self) -> str:
@@ -159,31 +157,58 @@ class VoteJudge(Judge):
     return '\n'.join(lines)
 
   def write(self, directory: pathlib.Path, facts: dict[str, Any]) -> None:
-    tasks = self._chosen
-    files.write_json(
-      directory / 'submission.json', voting.submission(self.candidates, tasks)
+    write_votes(
+      directory, self._chosen, self.candidates, {**facts, **self.metrics}
     )
-    predictions = {
-      task.name: [
-        [
-          candidate._replace(grid=candidate.grid.tolist())._asdict()
-          for candidate in self.candidates.get((task.name, test), [])[:_KEPT]
-        ]
-        for test in range(len(task.tests))
+
+
+def score_metrics(scores: Mapping[int, voting.Score]) -> dict[str, float]:
+  """The scores as scalars for a log, by name."""
+  return {
+    f'eval/pass@{k}/{rule}': tally.rate
+    for k, score in scores.items()
+    for rule, tally in score._asdict().items()
+  }
+
+
+def write_votes(
+  directory: pathlib.Path,
+  tasks: Sequence[Task],
+  candidates: voting.Candidates,
+  facts: dict[str, Any],
+) -> None:
+  """Writes the files of ARC's predictions, each whole or not at all.
+
+  submission.json (Kaggle's form), predictions.json (ranked candidates),
+  scores.json (the facts) and predictions.png.
+  """
+  files.write_json(
+    directory / 'submission.json', voting.submission(candidates, tasks)
+  )
+  predictions = {
+    task.name: [
+      [
+        candidate._replace(grid=candidate.grid.tolist())._asdict()
+        for candidate in candidates.get((task.name, test), [])[:_KEPT]
       ]
-      for task in tasks
-    }
-    files.write_json(directory / 'predictions.json', predictions)
-    files.write_json(directory / 'scores.json', {**facts, **self.metrics})
-    picture.draw_predictions(
-      tasks, self.candidates, directory / 'predictions.png'
-    )
+      for test in range(len(task.tests))
+    ]
+    for task in tasks
+  }
+  files.write_json(directory / 'predictions.json', predictions)
+  files.write_json(directory / 'scores.json', facts)
+  picture.draw_predictions(tasks, candidates, directory / 'predictions.png')
 
 
 class AnswerJudge(Judge):
   """Puzzles with one answer each: exact, by cells, and whether it is valid.
 
   An answer is valid where it solves the question, be it the label or not.
+
+  Attributes:
+    found: once all predictions have been added, `tokens` [rows, S] and, [rows]
+      each, `confidence`, `steps`, `exact`, `accuracy` and, where it can be
+      told, `valid`.
   """
 
   def __init__(
@@ -205,10 +230,11 @@ class AnswerJudge(Judge):
     """
     self._domain, self._vocab_size = domain, vocab_size
     self._questions, self._labels, self._names = questions, labels, names
-    self._found = []
+    self._parts = []
+    self.found: dict[str, np.ndarray] = {}
 
   def add(self, found: Predictions) -> None:
-    self._found.append(
+    self._parts.append(
       {
         'tokens': found.tokens,
         'confidence': _sigmoid(found.q_halt),
@@ -220,13 +246,13 @@ class AnswerJudge(Judge):
 
   def finish(self) -> None:
     found = {
-      name: np.concatenate([part[name] for part in self._found])
-      for name in self._found[0]
+      name: np.concatenate([part[name] for part in self._parts])
+      for name in self._parts[0]
     }
     if self._domain is not None:
       valid = self._domain.valid(self._questions, found['tokens'])
       found['valid'] = valid | found['exact']
-    self._found = found
+    self.found = found
     self.metrics = {
       f'eval/{name}': float(np.mean(found[name]))
       for name in ('exact', 'accuracy', 'valid', 'steps')
@@ -235,21 +261,21 @@ class AnswerJudge(Judge):
 
   def summary(self) -> str:
     count = len(self._names)
-    text = f'exact {int(self._found["exact"].sum())}/{count}'
-    if 'valid' in self._found:
-      text += f', valid {int(self._found["valid"].sum())}/{count}'
+    text = f'exact {int(self.found["exact"].sum())}/{count}'
+    if 'valid' in self.found:
+      text += f', valid {int(self.found["valid"].sum())}/{count}'
     return f'{text}, {100 * self.metrics["eval/accuracy"]:.2f} % of the cells'
 
   def report(self) -> str:
     lines = [
       f'Exact accuracy  {100 * self.metrics["eval/exact"]:6.2f} % '
-      f'({int(self._found["exact"].sum())}/{len(self._names)})',
+      f'({int(self.found["exact"].sum())}/{len(self._names)})',
       f'Cell accuracy   {100 * self.metrics["eval/accuracy"]:6.2f} %',
     ]
-    if 'valid' in self._found:
+    if 'valid' in self.found:
       lines.append(
         f'Valid solutions {100 * self.metrics["eval/valid"]:6.2f} % '
-        f'({int(self._found["valid"].sum())}/{len(self._names)})'
+        f'({int(self.found["valid"].sum())}/{len(self._names)})'
       )
     copied = (self._questions == self._labels).mean()
     lines.append(
@@ -262,14 +288,14 @@ class AnswerJudge(Judge):
     out = io.StringIO()
     writer = csv.writer(out)
     kept = ('exact', 'valid', 'accuracy', 'confidence', 'steps')
-    kept = [name for name in kept if name in self._found]
+    kept = [name for name in kept if name in self.found]
     writer.writerow(['puzzle', 'question', 'answer', 'prediction', *kept])
     texts = (
       _texts(self._domain, tokens)
-      for tokens in (self._questions, self._labels, self._found['tokens'])
+      for tokens in (self._questions, self._labels, self.found['tokens'])
     )
     columns = [
-      [f'{value:.6g}' for value in self._found[name].astype(float)]
+      [f'{value:.6g}' for value in self.found[name].astype(float)]
       for name in kept
     ]
     writer.writerows(zip(self._names, *texts, *columns, strict=True))
@@ -280,7 +306,7 @@ class AnswerJudge(Judge):
       self._names,
       self._questions,
       self._labels,
-      self._found,
+      self.found,
       directory / 'predictions.png',
     )
 

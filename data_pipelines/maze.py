@@ -159,6 +159,31 @@ class Maze:
       f'{1 if ends else 2}, so that one line leads from S to G'
     )
 
+  def solve(self, question: np.ndarray) -> np.ndarray | None:
+    """The question with a shortest path, tokens, uint8 [S]; None without one.
+
+    Args:
+      question: tokens, uint8 [S], with one start and one goal.
+    """
+    size = len(question)
+    distance, queue = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    start, cell = (
+      int(np.flatnonzero(question == token)[0]) for token in (START, GOAL)
+    )
+    _flood(question != WALL, start, self.width, distance, queue)
+    if distance[cell] < 0:
+      return None
+    answer, beside = question.copy(), np.zeros(4, np.int64)
+    while distance[cell] > 1:
+      count = _neighbours(cell, self.width, size, beside)
+      cell = next(
+        int(other)
+        for other in beside[:count]
+        if distance[other] == distance[cell] - 1
+      )
+      answer[cell] = PATH
+    return answer
+
   def augment(
     self,
     questions: np.ndarray,

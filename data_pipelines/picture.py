@@ -39,7 +39,11 @@ BLOCK_GAP = 40  # between columns of rows
 ROW_GAP = 18
 LINE = 22  # of text
 CELL, MAX_GRID = 18, 182  # a grid's cells are at most CELL wide
+MAX_ANIMATED = 300  # width of a grid in an animation
 MIN_PANEL = 120  # holds the caption 'solved  1000 votes'
+
+# Milliseconds that an animation shows an update, a segment's and the very last.
+SHORT, LONG, LAST = 250, 900, 2500
 
 
 class Style(NamedTuple):
@@ -178,14 +182,14 @@ def draw_answers(
     else:
       mark = 'wrong'
     panel = _Panel(
-      _canvas(found['tokens'][row], style),
+      canvas_of(found['tokens'][row], style),
       style,
       mark,
       WRONG if mark == 'wrong' else SOLVED,
       f'{100 * found["accuracy"][row]:.0f} % of the cells',
     )
     panels = [
-      _Panel(_canvas(tokens[row], style), style)
+      _Panel(canvas_of(tokens[row], style), style)
       for tokens in (questions, labels)
     ]
     rows.append(_Row(names[row], [*panels, panel]))
@@ -218,7 +222,7 @@ def draw_examples(
     _Row(
       title,
       [
-        _Panel(_canvas(batch[name][row], style), style)
+        _Panel(canvas_of(batch[name][row], style), style)
         for batch in (originals, shown)
         for name in ('inputs', 'labels')
       ],
@@ -229,8 +233,136 @@ def draw_examples(
   _draw(rows, heading, columns, path, len(rows))
 
 
-def _canvas(tokens: np.ndarray, style: Style) -> np.ndarray:
-  """[S] as the canvas that it is, or as one row where that is not known."""
+class Thought(NamedTuple):
+  """What is drawn of a trace, see `hrm_jax.traces.Trace`, of one puzzle.
+
+  Attributes:
+    levels: the level of each update of a segment, as 'LLHLLH'.
+    tokens: [segments, updates, S], the answer after each update.
+    q: the Q values that are trained, [segments] each, by name.
+    halts: bool [segments], whether it would halt there.
+    answer: [S], the true one; its cells of 0 are not counted. None where it is
+      not known.
+  """
+
+  levels: str
+  tokens: np.ndarray
+  q: Mapping[str, np.ndarray]
+  halts: np.ndarray
+  answer: np.ndarray | None
+
+  def told(self, segment: int) -> str:
+    """How the model judges its answer after a segment."""
+    words = [
+      f'{name} {values[segment]:+.2f}' for name, values in self.q.items()
+    ]
+    if self.halts[segment]:
+      words.append('would halt here')
+    return '  '.join(words)
+
+  def right(self, tokens: np.ndarray) -> str:
+    """How many cells of an answer are right; '' where that is not known."""
+    if self.answer is None:
+      return ''
+    counted = self.answer != 0
+    right = (tokens == self.answer) & counted
+    return f'{right.sum()} of {counted.sum()} right'
+
+
+def draw_thought(
+  style: Style,
+  title: str,
+  thought: Thought,
+  path: str | os.PathLike,
+) -> None:
+  """Draws a PNG with one row for each segment, a panel for each update.
+
+  Args:
+    style: of the tokens.
+    title: of the puzzle.
+    thought: what to draw.
+    path: the file to write; it appears whole or not at all.
+  """
+  rows = [
+    _Row(
+      f'segment {number + 1}   {thought.told(number)}',
+      [
+        _Panel(canvas_of(tokens, style), style, note=thought.right(tokens))
+        for tokens in segment
+      ],
+    )
+    for number, segment in enumerate(thought.tokens)
+  ]
+  _draw(rows, title, [f'after {x}' for x in thought.levels], path, len(rows))
+
+
+def animate_thought(
+  style: Style,
+  title: str,
+  question: np.ndarray,
+  thought: Thought,
+  path: str | os.PathLike,
+) -> None:
+  """Draws an animated GIF: the question, and the answer as it forms beside it.
+
+  Args:
+    style: of the tokens.
+    title: of the puzzle.
+    question: tokens, [S].
+    thought: what to draw.
+    path: the file to write; it appears whole or not at all.
+  """
+  small, large = ImageFont.load_default(15), ImageFont.load_default(17)
+  question = canvas_of(question, style)
+  height, width = question.shape
+  cell = max(4, min(40, MAX_ANIMATED // max(height, width)))
+  right = MARGIN + width * cell + BLOCK_GAP
+  widest = 'q_halt -00.00  q_continue -00.00  would halt here'
+  size = (
+    math.ceil(
+      max(
+        right + width * cell, MARGIN + small.getlength(widest),
+        MARGIN + large.getlength(title),
+      )
+      + MARGIN
+    ),
+    2 * MARGIN + 4 * LINE + height * cell + ROW_GAP,
+  )  # fmt: skip
+  frames = []
+  for segment, answers in enumerate(thought.tokens):
+    for update, tokens in enumerate(answers):
+      image = Image.new('RGB', size, PAPER)
+      draw = ImageDraw.Draw(image)
+      draw.text((MARGIN, MARGIN), title, INK, large)
+      top = MARGIN + LINE + ROW_GAP // 2
+      for left, grid in ((MARGIN, question), (right, canvas_of(tokens, style))):
+        _draw_grid(draw, left, top, _Panel(grid, style), cell)
+      top += height * cell + ROW_GAP // 2
+      done = f'segment {segment + 1} of {len(thought.tokens)}, update '
+      done += f'{update + 1} of {len(answers)} ({thought.levels[update]})'
+      draw.text((MARGIN, top), done, INK, small)
+      draw.text((MARGIN, top + LINE), thought.right(tokens), FAINT, small)
+      if update == len(answers) - 1:
+        colour = SOLVED if thought.halts[segment] else INK
+        draw.text(
+          (MARGIN, top + 2 * LINE), thought.told(segment), colour, small
+        )
+      frames.append(image)
+  times = [SHORT] * len(frames)
+  times[len(thought.levels) - 1 :: len(thought.levels)] = [LONG] * len(
+    thought.tokens
+  )
+  times[-1] = LAST
+  with files.replacing(path) as part:
+    # Palettes of few colours; equal frames are kept for their time.
+    frames[0].save(
+      part, format='GIF', save_all=True, append_images=frames[1:],
+      duration=times, loop=0,
+    )  # fmt: skip
+
+
+def canvas_of(tokens: np.ndarray, style: Style) -> np.ndarray:
+  """Tokens [S] as the canvas that they are; one row where that is not known."""
   side = math.isqrt(len(tokens))
   square = (side, side) if side**2 == len(tokens) else (1, -1)
   return tokens.reshape(style.shape or square)

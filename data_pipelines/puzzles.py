@@ -5,7 +5,8 @@ A SPEC names where puzzles come from. It is one of
 * tasks of ARC, comma-separated (see `arc.load_tasks`): `arc1`,
   `arc2:training`, `concept@PATH`, a directory of task files, Kaggle's files;
 * Sudokus or mazes (see `questions.load_questions`): `sudoku_extreme_1k`,
-  `maze_30x30_hard_1k@DIR`, `sudoku:box=2x2:count=500`, a CSV file;
+  `maze_30x30_hard_1k@DIR`, `sudoku:box=2x2:count=500`, a CSV file, a text
+  file or the very characters of a Sudoku;
 * a directory that the published builders wrote (see `published_set`).
 """
 

@@ -95,7 +95,7 @@ class QuestionSet(PuzzleSet):
       self.vocab_size,
       self.evaluate.questions[chosen.example],
       self.evaluate.answers[chosen.example],
-      [_name(self.evaluate, example) for example in chosen.example],
+      [name_of(self.evaluate, example) for example in chosen.example],
     )
 
   def leaks(self) -> Sequence[leak_check.Leak]:
@@ -105,7 +105,7 @@ class QuestionSet(PuzzleSet):
       self.domain,
       *(
         leak_check.Asked(
-          source.questions, source.answers, functools.partial(_name, source)
+          source.questions, source.answers, functools.partial(name_of, source)
         )
         for source in (self.train, self.evaluate)
       ),
@@ -127,7 +127,7 @@ class QuestionSet(PuzzleSet):
     )
 
 
-def _name(source: Questions, index: int) -> str:
+def name_of(source: Questions, index: int) -> str:
   """The file's name and row, wherever the file lies."""
   return f'{os.path.basename(source.origin)}:{source.rows[index]}'
 

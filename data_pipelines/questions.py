@@ -1,4 +1,4 @@
-"""Questions and answers of one domain: CSV files, the hub, or a generator.
+"""Questions and answers of one domain: files, text, the hub or a generator.
 
 `load_questions` is the only way in. Each row is checked, and none is dropped:
 rows at fault are named, with their numbers, and nothing is loaded.
@@ -45,6 +45,8 @@ _SUBSET = 1000
 
 # Raised when a generator makes other puzzles of the same settings.
 _GENERATOR = 1
+# Characters that may be wrong in what is taken for a Sudoku.
+_SLIPS = 2
 _BOXES_OF_LENGTH = {16: (2, 2), 36: (2, 3), 81: (3, 3)}
 
 
@@ -159,7 +161,19 @@ def is_question_spec(source: str) -> bool:
   return (
     name in _PUBLISHED
     or name in _KINDS
-    or _split_subset(source)[0].lower().endswith('.csv')
+    or _split_subset(source)[0].lower().endswith(('.csv', '.txt'))
+    or _is_sudoku_text(source)
+  )
+
+
+def _is_sudoku_text(source: str) -> bool:
+  """Whether a source is a Sudoku itself, be it right or wrong."""
+  others = sum(letter not in '.0123456789' for letter in source)
+  return (
+    len(source) >= min(_BOXES_OF_LENGTH) - _SLIPS
+    and others <= _SLIPS
+    and not set(source) & set('/\\:@,=')
+    and not os.path.exists(source)
   )
 
 
@@ -172,6 +186,20 @@ def known_size(spec: str) -> tuple[Sudoku | Maze, int] | None:
   if path not in _PUBLISHED or subset == 'test':
     return None
   return _PUBLISHED[path].domain, _PUBLISHED[path].num_train
+
+
+def domain_of(spec: str) -> Sudoku | Maze:
+  """What kind of puzzles a SPEC names, without a download.
+
+  Raises:
+    DataError: the spec or its data cannot be used.
+  """
+  name = re.split('[@:]', spec.strip(), maxsplit=1)[0]
+  if name in _PUBLISHED:
+    return _PUBLISHED[name].domain
+  if name in _KINDS:
+    return _parse_settings(name, spec.strip(), ROLES[0])[0]
+  return load_questions(spec, ROLES[0], 0).domain
 
 
 def load_questions(spec: str, role: str, seed: int) -> Questions:
@@ -188,7 +216,11 @@ def load_questions(spec: str, role: str, seed: int) -> Questions:
       * `maze[:size=30x30][:path=110][:count=1000][:tests=100][:seed=0]
         [:train|:test]`, generated, see `maze.generate`;
       * `PATH.csv`, with the columns question and answer: Sudokus with boxes of
-        2 x 2, 2 x 3 or 3 x 3, or square mazes.
+        2 x 2, 2 x 3 or 3 x 3, or square mazes;
+      * `PATH.txt`, one puzzle, which is solved here: a Sudoku of 16, 36 or 81
+        characters, on one line or several, or the lines of a maze; its free
+        cells may be `.` too;
+      * the characters of a Sudoku, `.` or `0` for a blank.
     role: `train` or `test`, the subset of a spec that names none.
     seed: of the random 1000 rows.
 
@@ -201,7 +233,11 @@ def load_questions(spec: str, role: str, seed: int) -> Questions:
   name = re.split('[@:]', spec, maxsplit=1)[0]
   if name in _KINDS:
     return _load_generated(name, spec, role)
+  if _is_sudoku_text(spec):
+    return _load_text(spec, 'Sudoku')
   path, subset = _split_subset(spec)
+  if path.lower().endswith('.txt') and subset is None:
+    return _load_text(_read_text(pathlib.Path(path)), shown(path))
   if name in _PUBLISHED:
     return _load_published(spec, path, subset or role, seed)
   if not path.lower().endswith('.csv'):
@@ -477,6 +513,67 @@ def _not_ascii(question: str, answer: str) -> str:
   if '\udc80' <= letter <= '\udcff':
     return f'{name}: not UTF-8 text at character {at + 1}'
   return f'{name}: character {at + 1} is {letter!a}, unknown here'
+
+
+# Text.
+
+
+def _read_text(path: pathlib.Path) -> str:
+  try:
+    return files.read(path).decode('utf-8-sig')
+  except UnicodeDecodeError as e:
+    raise DataError(
+      f'{shown(path)}: not UTF-8 text (byte {e.start}); save it as UTF-8'
+    ) from e
+
+
+def _load_text(text: str, origin: str) -> Questions:
+  """The one puzzle that a text shows, with the answer found here."""
+  cells = ''.join(text.split())
+  if set(text) & set('#SG'):
+    domain, cells = _maze_text(text, origin)
+  elif len(cells) in _BOXES_OF_LENGTH:
+    domain = Sudoku(*_BOXES_OF_LENGTH[len(cells)])
+  else:
+    raise DataError(
+      f'{origin}: {reprlib.repr(cells)} has {len(cells)} characters; a Sudoku '
+      "has 16, 36 or 81 digits and '.', a maze lines of '# SG'"
+    )
+  if not cells.isascii():
+    at, letter = next((i, x) for i, x in enumerate(cells) if not x.isascii())
+    raise DataError(f'{origin}: character {at + 1} is {letter!a}, unknown here')
+  asked = np.frombuffer(cells.encode(), np.uint8)[None]
+  questions, _ = domain.parse(asked, asked)
+  faults = [
+    reason
+    for _, reason in domain.check(questions, questions)
+    if reason.startswith('question')
+  ]
+  answer = None if faults else domain.solve(questions[0])
+  if answer is not None:
+    faults = [reason for _, reason in domain.check(questions, answer[None])]
+  elif not faults:
+    faults = ['question: has no solution']
+  if faults:
+    raise DataError(f'{origin}: {faults[0]}; correct it')
+  digest = hashlib.sha256(questions.tobytes()).hexdigest()[:12]
+  return Questions(
+    f'text {digest}', domain, questions, answer[None], origin, np.array([1])
+  )
+
+
+def _maze_text(text: str, origin: str) -> tuple[Maze, str]:
+  """The maze that lines show, and its characters as a CSV file has them."""
+  lines = [line.rstrip('\r') for line in text.split('\n')]
+  while lines and not lines[-1]:
+    lines.pop()
+  for number, line in enumerate(lines, 1):
+    if len(line) != len(lines[0]):
+      raise DataError(
+        f'{origin}: line {number} has {len(line)} cells and line 1 '
+        f"{len(lines[0])}; make all as long ('.' is a free cell too)"
+      )
+  return Maze(len(lines), len(lines[0])), ''.join(lines).replace('.', ' ')
 
 
 # Published sets.

@@ -178,6 +178,23 @@ class Sudoku:
       )
     return 'question: has more than one solution'
 
+  def solve(self, question: np.ndarray) -> np.ndarray | None:
+    """A solution of a question, tokens, uint8 [S]; None where there is none.
+
+    Of several the one found first, which `check` will tell.
+    """
+    if not ((question >= BLANK) & (question < self.vocab_size)).all():
+      return None
+    geometry = _geometry(self.box_rows, self.box_columns)
+    full = (1 << self.side) - 1
+    stack, pending, queue = _scratch(self.seq_len)
+    tail = _start(question, stack[0], queue, full)
+    found, _, depth = _search(stack, pending, queue, tail, 1, full, geometry)
+    if not found:
+      return None
+    digits = [int(bit).bit_length() for bit in stack[depth]]
+    return np.array(digits, np.uint8) + BLANK
+
   def augment(
     self,
     questions: np.ndarray,
@@ -567,7 +584,8 @@ def _choose(candidates, peers):
 
 @compiled
 def _search(stack, pending, queue, tail, limit, full, geometry):
-  """Counts solutions up to `limit`, and the guesses made for that.
+  """Counts solutions up to `limit`, the guesses made for that, and the depth
+  where it ended: with `limit` found, stack[depth] holds the last one.
 
   Args:
     stack: uint16 [S + 1, S]; stack[0] holds the candidates to start from.
@@ -601,7 +619,7 @@ def _search(stack, pending, queue, tail, limit, full, geometry):
     queue[0] = pending[depth]
     left = stack[depth, pending[depth]]
     tail = 1 if left & (left - 1) == 0 else 0
-  return found, guesses
+  return found, guesses, depth
 
 
 @compiled
@@ -664,7 +682,7 @@ def _check(questions, answers, geometry, code, where):
     code[i] = _check_cells(questions[i], answers[i], geometry.units, where[i])
     if code[i] == _FINE:
       tail = _start(questions[i], stack[0], queue, full)
-      found, _ = _search(stack, pending, queue, tail, 2, full, geometry)
+      found, _, _ = _search(stack, pending, queue, tail, 2, full, geometry)
       if found > 1:
         code[i] = _AMBIGUOUS
 
@@ -728,13 +746,13 @@ def _generate(keys, max_clues, geometry, questions, answers, ratings):
       question[cell] = BLANK
       tail = _start(question, stack[0], queue, full)
       stack[0, cell] = full ^ (1 << (answer[cell] - FIRST_DIGIT))
-      found, _ = _search(stack, pending, queue, tail, 1, full, geometry)
+      found, _, _ = _search(stack, pending, queue, tail, 1, full, geometry)
       if found:
         question[cell] = answer[cell]
       else:
         clues -= 1
     tail = _start(question, stack[0], queue, full)
-    found, guesses = _search(stack, pending, queue, tail, 2, full, geometry)
+    found, guesses, _ = _search(stack, pending, queue, tail, 2, full, geometry)
     ratings[i] = guesses if found == 1 else -1
 
 

@@ -37,7 +37,7 @@ class OptimizerSettings:
   """Rates and decay; both rates follow one schedule.
 
   Attributes:
-    learning_rate: of the dense parameters.
+    learning_rate: of the dense parameters; at 0 they are frozen.
     weight_decay: of the dense parameters.
     b1: decay of the first moment.
     b2: decay of the second moment.
@@ -185,6 +185,9 @@ def loss_and_gradients(
   )
 
   def loss_fn(params, puzzles, carry, min_steps):
+    if not setup.optimizer.learning_rate:
+      # They stay as they are: their gradient need not be computed.
+      params = jax.lax.stop_gradient(params)
     variables = {'params': params, 'constants': state.constants}
     new_carry, logits, q, target_continue = act.train_segment(
       setup.model, variables, puzzles, carry, setup.act, min_steps

@@ -3,6 +3,7 @@
 * `embed(inputs_BS, puzzles_BE)` → x_BTD, the input that every update sees;
 * `segment(z, x_BTD)` → z, one forward pass of the paper (section 2);
 * `segment_without_gradient(z, x_BTD)` → z, the same for predictions;
+* `walk(z, x_BTD, look)` → (z, seen), that segment looked at after each update;
 * `heads(z)` → (logits_BSV, q_B2), with q = (q_halt, q_continue) in float32;
 * `initial_state(batch_size)` → z of a fresh sequence, from the collection
   `constants`, which is stored with the parameters and never trained.

@@ -1,6 +1,8 @@
 """What the models share: embedding, heads, and the face they all have."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -13,6 +15,9 @@ from hrm_jax.models import attention, layers
 POS_ENCODINGS = ('rope', 'learned', 'none')
 # All other numbers among the attributes must be positive.
 _MAY_BE_ZERO = ('puzzle_emb_ndim', 'puzzle_emb_len')
+
+# look(before, after, answering), all three of them states; see `walk`.
+Look = Callable[[Any, Any, Any], Any]
 
 
 class ReasoningModel(nn.Module):
@@ -64,6 +69,11 @@ class ReasoningModel(nn.Module):
   def recurrent(self) -> bool:
     """Whether a segment goes on from the last one's state."""
     return True
+
+  @property
+  def update_levels(self) -> str:
+    """The level of each update of a segment, in order: L or H."""
+    return 'H'
 
   def block_passes(self) -> tuple[int, int]:
     """Blocks that a segment runs through, and those of them with gradient."""
@@ -174,6 +184,23 @@ class ReasoningModel(nn.Module):
   def segment_without_gradient(self, z, x_BTD: chex.Array):
     """`segment` for predictions and targets; less to compile in some models."""
     return jax.lax.stop_gradient(self.segment(z, x_BTD))
+
+  def walk(self, z, x_BTD: chex.Array, look: Look) -> tuple[Any, Any]:
+    """`segment_without_gradient`, looked at after every update.
+
+    Args:
+      z: state that the segment starts from.
+      x_BTD: of `embed`.
+      look: a pure function of the states before and after an update, and of
+        the one that `heads` would read an answer from now.
+
+    Returns:
+      The state after the segment, and what `look` gave at each of the
+      `update_levels`, stacked: leaves [updates, ...].
+    """
+    after = self.segment_without_gradient(z, x_BTD)
+    seen = look(z, after, after)
+    return after, jax.tree.map(lambda leaf: leaf[None], seen)
 
   def heads(self, z) -> tuple[chex.Array, chex.Array]:
     """logits [B, S, V] of the cells and float32 q [B, 2] (halt, continue)."""

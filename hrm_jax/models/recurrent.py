@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
+import jax.numpy as jnp
 
 from hrm_jax.errors import ConfigError
 from hrm_jax.models import layers
-from hrm_jax.models.base import ReasoningModel
+from hrm_jax.models.base import Look, ReasoningModel
 
 
 class State(NamedTuple):
@@ -46,6 +47,10 @@ class TwoStateModel(ReasoningModel):
   def updates(self) -> int:
     """Updates of either state in a segment."""
     return self.H_cycles * (self.L_cycles + 1)
+
+  @property
+  def update_levels(self) -> str:
+    return ('L' * self.L_cycles + 'H') * self.H_cycles
 
   @property
   def gradient_updates(self) -> int:
@@ -121,6 +126,34 @@ class TwoStateModel(ReasoningModel):
   def segment_without_gradient(self, z: State, x_BTD: chex.Array) -> State:
     fixed = self._fixed_updates(x_BTD)
     return fixed.cycles(jax.lax.stop_gradient(z), self.H_cycles)
+
+  def walk(self, z: State, x_BTD: chex.Array, look: Look) -> tuple[State, Any]:
+    """See `ReasoningModel.walk`; an answer takes one H update more.
+
+    After an update of z_L it is read from H(z_H + z_L), provisionally: z_H
+    itself stays (paper, "Visualization of intermediate timesteps").
+    """
+    fixed = self._fixed_updates(x_BTD)
+
+    def low(z, _):
+      after = fixed.low_updates(z, 1)
+      return after, look(z, after, fixed.high_update(after))
+
+    def cycle(z, _):
+      z, seen = jax.lax.scan(low, z, length=self.L_cycles)
+      after = fixed.high_update(z)
+      last = look(z, after, after)
+      seen = jax.tree.map(
+        lambda some, one: jnp.concatenate([some, one[None]]), seen, last
+      )
+      return after, seen
+
+    z, seen = jax.lax.scan(
+      cycle, jax.lax.stop_gradient(z), length=self.H_cycles
+    )
+    return z, jax.tree.map(
+      lambda leaf: leaf.reshape(self.updates, *leaf.shape[2:]), seen
+    )
 
   def _fixed_updates(self, x_BTD: chex.Array) -> '_Updates':
     low, high = (_pure(level, frozen=True) for level in self.levels())

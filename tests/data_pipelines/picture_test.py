@@ -6,6 +6,7 @@ from PIL import Image
 
 from data_pipelines import picture
 from data_pipelines.arc import Pair, Task
+from data_pipelines.sudoku import Sudoku
 from data_pipelines.voting import Candidate
 
 
@@ -86,3 +87,59 @@ def test_size_is_plausible(tmp_path, count):
 def test_rows_beyond_the_limit_are_left_out(tmp_path):
   shown = draw(tmp_path, tasks_of(3), {}).shape
   assert draw(tmp_path, tasks_of(9), {}, max_rows=3).shape == shown
+
+
+SUDOKU = picture.style_of(Sudoku(2, 2), 6)
+
+
+def thought(known=True):
+  """Two segments of three updates: an answer that gets better."""
+  tokens = np.full((2, 3, 16), 2)
+  tokens[1, 2] = 3
+  return picture.Thought(
+    levels='LLH',
+    tokens=tokens,
+    q={'q_halt': np.array([-1.5, 2]), 'q_continue': np.array([0.25, -0.5])},
+    halts=np.array([False, True]),
+    answer=np.r_[np.full(15, 3), 0] if known else None,
+  )
+
+
+def test_a_thought_is_told_in_words():
+  assert thought().told(0) == 'q_halt -1.50  q_continue +0.25'
+  assert thought().told(1) == 'q_halt +2.00  q_continue -0.50  would halt here'
+  # A cell of 0 does not count.
+  assert thought().right(np.full(16, 3)) == '15 of 15 right'
+  assert thought().right(np.full(16, 2)) == '0 of 15 right'
+  assert thought(known=False).right(np.full(16, 3)) == ''
+
+
+def test_a_strip_has_a_panel_for_each_update(tmp_path):
+  path = tmp_path / 'strip.png'
+  picture.draw_thought(SUDOKU, 'mine', thought(), path)
+  with Image.open(path) as image:
+    pixels = np.asarray(image.convert('L')) < 128
+  # Lines of the 2 × 3 grids: as long as a grid is wide.
+  side = 4 * picture.CELL + 1
+  starts = pixels[:, picture.MARGIN : picture.MARGIN + side].all(axis=1)
+  tops = np.flatnonzero(starts & ~np.r_[True, starts[:-1]])
+  # The box lines of each grid.
+  assert len(tops) == 2 * 3
+  row = pixels[tops[0]]
+  pitch = picture.MIN_PANEL + picture.PANEL_GAP
+  for panel in range(3):
+    left = picture.MARGIN + panel * pitch
+    assert row[left : left + side].all() and not row[left + side + 1]
+
+
+def test_an_animation_shows_each_update_for_its_time(tmp_path):
+  path = tmp_path / 'answer.gif'
+  picture.animate_thought(SUDOKU, 'mine', np.ones(16, int), thought(), path)
+  times = []
+  with Image.open(path) as image:
+    assert image.info['loop'] == 0
+    for frame in range(image.n_frames):
+      image.seek(frame)
+      times.append(image.info['duration'])
+  short, long, last = picture.SHORT, picture.LONG, picture.LAST
+  assert times == [short, short, long, short, short, last]

@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import threading
@@ -534,3 +535,115 @@ def test_no_tensorflow_and_no_jax():
     [sys.executable, '-c', code], cwd=ROOT, check=True, stdout=subprocess.PIPE
   ).stdout
   assert output == b'set()\n'
+
+
+PUZZLE = (
+  '53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5'
+  '....8..79'
+)
+SOLUTION = (
+  '534678912672195348198342567859761423426853791713924856961537284287419635'
+  '345286179'
+)
+MAZE = '#####\n#S..#\n#.#.#\n#..G#\n#####\n'
+
+
+def _texts(loaded):
+  return [
+    ''.join(loaded.domain.characters[token] for token in tokens)
+    for tokens in (loaded.questions[0], loaded.answers[0])
+  ]
+
+
+def test_a_sudoku_as_text_is_solved(tmp_path):
+  loaded = questions.load_questions(PUZZLE, 'test', 0)
+  assert loaded.domain == Sudoku(3, 3)
+  assert _texts(loaded) == [PUZZLE, SOLUTION]
+  # In lines, with zeros for blanks.
+  path = tmp_path / 'mine.txt'
+  lines = [PUZZLE[i : i + 9].replace('.', '0') for i in range(0, 81, 9)]
+  path.write_text('\n'.join(lines) + '\n')
+  again = questions.load_questions(str(path), 'test', 0)
+  assert _texts(again) == [PUZZLE, SOLUTION]
+  assert again.version == loaded.version
+
+
+@pytest.mark.parametrize('box', [(2, 2), (2, 3), (3, 3)])
+def test_solutions_are_those_of_the_generator(box):
+  domain = Sudoku(*box)
+  made = sudoku.generate(domain, 20, 0, domain.seq_len // 2, 0)
+  for question, answer in zip(made.questions, made.answers, strict=True):
+    np.testing.assert_array_equal(domain.solve(question), answer)
+  # A digit twice in a row.
+  question[:2], question[2:] = 2, 1
+  assert domain.solve(question) is None
+
+
+def test_a_maze_as_text_is_solved(tmp_path):
+  path = tmp_path / 'maze.txt'
+  path.write_text(MAZE)
+  loaded = questions.load_questions(str(path), 'test', 0)
+  assert loaded.domain == Maze(5, 5)
+  assert _texts(loaded)[0] == MAZE.replace('\n', '').replace('.', ' ')
+  # Two ways of three steps: either may be the answer.
+  assert _texts(loaded)[1].count('o') == 3
+  assert loaded.domain.valid(loaded.questions, loaded.answers).all()
+  made = maze.generate(Maze(7, 9), 20, 0, 5)
+  found = np.stack([Maze(7, 9).solve(question) for question in made.questions])
+  assert Maze(7, 9).valid(made.questions, found).all()
+
+
+@pytest.mark.parametrize(
+  'text, message',
+  [
+    (PUZZLE[:-1], 'has 80 characters; a Sudoku has 16, 36 or 81'),
+    ('x' + PUZZLE[1:], "r1c1 is not '.' or a digit from 1 to 9"),
+    ('5' + PUZZLE[1:8] + '5' + PUZZLE[9:], 'question: has no solution'),
+    ('.' * 81, 'question: has more than one solution'),
+  ],
+)
+def test_a_sudoku_as_text_that_cannot_be_used(text, message):
+  with pytest.raises(DataError, match=re.escape(message)):
+    questions.load_questions(text, 'test', 0)
+
+
+@pytest.mark.parametrize(
+  'text, message',
+  [
+    (MAZE.replace('G', '.'), 'has 0 G; it must have one'),
+    (MAZE.replace('#..G#', '#..G'), 'line 4 has 4 cells and line 1 5'),
+    (MAZE.replace('#.#.#\n#..G#', '#####\n#..G#'), 'has no solution'),
+    (MAZE.replace('..#', 'o.#', 1), "'o', a path, which only the answer may"),
+    (MAZE.replace('..#', 'é.#', 1), r"'\xe9', unknown here"),
+    ('hello', "'hello' has 5 characters"),
+  ],
+)
+def test_a_text_file_that_cannot_be_used(tmp_path, text, message):
+  path = tmp_path / 'puzzle.txt'
+  path.write_text(text)
+  with pytest.raises(DataError, match=re.escape(message)) as refused:
+    questions.load_questions(str(path), 'test', 0)
+  assert str(path) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+  'spec, domain',
+  [
+    ('sudoku_extreme_1k', Sudoku(3, 3)),
+    ('maze_30x30_hard_1k@nowhere', Maze(30, 30)),
+    ('sudoku:box=2x3:count=5', Sudoku(2, 3)),
+    ('maze:size=7x9', Maze(7, 9)),
+    (PUZZLE, Sudoku(3, 3)),
+  ],
+)
+def test_the_domain_is_told_without_the_puzzles(spec, domain):
+  assert questions.domain_of(spec) == domain
+
+
+def test_a_spec_is_a_sudoku_only_where_it_looks_like_one(tmp_path, monkeypatch):
+  assert questions.is_question_spec(PUZZLE)
+  for spec in ('0a1b2c3d4e5f6071', '2024-05-01/tasks', 'arc1,arc2', 'abc.json'):
+    assert not questions.is_question_spec(spec)
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / '20240501123000').mkdir()
+  assert not questions.is_question_spec('20240501123000')
