@@ -14,7 +14,11 @@ _COMMAND = re.compile(
   r'python -m ((?:experiments|data_pipelines)\.\w+)((?:\\\n|[^\n;`])*)'
 )
 # Where flags are defined that several commands take.
-_SHARED = ('experiments/launch.py', 'data_pipelines/data_flags.py')
+_SHARED = (
+  'experiments/launch.py',
+  'experiments/evaluation_flags.py',
+  'data_pipelines/data_flags.py',
+)
 
 pytestmark = pytest.mark.parametrize(
   'text',
