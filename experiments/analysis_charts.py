@@ -102,8 +102,8 @@ def _residuals(record: dict[str, Any]) -> charts.Figure:
   _mark_end(axes, updates * settings['halt_max_steps'] + 0.5)
   axes.set_xlabel(f'update ({updates} a segment)')
   axes.set_ylabel('forward residual ‖zⁱ⁺¹ − zⁱ‖')
-  axes.set_ylim(bottom=0)
-  axes.legend(fontsize=8)
+  axes.set_yscale('log')
+  figure.legend(loc='outside right upper', fontsize=8)
   _plain(axes)
   return figure
 
@@ -111,8 +111,8 @@ def _residuals(record: dict[str, Any]) -> charts.Figure:
 def _segments(record: dict[str, Any]) -> charts.Figure:
   figure = charts.figure(7.0, 3.8)
   axes = figure.add_subplot()
-  _score_lines(axes, record['numbers'], 'segments')
   _mark_end(axes, record['settings']['halt_max_steps'])
+  _score_lines(axes, record['numbers'], 'segments')
   axes.set_xlabel('segments')
   axes.xaxis.get_major_locator().set_params(integer=True)
   return figure
@@ -191,7 +191,7 @@ def _score_lines(axes: charts.Axes, numbers: dict[str, Any], over: str) -> None:
       )
   charts.show_percent(axes.yaxis)
   axes.set_ylim(0, 1)
-  axes.legend(fontsize=8)
+  axes.figure.legend(loc='outside right upper', fontsize=8)
   _plain(axes)
 
 

@@ -129,6 +129,8 @@ def run(
   print(f'\nAnalyses of step {subject.step} of {workdir}; data: '
         f'{subject.puzzles.version}')  # fmt: skip
   print(table(found))
+  if 'numbers' in found.get('segments', {}):
+    print('\n' + segments_table(found['segments']['numbers']) + '\n')
   print(f'Written: {directory}/summary.json, and a .png and .json of each')
   return summary
 
@@ -144,6 +146,18 @@ def table(found: dict[str, dict[str, Any]]) -> str:
       f'{name if not number else "":{width}}{line}'
       for number, line in enumerate(wrapped)
     ]
+  return '\n'.join(lines)
+
+
+def segments_table(numbers: dict[str, list[float]]) -> str:
+  """Scores in percent after 1, 2, 4, 8, ... segments."""
+  segments = numbers['segments']
+  names = [name for name in numbers if name != 'segments']
+  lines = ['segments' + ''.join(f'{name:>10}' for name in names)]
+  for row, count in enumerate(segments):
+    if count & (count - 1) == 0:
+      cells = (f'{100 * numbers[name][row]:10.2f}' for name in names)
+      lines.append(f'{count:8}' + ''.join(cells))
   return '\n'.join(lines)
 
 
