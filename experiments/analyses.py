@@ -634,9 +634,9 @@ def _place(rows: EvaluationRows) -> np.ndarray:
 
 
 def _counts(most: int) -> list[int]:
-  """1, 3, 10, 30, ... and `most`."""
+  """1, 3, 10, 30, ... and `most`, with nothing just below it."""
   steps = (digit * 10**power for power in range(9) for digit in (1, 3))
-  return [*(count for count in steps if count < most), int(most)]
+  return [*(count for count in steps if count < 0.9 * most), int(most)]
 
 
 def _swapped(subject: Subject) -> np.ndarray:

@@ -103,7 +103,7 @@ def _residuals(record: dict[str, Any]) -> charts.Figure:
   axes.set_xlabel(f'update ({updates} a segment)')
   axes.set_ylabel('forward residual ‖zⁱ⁺¹ − zⁱ‖')
   axes.set_yscale('log')
-  figure.legend(loc='outside right upper', fontsize=8)
+  figure.legend(loc='outside right center', fontsize=8)
   _plain(axes)
   return figure
 
@@ -191,7 +191,7 @@ def _score_lines(axes: charts.Axes, numbers: dict[str, Any], over: str) -> None:
       )
   charts.show_percent(axes.yaxis)
   axes.set_ylim(0, 1)
-  axes.figure.legend(loc='outside right upper', fontsize=8)
+  axes.figure.legend(loc='outside right center', fontsize=8)
   _plain(axes)
 
 
