@@ -22,6 +22,7 @@ from data_pipelines.puzzle_set import (
   Batch,
   EvaluationRows,
   PuzzleSet,
+  spread,
 )
 from experiments import build, evaluation
 from hrm_jax import (
@@ -93,7 +94,6 @@ class Subject:
     puzzles: the run's.
     chosen: the held-out rows.
     identifiers: row of the table of each puzzle identifier.
-    max_puzzles: held-out puzzles that were asked for; 0 for all.
     batch_size: rows at a time.
     segments: that a walk goes, `halt_max_steps` at least.
     seed: of the order of the tasks, and of the swapped identifiers.
@@ -109,7 +109,6 @@ class Subject:
   puzzles: PuzzleSet
   chosen: EvaluationRows
   identifiers: np.ndarray
-  max_puzzles: int
   batch_size: int
   segments: int
   seed: int
@@ -184,7 +183,6 @@ def load(
     identifiers=evaluation.match_identifiers(
       puzzles, chosen, position.identifier_names
     ),
-    max_puzzles=max_puzzles,
     batch_size=batch_size,
     segments=max(segments or max(2 * most, _SEGMENTS), most),
     seed=seed,
@@ -251,15 +249,13 @@ def dimensions(subject: Subject) -> Finding:
     mesh,
   )
   measure = analysis.sharded_state_moments(setup.model, segments, mesh)
-  ratios, vectors = {}, {}
-  total = 2 * int(last[-1])
-  progress = _Progress('Trajectories: batch', total)
-  for network, variables, table in (
-    ('trained', subject.variables, subject.puzzle_table),
-    ('fresh', fresh.predicting, fresh.puzzle_table),
+  progress = _Progress('Trajectories: batch', 2 * int(last[-1]))
+  ratios = {'trained': {}, 'fresh': {}}
+  for found, variables, table in (
+    (ratios['trained'], subject.variables, subject.puzzle_table),
+    (ratios['fresh'], fresh.predicting, fresh.puzzle_table),
   ):
     moments: analysis.StateMoments = {}
-    found = ratios[network] = {}
     for number, batch in enumerate(
       _batches(subject, rows.take(np.concatenate(padded)), size), 1
     ):
@@ -267,15 +263,11 @@ def dimensions(subject: Subject) -> Finding:
       measure(variables, *_embedded(table, batch), mask, moments)
       progress.add(1)
       if number in last:
-        for state, pooled in moments.items():
-          for pooling, sums in pooled.items():
-            found.setdefault(state, {}).setdefault(pooling, []).append(
-              _number(analysis.participation_ratio(sums.covariance))
-            )
-    vectors = {
-      state: {pooling: int(sums.count) for pooling, sums in pooled.items()}
-      for state, pooled in moments.items()
-    }
+        _add_ratios(found, moments)
+  vectors = {
+    state: {pooling: int(sums.count) for pooling, sums in pooled.items()}
+    for state, pooled in moments.items()
+  }
   last_of = {
     network: {state: pooled['tokens'][-1] for state, pooled in found.items()}
     for network, found in ratios.items()
@@ -619,10 +611,24 @@ def _embedded(table: chex.Array, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
   return rows, batch['inputs']
 
 
+def _add_ratios(
+  found: dict[str, dict[str, list[float | None]]],
+  moments: analysis.StateMoments,
+) -> None:
+  """Appends the participation ratios of all states so far."""
+  for state, pooled in moments.items():
+    for pooling, sums in pooled.items():
+      ratio = analysis.participation_ratio(sums.covariance)
+      ratios = found.setdefault(state, {}).setdefault(pooling, [])
+      ratios.append(_number(ratio))
+
+
 def _trajectories(subject: Subject) -> EvaluationRows:
-  """The unaugmented test inputs of some puzzles, spread over the set."""
-  count = min(subject.max_puzzles or TRAJECTORIES, TRAJECTORIES)
-  return subject.puzzles.evaluation_rows(1, count)
+  """The unaugmented test inputs of some puzzles, spread over the chosen."""
+  rows = subject.chosen.take(np.flatnonzero(_place(subject.chosen) == 0))
+  groups = np.unique(rows.group)
+  groups = groups[spread(len(groups), TRAJECTORIES)]
+  return rows.take(np.flatnonzero(np.isin(rows.group, groups)))
 
 
 def _place(rows: EvaluationRows) -> np.ndarray:
