@@ -97,7 +97,8 @@ class VoteJudge(Judge):
   def add(self, found: Predictions) -> None:
     self._waiting.append((found.tokens, found.q_halt))
     for name in self._sums:
-      self._sums[name] += float(np.sum(getattr(found, name)))
+      # In float64: the same however the rows are batched.
+      self._sums[name] += float(np.sum(getattr(found, name), dtype=np.float64))
     available = self._done + sum(len(part[0]) for part in self._waiting)
     if not self._bounds or self._bounds[0] > available:
       return

@@ -10,6 +10,7 @@ from hrm_jax.errors import ConfigError
 
 # Its first start builds a cache of fonts and says so: nothing to act on.
 logging.getLogger('matplotlib').setLevel(logging.ERROR)
+from matplotlib.axes import Axes as Axes  # noqa: E402
 from matplotlib.axis import Axis  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.patches import Patch  # noqa: E402

@@ -15,7 +15,7 @@ import jax
 from absl import flags, logging
 
 from data_pipelines.judging import Judge
-from experiments import build, evaluation, launch
+from experiments import build, evaluation, evaluation_flags, launch
 from hrm_jax import checkpoints, inference, sharding, train_step
 from hrm_jax.errors import ConfigError
 
@@ -25,17 +25,6 @@ _HALTING = flags.DEFINE_enum(
   inference.HALTING_MODES,
   "Overrides the run's: all segments, or each row until its own halt.",
 )
-_AUGMENTATIONS = flags.DEFINE_integer(
-  'max_augmentations', 0, 'Of each test input, the identity first; 0: all.',
-  lower_bound=0,
-)  # fmt: skip
-_PUZZLES = flags.DEFINE_integer(
-  'max_puzzles', 0, 'Spread evenly over the held-out ones; 0: all.',
-  lower_bound=0,
-)  # fmt: skip
-_BATCH_SIZE = flags.DEFINE_integer(
-  'batch_size', None, "Overrides the run's.", lower_bound=1
-)
 
 
 def main(_) -> None:
@@ -43,9 +32,10 @@ def main(_) -> None:
     launch.workdir(),
     launch.STEP.value,
     _HALTING.value,
-    _AUGMENTATIONS.value,
-    _PUZZLES.value,
-    _BATCH_SIZE.value,
+    evaluation_flags.MAX_AUGMENTATIONS.value,
+    evaluation_flags.MAX_PUZZLES.value,
+    evaluation_flags.BATCH_SIZE.value,
+    evaluation_flags.SEGMENTS.value,
   )
 
 
@@ -56,6 +46,7 @@ def run(
   max_augmentations: int = 0,
   max_puzzles: int = 0,
   batch_size: int | None = None,
+  segments: int | None = None,
 ) -> Judge:
   """Evaluates one checkpoint; the arguments are the command's flags.
 
@@ -66,6 +57,9 @@ def run(
   config, fields = build.read_run(workdir)
   # The run's may be for a machine of another kind.
   config.model.attention = 'auto'
+  other_segments = segments not in (None, config.act.halt_max_steps)
+  if other_segments:
+    config.act.halt_max_steps = segments
   # Another machine than the run's, maybe: all its devices share the rows.
   mesh = sharding.make_mesh()
   batch_size = batch_size or config.evaluation.batch_size
@@ -95,6 +89,7 @@ def run(
   if halting and halting != config.evaluation.halting:
     directory = directory.with_name(f'{directory.name}_{halting}')
   for limit, things in (
+    (other_segments and segments, 'segments'),
     (max_augmentations, 'augmentations'),
     (max_puzzles, 'puzzles'),
   ):
@@ -137,6 +132,7 @@ def run(
       'data_version': puzzles.version,
       'trained_on': position.data_version,
       'halting': mode,
+      'segments': config.act.halt_max_steps,
       'rows': len(chosen),
       'leaks': leaking.record(),
     }

@@ -84,13 +84,8 @@ def advance(
   fresh_z = model.apply(variables, len(carry.halted), method='initial_state')
   carry = act.admit(carry, fresh_z, fresh)
   data = carry.data
-  rows = sharding.spec('batch')
-  lookup = sharding.over_rows(
-    puzzle_table.lookup, (sharding.spec('puzzles'), rows), rows
-  )
-  puzzles = lookup(table, data['puzzle_identifiers'])
   # Again in each call: cheap beside a segment, and the carry stays small.
-  x = model.apply(variables, data['inputs'], puzzles, method='embed')
+  x = embed(model, variables, table, data)
 
   def segment(z, _):
     return model.apply(variables, z, x, method='segment_without_gradient'), None
@@ -103,14 +98,37 @@ def advance(
   if mode == 'act':
     halted |= settings.wants_halt(q)
 
-  tokens = jnp.argmax(logits, axis=-1)
-  counted = data['labels'] != IGNORE_LABEL
-  right = counted & (tokens == data['labels'])
+  found = answers(logits, q, steps, data['labels'])
+  return carry.replace(z=z, steps=steps, halted=halted), found
+
+
+def embed(
+  model: nn.Module, variables: Any, table: chex.Array, data: act.Batch
+) -> chex.Array:
+  """x̃ [B, T, D] of these rows, their puzzle embeddings looked up in `table`."""
+  rows = sharding.spec('batch')
+  lookup = sharding.over_rows(
+    puzzle_table.lookup, (sharding.spec('puzzles'), rows), rows
+  )
+  puzzles = lookup(table, data['puzzle_identifiers'])
+  return model.apply(variables, data['inputs'], puzzles, method='embed')
+
+
+def answers(
+  logits_BSV: chex.Array,
+  q_B2: chex.Array,
+  steps_B: chex.Array,
+  labels_BS: chex.Array,
+) -> Predictions:
+  """What rows answer after `steps_B` segments, beside their labels."""
+  tokens = jnp.argmax(logits_BSV, axis=-1)
+  counted = labels_BS != IGNORE_LABEL
+  right = counted & (tokens == labels_BS)
   cells, right = jnp.sum(counted, axis=-1), jnp.sum(right, axis=-1)
-  return carry.replace(z=z, steps=steps, halted=halted), Predictions(
+  return Predictions(
     tokens=tokens.astype(jnp.uint8),
-    q_halt=q[:, 0],
-    steps=steps,
+    q_halt=q_B2[:, 0],
+    steps=steps_B,
     exact=(right == cells) & (cells > 0),
     accuracy=right / jnp.maximum(cells, 1),
   )

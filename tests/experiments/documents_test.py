@@ -17,6 +17,7 @@ _COMMAND = re.compile(
 _SHARED = (
   'experiments/launch.py',
   'experiments/own_puzzles.py',
+  'experiments/evaluation_flags.py',
   'data_pipelines/data_flags.py',
 )
 

@@ -1,0 +1,165 @@
+"""Re-makes the papers' figures of what happens inside, from any checkpoint.
+
+  python -m experiments.analyze --workdir=DIR [--step=N] [--only=NAME,...]
+
+Writes into --out (DIR/analysis/step_N if unset), for each analysis, NAME.png
+and NAME.json (the definition, the settings, the numbers), and summary.json:
+
+  dimensions     participation ratio of z_H and z_L, trained against fresh
+  residuals      how far each update moves its state
+  segments       accuracy after 1, 2, ... segments
+  augmentations  accuracy by the number of augmentations that vote
+  halting        all segments against each row's own halt
+  identifiers    the puzzle identifier blanked, or swapped for another task's
+  calibration    sigmoid(q_halt) against the share of exact answers
+
+What cannot be said of a checkpoint (direct prediction has no segments) is left
+out with one line.
+"""
+
+import pathlib
+import textwrap
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import flags, logging
+
+from data_pipelines import data_flags, files
+from experiments import (
+  analyses,
+  analysis_charts,
+  charts,
+  evaluation_flags,
+  launch,
+)
+from hrm_jax.errors import ConfigError
+
+_ONLY = flags.DEFINE_list(
+  'only', [], f'Of {", ".join(analyses.ANALYSES)}; all if unset.'
+)
+
+
+def main(_) -> None:
+  run(
+    launch.workdir(),
+    launch.STEP.value,
+    data_flags.OUT.value,
+    _ONLY.value,
+    max_augmentations=evaluation_flags.MAX_AUGMENTATIONS.value,
+    max_puzzles=evaluation_flags.MAX_PUZZLES.value,
+    batch_size=evaluation_flags.BATCH_SIZE.value,
+    segments=evaluation_flags.SEGMENTS.value,
+    seed=data_flags.SEED.value,
+  )
+
+
+def run(
+  workdir: pathlib.Path,
+  step: int | None = None,
+  out: str | pathlib.Path | None = None,
+  only: Sequence[str] = (),
+  **bounds: Any,
+) -> dict[str, Any]:
+  """Analyses one checkpoint; the arguments are the command's flags.
+
+  Args:
+    workdir: of the run.
+    step: of the checkpoint; None for the newest.
+    out: directory to write; None for DIR/analysis/step_N.
+    only: names of analyses; all if empty.
+    **bounds: see `analyses.load`.
+
+  Returns:
+    What summary.json holds.
+
+  Raises:
+    ConfigError, DataError: there is no such checkpoint, its data cannot be
+      used, or a name is unknown.
+  """
+  unknown = set(only) - set(analyses.ANALYSES)
+  if unknown:
+    raise ConfigError(
+      f'--only={",".join(only)}: unknown: {", ".join(sorted(unknown))}; use '
+      f'some of {", ".join(analyses.ANALYSES)}'
+    )
+  if jax.process_count() > 1:
+    raise ConfigError('experiments.analyze works in one process; start one')
+  subject, leaks = analyses.load(workdir, step, **bounds)
+  directory = pathlib.Path(out or workdir / 'analysis' / f'step_{subject.step}')
+  facts = {
+    'workdir': str(workdir),
+    'step': subject.step,
+    'data_version': subject.puzzles.version,
+    'trained_on': subject.position.data_version,
+    'leaks': leaks,
+  }
+  # It must be writable, which is better known before the work.
+  with charts.writing(directory / 'summary.json') as path:
+    files.write_json(path, facts)
+  found = {}
+  for name, analyse in analyses.ANALYSES.items():
+    if only and name not in only:
+      continue
+    if why := analyses.not_applicable(name, subject):
+      logging.info('%s: does not apply: %s', name, why)
+      found[name] = {'not_applicable': why}
+      continue
+    logging.info('%s ...', name)
+    begin = time.monotonic()
+    finding = analyse(subject)
+    record = {
+      'analysis': name,
+      'definition': finding.definition,
+      'settings': {**facts, **finding.settings},
+      'numbers': finding.numbers,
+    }
+    with charts.writing(directory / f'{name}.json') as path:
+      files.write_json(path, record)
+    charts.save(analysis_charts.draw(record), directory / f'{name}.png')
+    found[name] = {
+      'headline': finding.headline,
+      'numbers': finding.numbers,
+      'seconds': round(time.monotonic() - begin, 1),
+    }
+  summary = {**facts, 'analyses': found}
+  with charts.writing(directory / 'summary.json') as path:
+    files.write_json(path, summary)
+  print(f'\nAnalyses of step {subject.step} of {workdir}; data: '
+        f'{subject.puzzles.version}')  # fmt: skip
+  print(table(found))
+  if 'numbers' in found.get('segments', {}):
+    print('\n' + segments_table(found['segments']['numbers']) + '\n')
+  print(f'Written: {directory}/summary.json, and a .png and .json of each')
+  return summary
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+  """The findings as plain text, a name and its lines each."""
+  width = max(map(len, found)) + 2
+  lines = []
+  for name, one in found.items():
+    text = one.get('headline') or f'does not apply: {one["not_applicable"]}'
+    wrapped = textwrap.wrap(text, 78 - width)
+    lines += [
+      f'{name if not number else "":{width}}{line}'
+      for number, line in enumerate(wrapped)
+    ]
+  return '\n'.join(lines)
+
+
+def segments_table(numbers: dict[str, list[float]]) -> str:
+  """Scores in percent after 1, 2, 4, 8, ... segments."""
+  segments = numbers['segments']
+  names = [name for name in numbers if name != 'segments']
+  lines = ['segments' + ''.join(f'{name:>10}' for name in names)]
+  for row, count in enumerate(segments):
+    if count & (count - 1) == 0:
+      cells = (f'{100 * numbers[name][row]:10.2f}' for name in names)
+      lines.append(f'{count:8}' + ''.join(cells))
+  return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+  launch.run(main)
