@@ -18,7 +18,6 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import jax
