@@ -8,7 +8,7 @@ DEMO_WORKDIR ?= runs/demo
 DEMO_FLAGS ?=
 COMPARISON ?= runs/comparison
 
-.PHONY: demo comparison test lint clean
+.PHONY: demo comparison test browser lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m experiments.train --workdir=$(DEMO_WORKDIR) \
@@ -34,6 +34,18 @@ comparison: .venv/installed
 
 test: .venv/compilers
 	$(BIN)/python -m pytest
+
+# For the tests of the report: without a browser they are skipped.
+browser:
+	@if command -v chromium && command -v chromedriver; then :; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    chromium chromium-driver; \
+	else \
+	  echo 'error: install Chromium and ChromeDriver so that `chromium` and' \
+	    '`chromedriver` are found; on Debian: sudo make browser' >&2; exit 1; \
+	fi
 
 lint: .venv/installed
 	$(BIN)/ruff check .

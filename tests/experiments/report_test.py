@@ -7,6 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from data_pipelines import files, leak_check
 from experiments import build, evaluate, report
@@ -18,8 +23,8 @@ from hrm_jax.errors import ConfigError
 HOSTILE = '<b onclick=alert(1)>&"\'@DATA@'
 HOSTILE_RUN = '<script>alert(1)<b>'
 TASKS = {'Center3': 1, HOSTILE: 2, 'plain': 3}
-# As README says; and as root in a container, with no look at the network.
-BROWSER_FLAGS = (
+# As root, and without Chromium's own requests.
+_FLAGS = (
   '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic',
   '--no-first-run', '--disable-background-networking',
   '--disable-component-update', '--disable-sync', '--window-size=1000,800',
@@ -238,3 +243,209 @@ def test_no_run(tmp_path):
     report.run(tmp_path)
   with pytest.raises(ConfigError, match=r'must end in \.html'):
     report.run(tmp_path, out='report.txt')
+
+
+@pytest.fixture(scope='module')
+def browser(tmp_path_factory):
+  """Chromium without a window, its console and its requests being recorded."""
+  programs = [shutil.which(name) for name in ('chromium', 'chromedriver')]
+  if None in programs:
+    pytest.skip('no chromium and chromedriver here: `make browser` (README)')
+  options = webdriver.ChromeOptions()
+  options.binary_location = programs[0]
+  profile = tmp_path_factory.mktemp('profile')
+  for flag in (*_FLAGS, f'--user-data-dir={profile}'):
+    options.add_argument(flag)
+  options.set_capability(
+    'goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'}
+  )
+  driver = webdriver.Chrome(
+    options, service=webdriver.ChromeService(programs[1])
+  )
+  yield driver
+  driver.quit()
+
+
+@pytest.fixture
+def opened(browser, page):
+  yield _Page(browser, page)
+
+
+class _Page:
+  """A report in the browser, as one who uses it sees it."""
+
+  def __init__(self, browser, path):
+    self._browser, self._path = browser, path
+    for log in ('browser', 'performance'):
+      browser.get_log(log)
+    browser.get(path.as_uri())
+
+  def errors(self):
+    """All that the page wrote to its console."""
+    return self._browser.get_log('browser')
+
+  def requests(self):
+    """Addresses that the page asked for, itself left out."""
+    messages = [
+      json.loads(entry['message'])['message']
+      for entry in self._browser.get_log('performance')
+    ]
+    urls = [
+      message['params']['request']['url']
+      for message in messages
+      if message['method'] == 'Network.requestWillBeSent'
+      # The browser's own first page is not ours.
+      and not message['params']['documentURL'].startswith('chrome:')
+    ]
+    assert urls.pop(0) == self._path.as_uri()
+    return urls
+
+  def all(self, selector):
+    return self._browser.find_elements(By.CSS_SELECTOR, selector)
+
+  def one(self, selector):
+    return self._browser.find_element(By.CSS_SELECTOR, selector)
+
+  def shown(self):
+    """Names of the puzzles in the gallery."""
+    return [
+      entry.find_element(By.TAG_NAME, 'b').text
+      for entry in self.all('.entry')
+      if entry.is_displayed()
+    ]
+
+  def press(self, *keys):
+    """Types wherever the focus is."""
+    ActionChains(self._browser).send_keys(*keys).perform()
+
+  def focused(self):
+    return self._browser.switch_to.active_element
+
+  def tab_to(self, selector):
+    """Tabs on until the focus is there."""
+    for _ in range(60):
+      if self.focused() in self.all(selector):
+        return
+      self.press(Keys.TAB)
+    raise AssertionError(f'no way to {selector} by Tab')
+
+  def script(self, text):
+    return self._browser.execute_script(text)
+
+
+def test_it_opens_and_asks_for_nothing(browser, page, sudoku_page):
+  for path in (page, sudoku_page):
+    opened = _Page(browser, path)
+    assert opened.all('.entry')
+    assert opened.one('h1').text == path.parent.parent.name or path == (
+      sudoku_page
+    )
+    assert opened.errors() == [] and opened.requests() == []
+
+
+def test_names_are_texts(opened):
+  assert opened.one('h1').text == HOSTILE_RUN
+  assert HOSTILE in opened.shown()
+  assert opened.all('main b[onclick]') == []
+
+
+def test_a_policy_forbids_what_a_page_might_ask_for(opened):
+  opened.script("new Image().src = 'http://127.0.0.1:9/x.png'")
+  WebDriverWait(opened._browser, 5).until(lambda _: opened.errors())
+  opened.script(
+    "const made = document.createElement('script');"
+    "made.textContent = 'window.a = 1'; document.body.append(made)"
+  )
+  assert opened.script('return window.a') is None
+
+
+def test_it_filters(opened):
+  assert len(opened.shown()) == 3
+  opened.one('.chip:has(input[value=solved])').click()
+  assert opened.shown() == ['Center3']
+  assert opened.one('#count').text == '1 of 3 shown'
+  opened.one('.chip:has(input[value=""])').click()
+  opened.one('input[type=search]').send_keys('PLAIN')
+  assert opened.shown() == ['plain']
+  opened.one('input[type=search]').clear()
+  Select(opened.one('select[name=concept]')).select_by_visible_text('Center')
+  assert opened.shown() == ['Center3']
+  Select(opened.one('select[name=concept]')).select_by_value('')
+  Select(opened.one('select[name=leaks]')).select_by_value('yes')
+  assert opened.shown() == ['plain']
+
+
+def test_it_slides(opened, page):
+  entry = opened.all('.entry')[0]
+  name = entry.find_element(By.TAG_NAME, 'b').text
+  entry.click()
+  (found,) = [e for e in _contents(page)['entries'] if e['name'] == name]
+  trace = found['tests'][0]['trace']
+  slider, said = opened.one('input[type=range]'), opened.one('output')
+  for segment in (1, 2):
+    assert f'segment {segment} of 2, update 1 of 1' in said.text
+    assert trace['told'][segment - 1].split()[1] in said.text
+    assert trace['right'][trace['order'][segment - 1]] in said.text
+    slider.send_keys(Keys.ARROW_RIGHT)
+  # It is drawn: a wide range of colours is not one colour.
+  drawn = opened.script(
+    "const c = document.querySelector('.trace canvas');"
+    "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+    'return new Set(new Uint32Array(d.buffer)).size'
+  )
+  assert drawn > 1
+  assert opened.errors() == []
+
+
+def test_it_is_used_by_keyboard(opened):
+  opened.tab_to('input[value=""]')
+  opened.press(Keys.ARROW_RIGHT)
+  assert opened.shown() == ['Center3']
+  opened.press(Keys.ARROW_LEFT)
+  opened.tab_to('.entry')
+  first = opened.focused()
+  # Whoever cannot see the mouse sees where they are.
+  outline = 'return getComputedStyle(document.activeElement).outlineStyle'
+  assert opened.script(outline) == 'solid'
+  opened.press(Keys.ENTER)
+  names = opened.shown()
+  assert opened.one('#dialog-title').text == names[0]
+  opened.press(Keys.ARROW_RIGHT)
+  assert opened.one('#dialog-title').text == names[1]
+  opened.tab_to('input[type=range]')
+  opened.press(Keys.ARROW_RIGHT)
+  assert 'segment 2 of 2' in opened.one('output').text
+  assert opened.one('#dialog-title').text == names[1]
+  opened.press(Keys.ESCAPE)
+  assert not opened.one('#dialog').is_displayed()
+  assert opened.focused() == opened.all('.entry')[1] != first
+
+
+def test_every_control_has_a_name(opened):
+  controls = 'button, input, select, canvas, svg[role=img]'
+  for control in opened.all(controls):
+    if control.is_displayed():
+      assert control.accessible_name, control.get_attribute('outerHTML')
+  opened.all('.entry')[0].click()
+  for control in opened.one('#dialog').find_elements(By.CSS_SELECTOR, controls):
+    if control.is_displayed():
+      assert control.accessible_name, control.get_attribute('outerHTML')
+
+
+@pytest.mark.parametrize('which', ['page', 'sudoku_page'])
+def test_a_phone_shows_all_of_it(browser, request, which):
+  browser.execute_cdp_cmd(
+    'Emulation.setDeviceMetricsOverride',
+    {'width': 390, 'height': 844, 'deviceScaleFactor': 2, 'mobile': True},
+  )
+  try:
+    opened = _Page(browser, request.getfixturevalue(which))
+    assert opened.script('return innerWidth') == 390
+    assert opened.script('return document.documentElement.scrollWidth') == 390
+    opened.all('.entry')[0].click()
+    assert opened.script('return dialog.scrollWidth <= innerWidth')
+    for button in opened.all('.bar button'):
+      place = button.rect
+      assert place['x'] >= 0 and place['x'] + place['width'] <= 390
+  finally:
+    browser.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
