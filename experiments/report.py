@@ -139,6 +139,7 @@ def gather(
     entry['leaks'] = entry['name'] in leaking
   shapes = jax.tree.map(lambda leaf: leaf.size, checkpoint.variables['params'])
   table = checkpoint.puzzle_table.shape
+  version = scores.data_version if scores else puzzles.version
   return {
     'name': workdir.absolute().name,
     'workdir': str(workdir),
@@ -147,12 +148,17 @@ def gather(
     'facts': [
       ['System', one.system],
       ['Trained parameters', f'{sum(jax.tree.leaves(shapes)):,}'],
-      ['Puzzle embeddings', f'{table[0]:,} rows × {table[1]:,}, beside these'],
+      [
+        'Puzzle embeddings',
+        f'{table[0]:,} rows × {table[1]:,}, beside these'
+        if table[1]
+        else 'none',
+      ],
       ['Checkpoint', f'step {step:,}'],
       ['Seed', str(one.seed)],
       ['Trained on', position.data_version],
-      ['Held out', f'{scores.data_version if scores else puzzles.version}'],
-      ['Puzzles', puzzles.describe()],
+      ['Held out', version.rpartition('evaluate ')[2]],
+      ['Puzzles', puzzles.describe().removeprefix(f'{puzzles.version}: ')],
       ['Written by', f'hrm_jax {hrm_jax.__version__}'],
     ],
     'scores': scores and _scores(one, scores, puzzles, found),
