@@ -250,7 +250,7 @@ def browser(tmp_path_factory):
   """Chromium without a window, its console and its requests being recorded."""
   programs = [shutil.which(name) for name in ('chromium', 'chromedriver')]
   if None in programs:
-    pytest.skip('no chromium and chromedriver here: `make browser` (README)')
+    pytest.skip('no chromium and chromedriver here: run `make browser`')
   options = webdriver.ChromeOptions()
   options.binary_location = programs[0]
   profile = tmp_path_factory.mktemp('profile')
