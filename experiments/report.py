@@ -132,6 +132,9 @@ def gather(
   leaks = (
     scores.leaks if scores else build.check_leaks(one.config, puzzles).record()
   )
+  # What is damaged is told before the traces are made.
+  curves = _charts(one)
+  analyses = _analyses(workdir / 'analysis' / f'step_{step}')
   num_rows = scores.rows if scores else 0
   found = gallery.gather(checkpoint, puzzles, directory, num_rows, max_tasks)
   leaking = {name.split('->', 1)[1] for name in leaks['names']}
@@ -164,8 +167,8 @@ def gather(
     'scores': scores and _scores(one, scores, puzzles, found),
     'leaks': leaks,
     'unknown_data': position.data_version.startswith(checkpoints.UNKNOWN_DATA),
-    'charts': _charts(one),
-    'analyses': _analyses(workdir / 'analysis' / f'step_{step}'),
+    'charts': curves,
+    'analyses': analyses,
     'settings': _settings(one),
     'kind': 'tasks' if puzzles.domain is None else 'puzzles',
     'nearly': gallery.NEARLY,

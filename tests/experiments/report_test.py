@@ -85,6 +85,12 @@ def arc_run(tmp_path_factory):
     )
   evaluate.run(workdir)
   _solve(workdir / 'evaluation' / 'step_7' / 'predictions.json')
+  # Rules that agree could be mistaken for each other.
+  path = workdir / 'evaluation' / 'step_7' / 'scores.json'
+  rates = {'outputs': 0.25, 'tasks': 0.5, 'whole_tasks': 0.75}
+  scores = json.loads(path.read_bytes())
+  scores |= {f'eval/pass@2/{rule}': rate for rule, rate in rates.items()}
+  files.write_json(path, scores)
   return workdir
 
 
