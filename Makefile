@@ -10,7 +10,7 @@ COMPARISON ?= runs/comparison
 # Such as --events=50 --kinds=kill; see tests/chaos.py.
 CHAOS_FLAGS ?=
 
-.PHONY: demo comparison test chaos lint clean
+.PHONY: demo comparison test chaos browser lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m experiments.train --workdir=$(DEMO_WORKDIR) \
@@ -39,6 +39,17 @@ test: .venv/compilers
 
 chaos: .venv/installed
 	$(BIN)/python -m tests.chaos $(CHAOS_FLAGS)
+# For the tests of the report: without a browser they are skipped.
+browser:
+	@if command -v chromium && command -v chromedriver; then :; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    chromium chromium-driver; \
+	else \
+	  echo 'error: install Chromium and ChromeDriver so that `chromium` and' \
+	    '`chromedriver` are found; on Debian: sudo make browser' >&2; exit 1; \
+	fi
 
 lint: .venv/installed
 	$(BIN)/ruff check .

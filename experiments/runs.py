@@ -53,7 +53,7 @@ _OF_SYSTEM = ('model.', 'act.', 'loss', 'optimizer.ema_decay')
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-  """What one evaluation of all that is held out gave.
+  """What one evaluation gave.
 
   Attributes:
     path: of scores.json.
@@ -141,7 +141,16 @@ class Run:
         f'{root}: no scores of all that is held out, {has}; run {command}'
       )
     *_, path = max(found)
-    return _read_scores(path, f'run {command} --step={max(found)[0]} again')
+    return read_scores(path, f'run {command} --step={max(found)[0]} again')
+
+  @functools.cached_property
+  def metrics(self) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, in order; each has a `step`.
+
+    Raises:
+      ConfigError: there is no such file, or it is damaged.
+    """
+    return _read_lines(self.directory / 'metrics.jsonl')
 
   @functools.cached_property
   def evaluations(self) -> list[dict[str, float]]:
@@ -150,15 +159,15 @@ class Run:
     Raises:
       ConfigError: there are none, or metrics.jsonl is damaged.
     """
-    path = self.directory / 'metrics.jsonl'
     found = {
       line['step']: line
-      for line in _read_lines(path)
+      for line in self.metrics
       if any(name.startswith(_METRIC) for name in line)
     }
     if not found:
       raise ConfigError(
-        f'{path}: holds no evaluation; train with --config.evaluate_every=N'
+        f'{self.directory / "metrics.jsonl"}: holds no evaluation; train with '
+        '--config.evaluate_every=N'
       )
     return [found[step] for step in sorted(found)]
 
@@ -269,6 +278,45 @@ def read(directory: pathlib.Path) -> Run:
   return Run(directory, config, version)
 
 
+def read_scores(path: pathlib.Path, fix: str) -> Scores:
+  """What `experiments.evaluate` wrote into a scores.json.
+
+  Args:
+    path: of the file.
+    fix: what to do where it is damaged, for the error.
+
+  Raises:
+    ConfigError: it is damaged.
+  """
+  found = _read_object(path, fix)
+
+  def take(name: str, what: str, *kinds: type) -> Any:
+    # `type`, since JSON's true is an int to isinstance.
+    if type(found.get(name)) not in kinds:
+      raise ConfigError(
+        f'{path}: {name} is {found.get(name)!r} and must be {what}; {fix}'
+      )
+    return found[name]
+
+  leaks = take('leaks', 'an object', dict)
+  if type(leaks.get('answers')) is not int or 'allow_leaks' not in leaks:
+    raise ConfigError(f'{path}: leaks has no answers or allow_leaks; {fix}')
+  return Scores(
+    path,
+    take('step', 'a whole number', int),
+    take('halting', 'text', str),
+    take('data_version', 'text', str),
+    take('trained_on', 'text', str),
+    take('rows', 'a whole number', int),
+    leaks,
+    {
+      name: float(take(name, 'a number', int, float))
+      for name in found
+      if name.startswith(_METRIC)
+    },
+  )
+
+
 def group(
   runs: Iterable[Run], also_by: Callable[[Run], Hashable] = lambda run: None
 ) -> list[Group]:
@@ -334,36 +382,6 @@ def _read_object(path: pathlib.Path, fix: str) -> dict[str, Any]:
   if not isinstance(found, dict):
     raise ConfigError(f'{path}: must hold a JSON object; {fix}')
   return found
-
-
-def _read_scores(path: pathlib.Path, fix: str) -> Scores:
-  found = _read_object(path, fix)
-
-  def take(name: str, what: str, *kinds: type) -> Any:
-    # `type`, since JSON's true is an int to isinstance.
-    if type(found.get(name)) not in kinds:
-      raise ConfigError(
-        f'{path}: {name} is {found.get(name)!r} and must be {what}; {fix}'
-      )
-    return found[name]
-
-  leaks = take('leaks', 'an object', dict)
-  if type(leaks.get('answers')) is not int or 'allow_leaks' not in leaks:
-    raise ConfigError(f'{path}: leaks has no answers or allow_leaks; {fix}')
-  return Scores(
-    path,
-    take('step', 'a whole number', int),
-    take('halting', 'text', str),
-    take('data_version', 'text', str),
-    take('trained_on', 'text', str),
-    take('rows', 'a whole number', int),
-    leaks,
-    {
-      name: float(take(name, 'a number', int, float))
-      for name in found
-      if name.startswith(_METRIC)
-    },
-  )
 
 
 def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -1,0 +1,339 @@
+"""Writes what there is to know of a run into one HTML file.
+
+  python -m experiments.report --workdir=DIR [--step=N] [--out=FILE.html] \
+      [--max_tasks=N]
+
+The file opens from disk and asks for nothing else: training curves, scores with
+what they mean, what leaks, the analyses that were made, the settings, and
+puzzles with their answers as they form. See docs/report.md. It goes to
+DIR/report/step_N.html if --out is unset. Scores are those of
+`experiments.evaluate`, figures those of `experiments.analyze`: where they were
+not made, the report says by which command they are.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import math
+import pathlib
+import re
+from typing import Any
+
+import jax
+from absl import flags, logging
+from flax.traverse_util import flatten_dict
+
+import hrm_jax
+from data_pipelines import data_flags, files, puzzle_set, voting
+from data_pipelines.puzzle_set import PuzzleSet
+from experiments import (
+  build,
+  charts,
+  gallery,
+  launch,
+  own_puzzles,
+  paper_scale,
+  runs,
+)
+from experiments import published_results as published
+from hrm_jax import checkpoints
+from hrm_jax.errors import ConfigError
+
+_MAX_TASKS = flags.DEFINE_integer(
+  'max_tasks', 100, 'Puzzles to show, spread evenly over those scored.',
+  lower_bound=1,
+)  # fmt: skip
+_TEMPLATE = pathlib.Path(__file__).with_name('report.html')
+# Points of a curve at most; the eye has no use for more.
+_MAX_POINTS = 500
+
+# Title, whether in percent, and metrics of each chart.
+_CHARTS = (
+  ('Loss', False, ('loss', 'lm_loss', 'q_halt_loss', 'q_continue_loss')),
+  (
+    'Training examples, augmented',
+    True,
+    ('exact_accuracy', 'accuracy', 'q_halt_accuracy'),
+  ),
+  (
+    'Held-out puzzles, evaluated while training',
+    True,
+    (
+      'eval/exact',
+      'eval/accuracy',
+      'eval/valid',
+      'eval/pass@1/outputs',
+      'eval/pass@2/outputs',
+    ),
+  ),
+  ('Segments until a puzzle halts', False, ('steps',)),
+  ('Learning rate', False, ('learning_rate',)),
+  ('Gradient norm', False, ('gradient_norm',)),
+)
+
+
+def main(_) -> None:
+  run(
+    launch.workdir(),
+    launch.STEP.value,
+    data_flags.OUT.value,
+    _MAX_TASKS.value,
+  )
+
+
+def run(
+  workdir: pathlib.Path,
+  step: int | None = None,
+  out: str | pathlib.Path | None = None,
+  max_tasks: int = 100,
+) -> pathlib.Path:
+  """Writes the report of one checkpoint; the arguments are the flags.
+
+  Returns:
+    The file.
+
+  Raises:
+    ConfigError, DataError: there is no such checkpoint, its data cannot be
+      used, or a file of the run is damaged.
+  """
+  if out and pathlib.Path(out).suffix != '.html':
+    raise ConfigError(f'--out={out} must end in .html')
+  checkpoint = own_puzzles.load(workdir, step)
+  path = pathlib.Path(
+    out or workdir / 'report' / f'step_{checkpoint.step}.html'
+  )
+  with charts.writing(path):
+    pass
+  contents = gather(checkpoint, max_tasks)
+  if not contents['scores']:
+    logging.warning(
+      'No scores of this step: %s makes them', contents['command']
+    )
+  with charts.writing(path):
+    files.write_text(path, render(contents))
+  print(f'Written: {path} ({path.stat().st_size / 2**20:.1f} MiB)')
+  return path
+
+
+def gather(
+  checkpoint: own_puzzles.Checkpoint, max_tasks: int
+) -> dict[str, Any]:
+  """All that the report shows, as JSON takes it."""
+  workdir, step = checkpoint.workdir, checkpoint.step
+  one = runs.read(workdir)
+  command = f'python -m experiments.evaluate --workdir={workdir} --step={step}'
+  directory = _find_evaluation(workdir, step)
+  scores = directory and runs.read_scores(
+    directory / 'scores.json', f'run {command} again'
+  )
+  position = checkpoint.position
+  puzzles = build.puzzle_set(one.config, position.identifier_names)
+  leaks = (
+    scores.leaks if scores else build.check_leaks(one.config, puzzles).record()
+  )
+  # What is damaged is told before the traces are made.
+  curves = _charts(one)
+  analyses = _analyses(workdir / 'analysis' / f'step_{step}')
+  num_rows = scores.rows if scores else 0
+  found = gallery.gather(checkpoint, puzzles, directory, num_rows, max_tasks)
+  leaking = {name.split('->', 1)[1] for name in leaks['names']}
+  for entry in found['entries']:
+    entry['leaks'] = entry['name'] in leaking
+  shapes = jax.tree.map(lambda leaf: leaf.size, checkpoint.variables['params'])
+  table = checkpoint.puzzle_table.shape
+  version = scores.data_version if scores else puzzles.version
+  return {
+    'name': workdir.absolute().name,
+    'workdir': str(workdir),
+    'step': step,
+    'command': command,
+    'facts': [
+      ['System', one.system],
+      ['Trained parameters', f'{sum(jax.tree.leaves(shapes)):,}'],
+      [
+        'Puzzle embeddings',
+        f'{table[0]:,} rows × {table[1]:,}, beside these'
+        if table[1]
+        else 'none',
+      ],
+      ['Checkpoint', f'step {step:,}'],
+      ['Seed', str(one.seed)],
+      ['Trained on', position.data_version],
+      ['Held out', version.rpartition('evaluate ')[2]],
+      ['Puzzles', puzzles.describe().removeprefix(f'{puzzles.version}: ')],
+      ['Written by', f'hrm_jax {hrm_jax.__version__}'],
+    ],
+    'scores': scores and _scores(one, scores, puzzles, found),
+    'leaks': leaks,
+    'unknown_data': position.data_version.startswith(checkpoints.UNKNOWN_DATA),
+    'charts': curves,
+    'analyses': analyses,
+    'settings': _settings(one),
+    'kind': 'tasks' if puzzles.domain is None else 'puzzles',
+    'nearly': gallery.NEARLY,
+    **found,
+  }
+
+
+def render(contents: dict[str, Any]) -> str:
+  """The HTML file: the template with these contents, and nothing loaded.
+
+  Its policy forbids all requests, and all scripts but the template's own.
+  """
+  template = _TEMPLATE.read_text()
+  (script,) = re.findall(r'<script>(.*?)</script>', template, re.DOTALL)
+  digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+  # No name can end the element that it stands in.
+  data = json.dumps(contents, allow_nan=False).replace('<', r'\u003c')
+  filled = {
+    'POLICY': "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+    'TITLE': html.escape(f'{contents["name"]}: HRM run report'),
+    'DATA': data,
+  }
+  return re.sub(r'@(POLICY|TITLE|DATA)@', lambda m: filled[m[1]], template)
+
+
+def _find_evaluation(workdir: pathlib.Path, step: int) -> pathlib.Path | None:
+  """That of all that is held out, as the run halts; or else another one."""
+  root = workdir / 'evaluation'
+  whole = root / f'step_{step}'
+  others = sorted(root.glob(f'step_{step}_*/scores.json'))
+  if (whole / 'scores.json').exists():
+    return whole
+  return others[0].parent if others else None
+
+
+def _scores(
+  one: runs.Run,
+  scores: runs.Scores,
+  puzzles: PuzzleSet,
+  shown: dict[str, Any],
+) -> dict[str, Any]:
+  """The scores of an evaluation, each with what it is a share of."""
+  directory, metrics = scores.path.parent, scores.metrics
+  found = {
+    'where': f'evaluation/{directory.name}',
+    'whole': directory.name == f'step_{scores.step}',
+    'rows': scores.rows,
+    'halting': scores.halting,
+    'segments': metrics['eval/steps'],
+    'exact': metrics.get('eval/exact'),
+    'accuracy': metrics.get('eval/accuracy'),
+    'copied_cells': shown['copied_cells'],
+    'valid': metrics.get('eval/valid'),
+    'puzzles': sum(shown['counts'].values()),
+    'passes': [],
+    'published': _published(one, scores),
+  }
+  if f'eval/pass@1/{voting.Score._fields[0]}' not in metrics:
+    return found
+  names = set(json.loads((directory / 'predictions.json').read_bytes()))
+  tasks = [task for task in puzzles.evaluation_tasks if task.name in names]
+  copied = voting.copy_baseline(tasks)[1]
+  found['scored'] = [tally.scored for tally in copied]
+  found['copied'] = copied.outputs.rate
+  found['passes'] = [
+    [k, [metrics[f'eval/pass@{k}/{rule}'] for rule in voting.Score._fields]]
+    for k in voting.ATTEMPTS
+    if f'eval/pass@{k}/whole_tasks' in metrics
+  ]
+  return found
+
+
+def _published(one: runs.Run, scores: runs.Scores) -> dict[str, Any]:
+  """The published results of this experiment, or why there are none."""
+  if scores.path.parent.name != f'step_{scores.step}':
+    return {'reason': 'only a part, or in another way than the run is scored'}
+  if one.scores.path != scores.path:
+    return {'reason': f'step {one.scores.step} is the newest one scored'}
+  paper, reason = paper_scale.find(one)
+  if paper is None:
+    return {'reason': reason}
+  return {
+    'benchmark': paper.benchmark,
+    'figures': [
+      [f.system, f.parameters, f.text, published.SOURCES[f.source], f.note]
+      for f in published.FIGURES
+      if f.benchmark == paper.benchmark
+    ],
+  }
+
+
+def _charts(one: runs.Run) -> list[dict[str, Any]]:
+  """The curves of metrics.jsonl; none where there is no such file."""
+  if not (one.directory / 'metrics.jsonl').exists():
+    return []
+  found = []
+  for title, percent, names in _CHARTS:
+    series = []
+    for name in names:
+      # Of a step that was done again, the last time counts.
+      values = {
+        line['step']: line[name] for line in one.metrics if name in line
+      }
+      steps = sorted(values)
+      spread = puzzle_set.spread(len(steps), _MAX_POINTS)
+      # The last one too: it is written beside the curve.
+      steps = sorted({steps[i] for i in spread} | {*steps[-1:]})
+      points = [[step, _number(values[step])] for step in steps]
+      if points:
+        name = name.removeprefix('eval/')
+        series.append({'name': name, 'points': points})
+    if series:
+      found.append({'title': title, 'percent': percent, 'series': series})
+  return found
+
+
+def _number(value: Any) -> float | None:
+  """To four digits; None for what no chart can show."""
+  if type(value) not in (int, float) or not math.isfinite(value):
+    return None
+  return float(f'{value:.4g}')
+
+
+def _analyses(directory: pathlib.Path) -> list[dict[str, str]]:
+  """The figures that `experiments.analyze` wrote, with what they show."""
+  path = directory / 'summary.json'
+  if not path.exists():
+    return []
+  fix = 'run python -m experiments.analyze again'
+  found = []
+  try:
+    summary = files.parse_json(files.read(path), path)
+    for name, analysis in summary.get('analyses', {}).items():
+      if 'headline' not in analysis:
+        continue
+      path = directory / f'{name}.json'
+      record = files.parse_json(files.read(path), path)
+      image = files.read(directory / f'{name}.png')
+      found.append(
+        {
+          'name': name,
+          'headline': analysis['headline'],
+          'definition': record['definition']['words'],
+          'image': base64.b64encode(image).decode(),
+        }
+      )
+  except (AttributeError, KeyError, TypeError) as error:
+    raise ConfigError(f'{path}: damaged ({error!r}); {fix}') from None
+  return found
+
+
+def _settings(one: runs.Run) -> list[list[str]]:
+  """Each setting, its value, and the published one where that differs."""
+  fields = flatten_dict(one.config.to_dict(), sep='.')
+  defaults = flatten_dict(build.defaults(one.config).to_dict(), sep='.')
+  return [
+    [
+      key,
+      json.dumps(value),
+      '' if value == defaults[key] else json.dumps(defaults[key]),
+    ]
+    for key, value in sorted(fields.items())
+  ]
+
+
+if __name__ == '__main__':
+  launch.run(main)
