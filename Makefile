@@ -39,6 +39,7 @@ test: .venv/compilers
 
 chaos: .venv/installed
 	$(BIN)/python -m tests.chaos $(CHAOS_FLAGS)
+
 # For the tests of the report: without a browser they are skipped.
 browser:
 	@if command -v chromium && command -v chromedriver; then :; \
