@@ -42,7 +42,7 @@ _COLOURS = '0123456789'
 
 _TRACE = flags.DEFINE_bool('trace', False, 'Draw how the answers form.')
 _SEGMENTS = flags.DEFINE_integer(
-  'segments', None, "Of a trace; the run's act.halt_max_steps if unset.",
+  'trace_segments', None, "Of a trace; the run's act.halt_max_steps if unset.",
   lower_bound=1,
 )  # fmt: skip
 _COLOR = flags.DEFINE_bool(
