@@ -18,8 +18,8 @@ from hrm_jax import act, checkpoints, divergence, sharding, train_step
 from hrm_jax.errors import ConfigError
 from hrm_jax.models import KINDS
 
-# Keys that may change when a run goes on in its workdir. Which data exactly the
-# run has is told by their version; they may lie elsewhere.
+# Keys that do not decide what a run gives. Which data exactly it has is told by
+# their version; they may lie elsewhere.
 FREE_KEYS = (
   'data.train',
   'data.evaluate',
@@ -32,16 +32,21 @@ FREE_KEYS = (
   'keep_best',
   'best_metric',
   'keep_every',
-  'stop_at_accuracy',
-  'divergence',
   'evaluation',
-  # The puzzles at work are started anew.
-  'batch_size',
   # How the same numbers are computed.
   'microbatches',
   'mesh',
   'model.attention',
   'model.fusion',
+)
+
+# Those that may change when a run goes on in its workdir.
+_CHANGEABLE = (
+  *FREE_KEYS,
+  # The puzzles at work are started anew.
+  'batch_size',
+  'stop_at_accuracy',
+  'divergence',
 )
 
 
@@ -213,7 +218,7 @@ def claim_workdir(
   checkpoints.claim_workdir(
     workdir,
     {**config.to_dict(), **facts},
-    FREE_KEYS,
+    _CHANGEABLE,
     defaults(config).to_dict(),
   )
 
