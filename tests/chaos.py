@@ -498,7 +498,7 @@ class Chaos:
 
   def _noticed(self, start: Start) -> bool:
     """Before it listens, a signal ends a program as it does others."""
-    return bool(start.find('a second signal stops at once'))
+    return bool(start.find('a second signal stops at once|stopped after step'))
 
   def _fill(self, start: Start) -> str:
     disk = self._workdir.parent
