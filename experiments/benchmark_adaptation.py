@@ -28,7 +28,7 @@ from hrm_jax.errors import ConfigError
 
 _CANVAS, _HELD_OUT = 6, 20
 # The defaults of fitting were chosen on these.
-_TUNED_ON = (
+TUNED_ON = (
   '4cd1b7b2', '66e6c45b', '6ea4a07e', '833966f4', '87ab05b8', 'be03b35f',
   'ca8de6ea', 'e3fe1151', 'e633a9e5',
 )  # fmt: skip
@@ -52,7 +52,7 @@ def split(directory: pathlib.Path) -> None:
   tasks = [
     task for task in arc.load_tasks('arc2:training').tasks if task.fits(_CANVAS)
   ]
-  free = [task.name for task in tasks if task.name not in _TUNED_ON]
+  free = [task.name for task in tasks if task.name not in TUNED_ON]
   free.sort(key=lambda name: hashlib.sha256(name.encode()).hexdigest())
   for name in ('trained', 'held_out'):
     (directory / name).mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import pytest
 
 from hrm_jax import act, adaptation, divergence, sharding, train_step
 from hrm_jax.errors import ConfigError
-from hrm_jax.models import HRM
+from hrm_jax.models import RecurrentTransformer
 
 B, S, V, D = 8, 9, 12, 32
 # New puzzles 1 to 3 have demonstrations, 4 has none.
@@ -21,12 +21,11 @@ def _setup(**fields):
     seq_len=S,
     hidden_size=D,
     num_heads=4,
-    H_layers=1,
-    L_layers=1,
+    layers=1,
     puzzle_emb_ndim=D,
   )
   return train_step.TrainSetup(
-    model=HRM(**(model | fields)),
+    model=RecurrentTransformer(**(model | fields)),
     act=act.ActSettings(2, 0.1, 'halt_only'),
     optimizer=train_step.OptimizerSettings(
       puzzle_learning_rate=0.1, ema_decay=0.99
@@ -54,7 +53,7 @@ def _batches():
 
 @pytest.fixture(scope='module')
 def mesh():
-  return sharding.make_mesh(jax.devices()[:2])
+  return sharding.make_mesh(jax.devices()[:1])
 
 
 @pytest.fixture(scope='module')
