@@ -47,6 +47,7 @@ setup(
     'tensorboard>=2.20,<3',
     'tensorflow>=2.21,<3',
     'tensorflow-datasets>=4.9.10,<5',
+    'tensorstore>=0.1.86,<0.2',
   ],
   extras_require={
     'tpu': [_JAX.format('tpu')],

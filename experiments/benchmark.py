@@ -304,11 +304,13 @@ def act_evaluation() -> None:
     names = saved.position(step).identifier_names
     puzzles = build.puzzle_set(config, names)
     setup = build.train_setup(config, puzzles, len(names))
-    weights = saved.restore_weights(
-      step, train_step.abstract_to_predict(setup, mesh)
+    rows = puzzles.evaluation_rows()
+    table_rows, identifiers = evaluation.needed_rows(
+      rows, evaluation.match_identifiers(puzzles, rows, names)
     )
-  rows = puzzles.evaluation_rows()
-  identifiers = evaluation.match_identifiers(puzzles, rows, names)
+    weights = saved.restore_weights(
+      step, train_step.abstract_to_predict(setup, mesh), table_rows
+    )
   predict = {
     mode: inference.sharded_predict(setup.model, setup.act, mode, mesh)
     for mode in inference.HALTING_MODES

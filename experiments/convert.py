@@ -32,7 +32,14 @@ from absl import flags, logging
 from data_pipelines import data_flags, encoding, files, identifiers
 from data_pipelines.puzzle_set import BLANK_NAME, PuzzleSet
 from experiments import all_config, build, launch
-from hrm_jax import checkpoints, published, sharding, state_dicts, train_step
+from hrm_jax import (
+  checkpoints,
+  published,
+  puzzle_table,
+  sharding,
+  state_dicts,
+  train_step,
+)
 from hrm_jax.errors import ConfigError
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -149,6 +156,9 @@ def read_published(
       'the file as the published code saved it, with the --config of its data'
     ) from None
   table = variables.pop('puzzle_table', np.zeros(like.puzzle_table.shape))
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  unused = puzzle_table.num_rows(mesh, len(names)) - len(table)
+  table = np.pad(table, ((0, unused), (0, 0)))
   report = _match(puzzles, names)
   # How long it was trained is told by its step alone.
   config.total_steps = 0
@@ -158,7 +168,9 @@ def read_published(
 
   leaking = build.check_leaks(config, puzzles)
   build.claim_workdir(workdir, config, puzzles, leaking)
-  saved = checkpoints.Checkpoints(workdir, keep=config.keep_checkpoints)
+  saved = checkpoints.Checkpoints(
+    workdir, checkpoints.Keep(config.keep_checkpoints)
+  )
   with contextlib.closing(saved):
     saved.save_weights(
       step,
@@ -223,7 +235,7 @@ def write_published(
     )
   constants = published.to_published({'constants': variables.pop('constants')})
   if config.model.puzzle_emb_ndim:
-    variables['puzzle_table'] = table
+    variables['puzzle_table'] = table[: len(position.identifier_names)]
   arrays = {
     name: array.astype(jnp.dtype(dtype), copy=False)
     for name, array in published.to_published(variables).items()

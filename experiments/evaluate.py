@@ -81,6 +81,7 @@ def run(
   identifiers = evaluation.match_identifiers(
     puzzles, chosen, position.identifier_names
   )
+  rows, identifiers = evaluation.needed_rows(chosen, identifiers)
   mode = halting or config.evaluation.halting
   predict = inference.sharded_predict(setup.model, setup.act, mode, mesh)
   first = jax.process_index() == 0
@@ -104,7 +105,7 @@ def run(
       ) from None
   with contextlib.closing(saved):
     variables, puzzle_table = saved.restore_weights(
-      step, train_step.abstract_to_predict(setup, mesh)
+      step, train_step.abstract_to_predict(setup, mesh), rows
     )
   if position.data_version != puzzles.version:
     logging.warning(

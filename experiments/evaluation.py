@@ -41,6 +41,25 @@ def match_identifiers(
   return rows
 
 
+def needed_rows(
+  chosen: EvaluationRows, identifiers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """The part of a checkpoint's puzzle table that is needed.
+
+  Args:
+    chosen: the rows to predict.
+    identifiers: the row of the table of each puzzle identifier.
+
+  Returns:
+    These rows of the table, and where each puzzle identifier has its own in a
+    table of them alone; -1 for what is not needed.
+  """
+  wanted = np.unique(chosen.identifier)
+  places = np.full_like(identifiers, -1)
+  places[wanted] = np.arange(len(wanted))
+  return identifiers[wanted], places
+
+
 def evaluate(
   puzzles: PuzzleSet,
   chosen: EvaluationRows,

@@ -21,10 +21,12 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 from absl import logging
 
-from hrm_jax import processes
+from hrm_jax import processes, sharding
 from hrm_jax.errors import ConfigError
 from hrm_jax.train_state import TrainState
 
@@ -35,6 +37,8 @@ UNKNOWN_DATA = 'unknown'
 _SUMS = 'SHA256SUMS'
 # What orbax writes at the very end; nothing is restored from these.
 _UNLISTED = {_SUMS, '_CHECKPOINT_METADATA', 'commit_success.txt'}
+# Of the puzzle table on the disk: what is read at least for a row.
+_PIECE_BYTES = 2**20
 # Besides the arrays: orbax's own files, and blocks of the file system.
 _SPACE_FOR_REST = 2**20
 
@@ -232,7 +236,10 @@ class Checkpoints:
             {'format_version': FORMAT_VERSION, **fields}
           ),
           identifiers=ocp.args.JsonSave({'names': names}),
-          **{name: ocp.args.StandardSave(item) for name, item in items.items()},
+          **{
+            name: ocp.args.StandardSave(item, _save_args(item))
+            for name, item in items.items()
+          },
         ),
         # Whatever was saved before: a run may have gone back.
         force=True,
@@ -346,23 +353,73 @@ class Checkpoints:
     return _merge(like, found)
 
   def restore_weights(
-    self, step: int, like: TrainState
+    self, step: int, like: TrainState, rows: np.ndarray | None = None
   ) -> tuple[dict[str, Any], jax.Array]:
-    """Only what predicts: the model's variables and the puzzle table."""
+    """Only what predicts: the model's variables and the puzzle table.
+
+    Args:
+      step: of `find`, which reads all files for their digests, but holds none.
+      like: the abstract state, placed on a mesh.
+      rows: of the puzzle table, int [N], none of the others being held in
+        memory: those a process needs are read in pieces of about a megabyte.
+        None for all.
+
+    Returns:
+      The variables, and the table as `like` has it, or just the rows in their
+      order, filled up to equal parts for the mesh's devices.
+
+    Raises:
+      ConfigError: it cannot be read.
+    """
+    table = like.puzzle_table
+    if rows is not None:
+      parts = sharding.count(table.sharding.mesh, 'puzzles')
+      rows = np.pad(rows, (0, -len(rows) % parts))
+      # Orbax reads arrays from their beginning: a row for each part.
+      like = like.replace(puzzle_table=_of_rows(table, parts))
     weights = _split(like)['weights']
-    found = self._read(
+    weights = self._read(
       step, weights=ocp.args.StandardRestore(weights, strict=False)
-    )
-    weights = found['weights']
+    )['weights']
     variables = {'params': weights['params'], **_constants(weights)}
-    return variables, _table(weights, like)
+    if rows is None:
+      return variables, _table(weights, like)
+    if not table.size:
+      return variables, jnp.zeros((len(rows), 0))
+    with self._reading(step):
+      return variables, self._read_rows(step, _of_rows(table, len(rows)), rows)
+
+  def _read_rows(
+    self, step: int, like: jax.ShapeDtypeStruct, rows: np.ndarray
+  ) -> jax.Array:
+    """Rows of the puzzle table, past orbax."""
+    place = self.directory / str(step) / 'weights'
+    table = tensorstore.open(
+      {
+        'driver': 'zarr',
+        'kvstore': {
+          'driver': 'ocdbt',
+          'base': place.as_uri() + '/',
+          'path': 'puzzle_table/',
+        },
+      },
+      read=True,
+    ).result()
+    return jax.make_array_from_callback(
+      like.shape, like.sharding, lambda at: table[rows[at[0]]].read().result()
+    )
 
   def _read(self, step: int, **items: Any) -> Any:
-    try:
+    with self._reading(step):
       if 'weights' in items:
         saved = self._manager.item_metadata(step)['weights']
         _check_shapes(saved.tree, items['weights'].item)
       return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+  @contextlib.contextmanager
+  def _reading(self, step: int) -> Iterator[None]:
+    try:
+      yield
     # orbax, tensorstore and JSON each have their own errors for damage.
     except Exception as error:
       raise ConfigError(
@@ -476,6 +533,23 @@ def _weights(
   """What predicts; without what holds no values, which orbax refuses."""
   items = {**variables, 'puzzle_table': puzzle_table}
   return {name: item for name, item in items.items() if _holds_arrays(item)}
+
+
+def _save_args(item: Any) -> Any:
+  """How orbax writes an item: the puzzle table in pieces."""
+
+  def of_one(path, _):
+    is_table = path[0] == jax.tree_util.DictKey('puzzle_table')
+    return ocp.SaveArgs(chunk_byte_size=_PIECE_BYTES if is_table else None)
+
+  return jax.tree_util.tree_map_with_path(of_one, item)
+
+
+def _of_rows(table: jax.ShapeDtypeStruct, rows: int) -> jax.ShapeDtypeStruct:
+  """A table of so many rows, placed alike."""
+  return jax.ShapeDtypeStruct(
+    (rows, *table.shape[1:]), table.dtype, sharding=table.sharding
+  )
 
 
 def _holds_arrays(item: Any) -> bool:

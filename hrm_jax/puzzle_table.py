@@ -8,8 +8,22 @@ is of the batch's size, B · E, never of the table's. Inside
 import chex
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from hrm_jax import optimizers, sharding
+
+
+def num_rows(mesh: Mesh, identifiers: int) -> int:
+  """Rows of a table with one for each identifier, and some unused.
+
+  Each device has the same number of rows. It divides by a power of two, for
+  which there are up to 1 % more: so a checkpoint can be cut into equal pieces,
+  and some rows be read without all others.
+  """
+  parts = sharding.count(mesh, 'puzzles')
+  own = -(-identifiers // parts)
+  multiple = 2 ** max(0, own.bit_length() - 8)
+  return -(-own // multiple) * multiple * parts
 
 
 def lookup(table_RE: chex.Array, rows_B: chex.Array) -> chex.Array:

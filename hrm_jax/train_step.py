@@ -477,8 +477,7 @@ def trace(setup: TrainSetup, mesh: Mesh) -> jax.stages.Traced:
 
 
 def _init(setup: TrainSetup, mesh: Mesh) -> Callable[[], TrainState]:
-  # A row for each identifier, and some unused for equal parts.
-  rows = sharding.round_up(mesh, 'puzzles', setup.num_puzzle_identifiers)
+  rows = puzzle_table.num_rows(mesh, setup.num_puzzle_identifiers)
   return functools.partial(setup.init, rows)
 
 

@@ -366,7 +366,7 @@ def _untrained(config, workdir):
   state = state.replace(puzzle_table=table, step=np.int32(3))
   leaking = build.check_leaks(config, puzzles)
   build.claim_workdir(workdir, config, puzzles, leaking)
-  saved = checkpoints.Checkpoints(workdir, keep=1)
+  saved = checkpoints.Checkpoints(workdir, checkpoints.Keep(1))
   names = puzzles.identifier_names()
   saved.save(state, checkpoints.Position(3, names, puzzles.version))
   saved.close()

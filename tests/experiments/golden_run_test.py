@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import build, evaluate, train
+from experiments import build, evaluate, evaluation, train
 from hrm_jax import checkpoints, train_step, workdir_lock
 from hrm_jax.errors import ConfigError
 from tests.golden import make_run
@@ -79,6 +79,32 @@ def test_evaluation_gives_the_same_scores(golden):
     assert found[name] == (
       pytest.approx(score) if isinstance(score, float) else score
     ), name
+
+
+def test_the_rows_that_are_needed_predict_as_the_whole_table(
+  golden, monkeypatch
+):
+  workdir, _, _ = golden
+  restore = checkpoints.Checkpoints.restore_weights
+  tables = []
+
+  def restored(*arguments):
+    weights = restore(*arguments)
+    tables.append(weights[1].shape)
+    return weights
+
+  monkeypatch.setattr(checkpoints.Checkpoints, 'restore_weights', restored)
+  few = evaluate.run(workdir, max_augmentations=2, max_puzzles=3)
+  monkeypatch.setattr(
+    evaluation, 'needed_rows', lambda _, identifiers: (None, identifiers)
+  )
+  whole = evaluate.run(workdir, max_augmentations=2, max_puzzles=3)
+  assert tables == [(8, 16), (48, 16)]
+  assert few.metrics == whole.metrics
+  for key, candidates in whole.candidates.items():
+    for ours, theirs in zip(few.candidates[key], candidates, strict=True):
+      np.testing.assert_array_equal(ours.grid, theirs.grid)
+      assert ours[1:] == theirs[1:]
 
 
 def _rewrite(path, **fields):

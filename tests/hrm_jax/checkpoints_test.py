@@ -24,7 +24,7 @@ POSITION = Position(
 )
 
 
-def _setup(ema_decay=0.0, **fields):
+def _setup(ema_decay=0.0, identifiers=20, **fields):
   model = dict(
     vocab_size=12,
     seq_len=9,
@@ -42,7 +42,7 @@ def _setup(ema_decay=0.0, **fields):
     loss='stablemax',
     total_steps=100,
     batch_size=8,
-    num_puzzle_identifiers=20,
+    num_puzzle_identifiers=identifiers,
     seed=0,
   )
 
@@ -159,6 +159,66 @@ def test_weights_need_no_training_state(workdir):
   saved = Checkpoints(workdir)
   variables, _ = saved.restore_weights(3, like)
   _assert_same(variables, _state(3).variables)
+  saved.close()
+
+
+_LARGE = dict(identifiers=50_000, puzzle_emb_ndim=128)
+
+
+@pytest.fixture(scope='module', params=[1, 8])
+def large(request, tmp_path_factory):
+  """Weights of one device and of eight, with a table of 25 MB; and that."""
+  workdir = tmp_path_factory.mktemp('large')
+  state = _state(3, devices=request.param, **_LARGE)
+  saved = Checkpoints(workdir, Keep(1))
+  saved.save_weights(3, state.variables, state.puzzle_table, POSITION)
+  saved.close()
+  return workdir, np.asarray(state.puzzle_table)
+
+
+@pytest.mark.parametrize('devices', [1, 2, 8])
+def test_a_table_in_pieces_fits_any_devices(large, devices):
+  workdir, table = large
+  saved = Checkpoints(workdir)
+  _, found = saved.restore_weights(3, _like(devices, **_LARGE))
+  np.testing.assert_array_equal(found[:50_000], table[:50_000])
+  saved.close()
+
+
+def _bytes_read():
+  with open('/proc/self/io') as file:
+    return int(file.readline().removeprefix('rchar:'))
+
+
+@pytest.mark.parametrize('devices', [1, 2, 8])
+def test_only_rows_that_are_needed_are_read(large, devices):
+  """The pieces that they lie in, a megabyte each, once for each device."""
+  workdir, table = large
+  rows = np.array([49_999, 7, 8, 30_000, 7])
+  like = _like(devices, **_LARGE)
+  saved = Checkpoints(workdir)
+  before = _bytes_read()
+  variables, found = saved.restore_weights(3, like, rows)
+  assert _bytes_read() - before < 10 * 2**20 < table.nbytes / 2
+  assert found.shape == (-(-5 // devices) * devices, 128)
+  np.testing.assert_array_equal(found[:5], table[rows])
+  assert found.sharding.is_equivalent_to(like.puzzle_table.sharding, 2)
+  _assert_same(variables, saved.restore_weights(3, like)[0])
+  saved.close()
+
+
+def test_rows_of_a_small_table_and_of_none(workdir, tmp_path):
+  saved = Checkpoints(workdir)
+  rows = np.array([3, 0])
+  _, found = saved.restore_weights(5, _like(2), rows)
+  _assert_same(found, _state(5).puzzle_table[rows])
+  with pytest.raises(ConfigError, match=r'checkpoints/5: cannot be restored'):
+    saved.restore_weights(5, _like(), np.array([24]))
+  saved.close()
+  _save(tmp_path, _state(1, puzzle_emb_ndim=0))
+  saved = Checkpoints(tmp_path)
+  like = _like(puzzle_emb_ndim=0)
+  assert saved.restore_weights(1, like, rows)[1].shape == (8, 0)
   saved.close()
 
 
