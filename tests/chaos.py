@@ -613,15 +613,18 @@ def differences(
   like = train_step.abstract_state(setup, mesh)
   for step in sorted({best, *ours.steps()}):
     if step in ours.steps() and step in theirs.steps():
-      jax.tree_util.tree_map_with_path(
-        lambda path, a, b, step=step: out.extend(
-          [f'step {step}: {jax.tree_util.keystr(path)} differs']
-          if _bits(a) != _bits(b)
-          else []
-        ),
-        ours.restore(step, like),
-        theirs.restore(step, like),
-      )
+      states = [saved.restore(step, like) for saved in (ours, theirs)]
+      one, two = map(jax.tree_util.tree_leaves_with_path, states)
+      differing = [
+        jax.tree_util.keystr(path)
+        for (path, a), (_, b) in zip(one, two, strict=True)
+        if _bits(a) != _bits(b)
+      ]
+      if differing:
+        out.append(
+          f'step {step}: {len(differing)} of {len(one)} arrays differ: '
+          f'{", ".join(differing)}'
+        )
     elif step in (best, steps):
       out.append(f'step {step} is not there twice')
   return out
