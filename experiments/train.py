@@ -35,9 +35,9 @@ def main(_) -> int | None:
       state = run(config, workdir, notice)
     except training.Preempted as stopped:
       logging.info(
-        '%s: stopped after step %d, which is saved in %s; the same command '
-        'goes on from there',
-        notice.reason, stopped.step, workdir,
+        '%s: stopped after step %d%s; the same command goes on from there',
+        notice.reason, stopped.step,
+        f', which is saved in {workdir}' if stopped.step else '',
       )  # fmt: skip
       return preemption.EXIT_CODE
   logging.info('Step %d is saved in %s', int(state.step), workdir)

@@ -456,7 +456,7 @@ class Chaos:
     codes, told = self._ends(start, number.name)
     if not self._noticed(start) or not any(codes):
       return told
-    stopped = start.find(r'stopped after step (\d+), which is saved')
+    stopped = start.find(r'stopped after step (\d+)')
     if set(codes) != {preemption.EXIT_CODE} or len(stopped) != 1:
       self.problem(f'event {self._number + 1}, {told}: not as documented')
       return told
