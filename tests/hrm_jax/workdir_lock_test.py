@@ -50,6 +50,8 @@ with contextlib.ExitStack() as stack:
       print('held by', (workdir / 'lock').read_text())
     except errors.ConfigError as error:
       print('refused', error)
+  # It is released when all have looked.
+  processes.from_first(lambda: None)
 """
 
 
