@@ -161,8 +161,7 @@ def test_a_signal_to_one_process_stops_both_and_nothing_is_lost(tmp_path):
   started[1].send_signal(signal.SIGTERM)
   first, _ = _end(started, code=preemption.EXIT_CODE)
   assert 'the same command goes on from there' in first
-  (step,) = checkpoints.Checkpoints(disturbed).steps()
-  assert 5 < step < _STEPS
+  assert 5 < max(checkpoints.Checkpoints(disturbed).steps()) < _STEPS
   _run(*command, f'--workdir={disturbed}')
   expected, found = (
     (workdir / 'metrics.jsonl').read_text() for workdir in (peace, disturbed)
