@@ -57,7 +57,7 @@ def test_all_lines_stay(workdir):
 def test_a_line_that_was_cut_off_comes_again(workdir, caplog):
   with (workdir / 'metrics.jsonl').open('a') as file:
     file.write('{"step": 5, "lo')
-  with caplog.at_level(logging.INFO):
+  with caplog.at_level(logging.INFO, logger='absl'):
     assert _write(workdir, (4, 5), lines=3) == 3
   assert '2 lines of' in caplog.text
   assert 'the last was cut off' in caplog.text
