@@ -20,7 +20,7 @@ from data_pipelines.picture import Thought
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 from data_pipelines.voting import Candidate
 from experiments import evaluation
-from experiments.own_puzzles import Checkpoint
+from experiments.own_puzzles import Checkpoint, thought_of
 from hrm_jax import sharding, traces
 from hrm_jax.errors import ConfigError
 
@@ -344,14 +344,7 @@ def _think(
     )
     labels = puzzle_set.padded(batch['labels'])
     for row in range(min(left, size)):
-      thought = Thought(
-        setup.model.update_levels,
-        found.tokens[:, :, row],
-        found.q[:, row],
-        found.halts[:, row],
-        labels[row] if labels[row].any() else None,
-      )
-      yield batch['inputs'][row], thought
+      yield batch['inputs'][row], thought_of(setup, found, labels[row], row)
     left -= size
 
 

@@ -481,27 +481,42 @@ class Traced(NamedTuple):
     inputs: tokens, [rows, S].
     labels: tokens, [rows, S], 0 where a cell does not count.
     trace: of all rows.
-    levels: of its updates.
-    q_names: of the Q values that are trained.
+    setup: of the checkpoint.
   """
 
   rows: EvaluationRows
   inputs: np.ndarray
   labels: np.ndarray
   trace: traces.Trace
-  levels: str
-  q_names: tuple[str, ...]
+  setup: train_step.TrainSetup
 
   def thought(self, row: int) -> Thought:
     """One row, to be drawn."""
-    label, trace = self.labels[row], self.trace
-    return Thought(
-      self.levels,
-      trace.tokens[:, :, row],
-      {name: trace.q[:, row, i] for i, name in enumerate(self.q_names)},
-      trace.halts[:, row],
-      label if label.any() else None,
-    )
+    return thought_of(self.setup, self.trace, self.labels[row], row)
+
+
+def thought_of(
+  setup: train_step.TrainSetup,
+  trace: traces.Trace,
+  label: np.ndarray,
+  row: int,
+) -> Thought:
+  """One row of a trace, to be drawn.
+
+  Args:
+    setup: of the checkpoint.
+    trace: of some rows.
+    label: of this row, tokens [S], 0 where a cell does not count.
+    row: which one.
+  """
+  names = _Q_NAMES[setup.act.halting]
+  return Thought(
+    setup.model.update_levels,
+    trace.tokens[:, :, row],
+    {name: trace.q[:, row, i] for i, name in enumerate(names)},
+    trace.halts[:, row],
+    label if label.any() else None,
+  )
 
 
 def trace(
@@ -544,6 +559,5 @@ def trace(
     batch['inputs'][:count],
     padded(batch['labels'])[:count],
     found,
-    checkpoint.setup.model.update_levels,
-    _Q_NAMES[checkpoint.setup.act.halting],
+    checkpoint.setup,
   )
