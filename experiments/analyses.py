@@ -24,7 +24,7 @@ from data_pipelines.puzzle_set import (
   PuzzleSet,
   spread,
 )
-from experiments import build, evaluation
+from experiments import evaluation
 from hrm_jax import (
   analysis,
   checkpoints,
@@ -90,7 +90,7 @@ class Subject:
     setup: of its training.
     mesh: whose devices share the rows.
     variables: of the model.
-    puzzle_table: float32 [R, E].
+    puzzle_table: float32 [R, E], the rows that are needed.
     puzzles: the run's.
     chosen: the held-out rows.
     identifiers: row of the table of each puzzle identifier.
@@ -150,44 +150,27 @@ def load(
     ConfigError, DataError: there is no such checkpoint, or its data cannot be
       used.
   """
-  config, fields = build.read_run(workdir)
-  # The run's may be for a machine of another kind.
-  config.model.attention = 'auto'
-  mesh = sharding.make_mesh()
-  batch_size = batch_size or config.evaluation.batch_size
-  sharding.check_batch_size(mesh, batch_size, '--batch_size')
-  saved = checkpoints.Checkpoints(workdir)
-  step = saved.find(step)
-  position = saved.position(step)
-  puzzles = build.puzzle_set(config, position.identifier_names)
-  leaking = build.check_leaks(config, puzzles).beside(fields.get('leaks'))
-  setup = build.train_setup(config, puzzles, len(position.identifier_names))
-  chosen = puzzles.evaluation_rows(
-    max_augmentations or None, max_puzzles or None
+  found = evaluation.held_out(
+    workdir, step, max_augmentations, max_puzzles, batch_size
   )
-  variables, puzzle_table = saved.restore_weights(
-    step, train_step.abstract_to_predict(setup, mesh)
-  )
-  saved.close()
-  most = setup.act.halt_max_steps
+  variables, puzzle_table, identifiers = found.restore(BLANK_IDENTIFIER)
+  most = found.setup.act.halt_max_steps
   subject = Subject(
     workdir=workdir,
-    step=step,
-    position=position,
-    setup=setup,
-    mesh=mesh,
+    step=found.step,
+    position=found.position,
+    setup=found.setup,
+    mesh=found.mesh,
     variables=variables,
     puzzle_table=puzzle_table,
-    puzzles=puzzles,
-    chosen=chosen,
-    identifiers=evaluation.match_identifiers(
-      puzzles, chosen, position.identifier_names
-    ),
-    batch_size=batch_size,
+    puzzles=found.puzzles,
+    chosen=found.chosen,
+    identifiers=identifiers,
+    batch_size=found.batch_size,
     segments=max(segments or max(2 * most, _SEGMENTS), most),
     seed=seed,
   )
-  return subject, leaking.record()
+  return subject, found.leaking.record()
 
 
 def not_applicable(name: str, subject: Subject) -> str | None:

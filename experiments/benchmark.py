@@ -10,7 +10,6 @@ python -m experiments.benchmark saving
 python -m experiments.benchmark act_evaluation --workdir=DIR
 """
 
-import contextlib
 import functools
 import json
 import math
@@ -297,25 +296,16 @@ def act_evaluation() -> None:
   row ten times.
   """
   workdir, repeats = launch.workdir(), 5
-  config, _ = build.read_run(workdir)
-  mesh = sharding.make_mesh()
-  with contextlib.closing(checkpoints.Checkpoints(workdir)) as saved:
-    step = saved.find(launch.STEP.value)
-    names = saved.position(step).identifier_names
-    puzzles = build.puzzle_set(config, names)
-    setup = build.train_setup(config, puzzles, len(names))
-    rows = puzzles.evaluation_rows()
-    table_rows, identifiers = evaluation.needed_rows(
-      rows, evaluation.match_identifiers(puzzles, rows, names)
-    )
-    weights = saved.restore_weights(
-      step, train_step.abstract_to_predict(setup, mesh), table_rows
-    )
+  found = evaluation.held_out(workdir, launch.STEP.value)
+  *weights, identifiers = found.restore()
+  puzzles, rows = found.puzzles, found.chosen
   predict = {
-    mode: inference.sharded_predict(setup.model, setup.act, mode, mesh)
+    mode: inference.sharded_predict(
+      found.setup.model, found.setup.act, mode, found.mesh
+    )
     for mode in inference.HALTING_MODES
   }
-  for copies, batch_size in ((1, config.evaluation.batch_size), (10, 128)):
+  for copies, batch_size in ((1, found.batch_size), (10, 128)):
     chosen = rows.take(np.tile(np.arange(len(rows)), copies))
     times = {mode: [] for mode in predict}
     segments = {}

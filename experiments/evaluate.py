@@ -8,7 +8,6 @@ submission.json (two attempts, Kaggle's form) and predictions.json (ranked
 candidates with votes), for Sudoku and Maze predictions.csv.
 """
 
-import contextlib
 import pathlib
 
 import jax
@@ -16,7 +15,7 @@ from absl import flags, logging
 
 from data_pipelines.judging import Judge
 from experiments import build, evaluation, evaluation_flags, launch
-from hrm_jax import checkpoints, inference, sharding, train_step
+from hrm_jax import checkpoints, inference
 from hrm_jax.errors import ConfigError
 
 _HALTING = flags.DEFINE_enum(
@@ -54,39 +53,21 @@ def run(
     ConfigError, DataError: there is no such run or checkpoint, or its data
       cannot be used.
   """
-  config, fields = build.read_run(workdir)
-  # The run's may be for a machine of another kind.
-  config.model.attention = 'auto'
-  other_segments = segments not in (None, config.act.halt_max_steps)
-  if other_segments:
-    config.act.halt_max_steps = segments
-  # Another machine than the run's, maybe: all its devices share the rows.
-  mesh = sharding.make_mesh()
-  batch_size = batch_size or config.evaluation.batch_size
-  sharding.check_batch_size(mesh, batch_size, '--batch_size')
-  saved = checkpoints.Checkpoints(workdir)
-  step = saved.find(step)
-  position = saved.position(step)
-  puzzles = build.puzzle_set(config, position.identifier_names)
-  # Never refused: the scores of what was trained are worth knowing, with this.
-  leaking = build.check_leaks(config, puzzles).beside(fields.get('leaks'))
-  setup = build.train_setup(config, puzzles, len(position.identifier_names))
-  chosen = puzzles.evaluation_rows(
-    max_augmentations or None, max_puzzles or None
+  found = evaluation.held_out(
+    workdir, step, max_augmentations, max_puzzles, batch_size, segments
   )
+  config, _ = build.read_run(workdir)
+  other_segments = segments not in (None, config.act.halt_max_steps)
+  setup, puzzles, chosen = found.setup, found.puzzles, found.chosen
   if not len(chosen):
     raise ConfigError(
       f'{workdir}: its config.data.evaluate names no puzzles: nothing to score'
     )
-  identifiers = evaluation.match_identifiers(
-    puzzles, chosen, position.identifier_names
-  )
-  rows, identifiers = evaluation.needed_rows(chosen, identifiers)
   mode = halting or config.evaluation.halting
-  predict = inference.sharded_predict(setup.model, setup.act, mode, mesh)
+  predict = inference.sharded_predict(setup.model, setup.act, mode, found.mesh)
   first = jax.process_index() == 0
   # An evaluation of another kind has a directory of its own.
-  directory = workdir / 'evaluation' / f'step_{step}'
+  directory = workdir / 'evaluation' / f'step_{found.step}'
   if halting and halting != config.evaluation.halting:
     directory = directory.with_name(f'{directory.name}_{halting}')
   for limit, things in (
@@ -103,14 +84,10 @@ def run(
       raise ConfigError(
         f'{directory}: cannot be written ({error.strerror})'
       ) from None
-  with contextlib.closing(saved):
-    variables, puzzle_table = saved.restore_weights(
-      step, train_step.abstract_to_predict(setup, mesh), rows
-    )
-  if position.data_version != puzzles.version:
-    logging.warning(
-      'Trained on %s, scored on %s', position.data_version, puzzles.version
-    )
+  variables, puzzle_table, identifiers = found.restore()
+  trained_on = found.position.data_version
+  if trained_on != puzzles.version:
+    logging.warning('Trained on %s, scored on %s', trained_on, puzzles.version)
   logging.info(
     'Predicting %d held-out inputs, augmentations included', len(chosen)
   )
@@ -121,21 +98,21 @@ def run(
     predict,
     variables,
     puzzle_table,
-    batch_size,
+    found.batch_size,
   )
   if first:
-    print(f'\nScores of step {step}; data: {puzzles.version}')
-    print(judge.report() + leaking.note())
-    if position.data_version.startswith(checkpoints.UNKNOWN_DATA):
+    print(f'\nScores of step {found.step}; data: {puzzles.version}')
+    print(judge.report() + found.leaking.note())
+    if trained_on.startswith(checkpoints.UNKNOWN_DATA):
       print('What it was trained on is not known here: answers may have leaked')
     facts = {
-      'step': step,
+      'step': found.step,
       'data_version': puzzles.version,
-      'trained_on': position.data_version,
+      'trained_on': trained_on,
       'halting': mode,
-      'segments': config.act.halt_max_steps,
+      'segments': setup.act.halt_max_steps,
       'rows': len(chosen),
-      'leaks': leaking.record(),
+      'leaks': found.leaking.record(),
     }
     judge.write(directory, facts)
     print(f'Written: {directory}/scores.json, predictions.png and more')

@@ -1,6 +1,7 @@
-"""Eight simulated CPU devices for every test, and a small disk."""
+"""What all tests share: eight CPU devices, what is logged, a small disk."""
 
 import atexit
+import logging
 import os
 import shutil
 import subprocess
@@ -17,6 +18,13 @@ _COMPILED = tempfile.mkdtemp(prefix='compiled_')
 atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
 os.environ['JAX_COMPILATION_CACHE_DIR'] = _COMPILED
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
+
+
+@pytest.fixture
+def caplog(caplog):
+  """What is logged, at whatever level other tests left absl's logger."""
+  caplog.set_level(logging.INFO, 'absl')
+  return caplog
 
 
 @pytest.fixture

@@ -105,8 +105,7 @@ def test_many_rows_in_chunks(tmp_path, monkeypatch, caplog, sudokus):
   monkeypatch.setattr(questions, '_CHECK_CHUNK', 11)
   monkeypatch.setattr(questions, '_SECONDS_BETWEEN_LOGS', -1)
   path = _write(tmp_path / '100%d.csv', Sudoku(3, 3), sudokus, repeat=3)
-  with caplog.at_level('INFO'):
-    loaded = load_questions(str(path), 'train', 0)
+  loaded = load_questions(str(path), 'train', 0)
   assert f'{path}: 150 rows read' in caplog.text
   assert f'{path}: 150 of 150 puzzles checked' in caplog.text
   np.testing.assert_array_equal(

@@ -606,8 +606,7 @@ def test_what_no_file_tells_is_taken_from_the_config_and_said(
 ):
   path = _write(tmp_path / 'theirs' / 'x.pt', _published(sizes, 'trm'))
   config = _sudoku('trm', **{'model.puzzle_emb_len': 6, 'model.num_heads': 2})
-  with caplog.at_level('INFO', 'absl'):
-    convert.read_published(path, config, tmp_path / 'run')
+  convert.read_published(path, config, tmp_path / 'run')
   assert (
     'Taken from --config, since the tensors do not tell: num_heads=2, '
     "H_cycles=2, L_cycles=2, puzzle_emb_len=6, pos_encodings='rope'"
@@ -618,8 +617,7 @@ def test_what_no_file_tells_is_taken_from_the_config_and_said(
   caplog.clear()
   tensors = _published(sizes, tokens=sizes[1] + 1)
   path = _write(tmp_path / 'others' / 'x.pt', tensors)
-  with caplog.at_level('INFO', 'absl'):
-    convert.read_published(path, _sudoku('hrm'), tmp_path / 'run_2')
+  convert.read_published(path, _sudoku('hrm'), tmp_path / 'run_2')
   assert 'num_heads=4, H_cycles=2, L_cycles=2\n' in caplog.text
 
 

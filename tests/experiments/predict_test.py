@@ -164,7 +164,7 @@ def test_a_trace_ends_in_the_answers_that_were_predicted(checkpoint, predicted):
   (_, new), _ = predicted
   traced = own_puzzles.trace(checkpoint, new, SEGMENTS)
   assert traced.trace.tokens.shape == (SEGMENTS, 1, 2, CANVAS**2)
-  assert traced.levels == 'H'
+  assert traced.thought(0).levels == 'H'
   # Of the second task the answer is not known.
   assert [traced.thought(row).answer is None for row in (0, 1)] == [False, True]
   # What the identity predicts is among the candidates.

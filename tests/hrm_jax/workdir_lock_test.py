@@ -4,7 +4,6 @@ import contextlib
 import errno
 import fcntl
 import json
-import logging
 import os
 import pathlib
 import re
@@ -110,12 +109,6 @@ def at_once(monkeypatch):
 
 
 @pytest.fixture
-def log(caplog):
-  caplog.set_level(logging.INFO)
-  return caplog
-
-
-@pytest.fixture
 def without_locks(monkeypatch):
   """A file system that has none."""
 
@@ -143,14 +136,14 @@ def test_a_second_run_is_refused_at_once_and_told_by_whom(tmp_path, at_once):
 
 
 def test_a_run_that_has_ended_leaves_nothing_to_take_over(
-  tmp_path, at_once, log
+  tmp_path, at_once, caplog
 ):
   with _holder(tmp_path) as process:
     _, errors = process.communicate()
   assert process.returncode == 0, errors
   assert not (tmp_path / 'lock').read_bytes()
   with workdir_lock.hold(tmp_path):
-    assert 'Taking over' not in log.text
+    assert 'Taking over' not in caplog.text
 
 
 def test_a_second_run_in_the_same_process_is_refused(tmp_path, at_once):
@@ -162,10 +155,10 @@ def test_a_second_run_in_the_same_process_is_refused(tmp_path, at_once):
     pass
 
 
-def test_a_killed_run_is_taken_over_at_once(tmp_path, at_once, log):
+def test_a_killed_run_is_taken_over_at_once(tmp_path, at_once, caplog):
   pid = _leave(tmp_path)['process']
   with workdir_lock.hold(tmp_path):
-    assert f'Taking over the lock of process {pid} on' in log.text
+    assert f'Taking over the lock of process {pid} on' in caplog.text
     assert _record(tmp_path)['process'] == os.getpid()
 
 
@@ -198,7 +191,7 @@ def test_a_run_that_ends_releases_its_workdir(tmp_path, at_once):
 
 
 def test_a_run_of_another_machine_is_refused_while_it_lives(
-  tmp_path, log, without_locks
+  tmp_path, caplog, without_locks
 ):
   with _holder(tmp_path, 'elsewhere') as process:
     with (
@@ -206,19 +199,19 @@ def test_a_run_of_another_machine_is_refused_while_it_lives(
       workdir_lock.hold(tmp_path, patience=60),
     ):
       pass
-    assert 'waiting up to 60 s whether it still runs' in log.text
+    assert 'waiting up to 60 s whether it still runs' in caplog.text
     assert _record(tmp_path)['kernel'] == 'another'
     process.kill()
     process.wait()
-    log.clear()
+    caplog.clear()
     with _impatient(tmp_path):
-      assert 'waiting' in log.text
-      assert 'Taking over' in log.text
+      assert 'waiting' in caplog.text
+      assert 'Taking over' in caplog.text
       assert _record(tmp_path)['process'] == os.getpid()
 
 
 def test_a_run_of_another_machine_that_ends_is_not_waited_for(
-  tmp_path, log, without_locks, monkeypatch
+  tmp_path, caplog, without_locks, monkeypatch
 ):
   with _holder(tmp_path, 'elsewhere') as process:
     process.kill()
@@ -230,13 +223,13 @@ def test_a_run_of_another_machine_that_ends_is_not_waited_for(
   monkeypatch.setattr(time, 'sleep', sleep)
   with workdir_lock.hold(tmp_path, patience=60):
     pass
-  assert 'waiting' in log.text
-  assert 'Taking over' not in log.text
+  assert 'waiting' in caplog.text
+  assert 'Taking over' not in caplog.text
 
 
 @pytest.mark.parametrize('count', [0, 1])
 def test_a_kernels_lock_is_not_trusted_for_another_machine(
-  tmp_path, log, monkeypatch, count
+  tmp_path, caplog, monkeypatch, count
 ):
   """It may be of this machine alone, as gcsfuse's are."""
   record = _leave(tmp_path, kernel='another', host='far')
@@ -253,14 +246,16 @@ def test_a_kernels_lock_is_not_trusted_for_another_machine(
       pass
   else:
     with _impatient(tmp_path):
-      assert 'Taking over the lock of process' in log.text
-  assert 'waiting' in log.text
+      assert 'Taking over the lock of process' in caplog.text
+  assert 'waiting' in caplog.text
 
 
-def test_without_locks_a_killed_run_is_waited_for(tmp_path, log, without_locks):
+def test_without_locks_a_killed_run_is_waited_for(
+  tmp_path, caplog, without_locks
+):
   _leave(tmp_path)
   with _impatient(tmp_path):
-    assert 'waiting' in log.text
+    assert 'waiting' in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -268,10 +263,10 @@ def test_without_locks_a_killed_run_is_waited_for(tmp_path, log, without_locks):
   [b'\0' * 90, b'{"process": 7', b'\xff{}', b'[7]', b'{"host": "a"}'],
   ids=['zeros', 'cut off', 'no text', 'no record', 'no process'],
 )
-def test_a_damaged_lock_is_waited_for(tmp_path, log, text):
+def test_a_damaged_lock_is_waited_for(tmp_path, caplog, text):
   (tmp_path / 'lock').write_bytes(text)
   with _impatient(tmp_path):
-    assert 'is of an unknown process; waiting' in log.text
+    assert 'is of an unknown process; waiting' in caplog.text
     assert _record(tmp_path)['process'] == os.getpid()
   assert not (tmp_path / 'lock').read_bytes()
 
