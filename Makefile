@@ -35,7 +35,7 @@ comparison: .venv/installed
 	  --out=$(COMPARISON)
 
 test: .venv/compilers
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
 chaos: .venv/installed
 	$(BIN)/python -m tests.chaos $(CHAOS_FLAGS)

@@ -11,8 +11,9 @@ _VERSION = re.search(
 )[1]
 
 # jax 0.11 needs Python 3.12; the lower bounds are the versions tested here.
-_JAX = 'jax[{}]>=0.10.2,<0.12'
+_JAX = 'jax[{}]>=0.10.2,<0.13'
 _HUB = 'huggingface_hub>=2.4,<3'
+_WANDB = 'wandb>=0.22,<1'
 
 setup(
   name='hrm-jax',
@@ -33,7 +34,7 @@ setup(
     'flax>=0.12.8,<0.13',
     # TFDS imports it on Python 3.9 and later without saying so.
     'importlib_resources>=6,<8',
-    'jax>=0.10.2,<0.12',
+    'jax>=0.10.2,<0.13',
     'matplotlib>=3.10,<4',
     'ml-collections>=1.1,<2',
     'ml_dtypes>=0.5,<1',
@@ -56,15 +57,20 @@ setup(
     'aot': [_JAX.format('tpu,cuda12-local'), 'nvidia-cuda-nvcc-cu12>=12.6,<13'],
     # Downloads of the published Sudoku and maze sets.
     'hub': [_HUB],
+    # train --wandb=PROJECT.
+    'wandb': [_WANDB],
     'dev': [
       # TFDS's test case imports it.
       'dill>=0.3,<0.5',
       _HUB,
       'hypothesis>=6.100,<7',
       'pytest>=8,<10',
+      # A worker for each core.
+      'pytest-xdist>=3.6,<4',
       'ruff>=0.14,<0.18',
       # Drives the browser that the reports are tested in.
       'selenium>=4.30,<5',
+      _WANDB,
     ],
   },
 )

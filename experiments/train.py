@@ -10,10 +10,10 @@ import pathlib
 import jax
 import ml_collections
 import numpy as np
-from absl import logging
+from absl import flags, logging
 
 from data_pipelines import files
-from experiments import build, evaluation, launch, metrics
+from experiments import build, evaluation, launch, metrics, weights_and_biases
 from hrm_jax import (
   checkpoints,
   inference,
@@ -27,12 +27,16 @@ from hrm_jax import (
 from hrm_jax.errors import ConfigError
 from hrm_jax.train_state import TrainState
 
+_WANDB = flags.DEFINE_string(
+  'wandb', None, 'Project of Weights & Biases that gets the metrics too.'
+)
+
 
 def main(_) -> int | None:
   config, workdir = launch.config(), launch.workdir()
   with preemption.listening(jax.default_backend()) as notice:
     try:
-      state = run(config, workdir, notice)
+      state = run(config, workdir, notice, _WANDB.value)
     except training.Preempted as stopped:
       logging.info(
         '%s: stopped after step %d%s; the same command goes on from there',
@@ -47,6 +51,7 @@ def run(
   config: ml_collections.ConfigDict,
   workdir: pathlib.Path,
   notice: preemption.Notice | None = None,
+  wandb: str | None = None,
 ) -> TrainState:
   """Trains, or goes on, as `config` says; returns the last state.
 
@@ -54,6 +59,7 @@ def run(
     config: the experiment.
     workdir: of the run.
     notice: when to save and stop; None for never.
+    wandb: project of Weights & Biases that gets the metrics too, if any.
 
   Raises:
     ConfigError, DataError: settings, data or workdir that cannot be used, and
@@ -62,6 +68,8 @@ def run(
   """
   # All that can be wrong is looked at before anything is written.
   build.check(config)
+  if wandb:
+    weights_and_biases.check()
   mesh = build.mesh(config)
   platform = mesh.devices.flat[0].platform
   if config.model.attention == 'pallas' and platform != 'tpu':
@@ -112,10 +120,14 @@ def run(
   agreement = preemption.Agreement(notice or preemption.Notice(), mesh)
 
   with contextlib.ExitStack() as stack:
+    trackers = []
 
     def claim():
       stack.enter_context(workdir_lock.hold(workdir))
       build.claim_workdir(workdir, config, puzzles, leaking)
+      if wandb:
+        tracker = weights_and_biases.Tracker(wandb, workdir, config.to_dict())
+        trackers.append(stack.enter_context(tracker))
 
     processes.from_first(claim)
     saved = stack.enter_context(
@@ -124,6 +136,10 @@ def run(
     writer = stack.enter_context(
       contextlib.closing(metrics.MetricsWriter(workdir, first))
     )
+
+    def write(step, line):
+      for sink in (writer, *trackers):
+        sink.write(step, line)
 
     def evaluate(state):
       judge = evaluation.evaluate(
@@ -156,7 +172,7 @@ def run(
         position, puzzles.identifier_names(), puzzles.version, config.batch_size
       ),
       evaluate=evaluate,
-      write=writer.write,
+      write=write,
       forget=writer.forget_after,
       report=report,
       stop=agreement.poll,

@@ -28,7 +28,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 # Before JAX, which it keeps quiet.
 from experiments import build
@@ -41,6 +41,7 @@ from absl import flags, logging
 from data_pipelines import command
 from hrm_jax import checkpoints, preemption, train_step
 from hrm_jax.errors import ConfigError
+from tests import disks
 
 KINDS = ('kill', 'signal', 'double_signal', 'truncate', 'fill')
 _SECONDS = flags.DEFINE_float('seconds', 180, 'How long it is disturbed.')
@@ -645,24 +646,6 @@ def _bits(x: jax.Array) -> tuple[str, bytes]:
   return str(x.dtype), np.asarray(x).tobytes()
 
 
-@contextlib.contextmanager
-def _small_disk(path: pathlib.Path, events: int) -> Iterator[bool]:
-  """A disk of some megabytes, if this user may mount one."""
-  path.mkdir()
-  # Damaged checkpoints stay.
-  size = f'size={32 + events}m'
-  mount = ['mount', '-t', 'tmpfs', '-o', size, 'none', path]
-  try:
-    mounted = not subprocess.run(mount, capture_output=True).returncode
-  except OSError:
-    mounted = False
-  try:
-    yield mounted
-  finally:
-    if mounted:
-      subprocess.run(['umount', '--lazy', path], check=True)
-
-
 def run(root: pathlib.Path) -> list[str]:
   """Makes both runs below `root` as the flags say; what was not well."""
   kinds = list(_KINDS.value)
@@ -674,7 +657,9 @@ def run(root: pathlib.Path) -> list[str]:
   with contextlib.ExitStack() as stack:
     disk = root / 'disk'
     if 'fill' in kinds:
-      if not stack.enter_context(_small_disk(disk, events)):
+      # Damaged checkpoints stay.
+      size = f'size={32 + events}m'
+      if not stack.enter_context(disks.tmpfs(disk, size)):
         print('fill is left out: this user cannot mount a tmpfs', flush=True)
         kinds.remove('fill')
     else:

@@ -1,17 +1,22 @@
-"""What all tests share: eight CPU devices, what is logged, a small disk."""
+"""What all tests share: eight CPU devices, what is logged, disks."""
 
 import atexit
+import contextlib
 import logging
 import os
 import shutil
-import subprocess
 import tempfile
 
 import pytest
 
+from tests import disks
+
 os.environ['JAX_PLATFORMS'] = 'cpu'
+# Tests compile much and compute little: LLVM's optimisations would cost more
+# than they give. What is computed is the same but for rounding.
 os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+  ' --xla_backend_optimization_level=0'
 )
 # Many tests, and the processes they start, run the very same programs.
 _COMPILED = tempfile.mkdtemp(prefix='compiled_')
@@ -28,12 +33,14 @@ def caplog(caplog):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-  """A disk of two megabytes, where this user may mount one."""
-  disk = tmp_path / 'disk'
-  disk.mkdir()
-  mount = ['mount', '-t', 'tmpfs', '-o', 'size=2m', 'none', disk]
-  if subprocess.run(mount, capture_output=True).returncode:
-    pytest.skip('this user cannot mount a tmpfs')
-  yield disk
-  subprocess.run(['umount', '--lazy', disk], check=True)
+def mount(tmp_path):
+  """Mounts a disk by these options, where this user may."""
+  with contextlib.ExitStack() as stack:
+
+    def mounted(options):
+      disk = tmp_path / 'disk'
+      if not stack.enter_context(disks.tmpfs(disk, options)):
+        pytest.skip('this user cannot mount a tmpfs')
+      return disk
+
+    yield mounted

@@ -6,7 +6,7 @@ import pytest
 
 from data_pipelines import files
 from experiments import evaluate, train
-from experiments.configs import sudoku
+from experiments.configs import arc1, sudoku
 
 _NO_LEAKS = {'answers': 0, 'names': [], 'allow_leaks': False}
 
@@ -90,6 +90,29 @@ def _tiny_config():
   config.model.puzzle_emb_ndim = 0
   config.evaluation.batch_size = 16
   return config
+
+
+@pytest.fixture(scope='session')
+def tiny_arc_config():
+  """Makes the config of a tiny ARC experiment from a directory of tasks.
+
+  Of the system that compiles fastest of those with segments.
+  """
+
+  def make(tasks):
+    config = arc1.get_config('demo,recurrent_transformer')
+    config.data.evaluate = str(tasks)
+    config.data.canvas = 4
+    config.data.num_aug = 3
+    config.batch_size = 8
+    config.model.hidden_size = config.model.puzzle_emb_ndim = 16
+    config.model.num_heads = 2
+    config.model.layers = 1
+    config.model.expansion = 1.0
+    config.evaluation.batch_size = 8
+    return config
+
+  return make
 
 
 @pytest.fixture(scope='session')

@@ -94,19 +94,18 @@ def test_other_processes_write_nothing(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_named(small_disk):
-  writer = MetricsWriter(small_disk)
-  (small_disk / 'others').write_bytes(
-    b'x' * (shutil.disk_usage(small_disk).free)
-  )
+def test_a_full_disk_is_named(mount):
+  disk = mount('size=2m')
+  writer = MetricsWriter(disk)
+  (disk / 'others').write_bytes(b'x' * (shutil.disk_usage(disk).free))
   with pytest.raises(ConfigError, match=r'(No space|full).*free some space'):
     for step in range(1, 200):
       writer.write(step, {'loss': 1 / step})
   writer.close()
-  (small_disk / 'others').unlink()
+  (disk / 'others').unlink()
   # Whatever came to the disk of the line that failed.
-  _write(small_disk, (1, 2))
-  assert _steps(small_disk)[0] == [1, 2]
+  _write(disk, (1, 2))
+  assert _steps(disk)[0] == [1, 2]
 
 
 def test_tensorflow_is_not_needed():

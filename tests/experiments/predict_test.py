@@ -12,7 +12,6 @@ from PIL import Image
 from data_pipelines import encoding, leak_check
 from data_pipelines.errors import DataError
 from experiments import build, own_puzzles, predict
-from experiments.configs import arc1
 from experiments.own_puzzles import Fitting
 from hrm_jax import checkpoints
 from hrm_jax.errors import ConfigError
@@ -44,25 +43,13 @@ def _write(path, task):
 
 
 @pytest.fixture(scope='module')
-def workdir(tmp_path_factory):
-  """A checkpoint of the tasks `a` and `b`, of random weights.
-
-  Of the system that compiles fastest of those with segments.
-  """
+def workdir(tiny_arc_config, tmp_path_factory):
+  """A checkpoint of the tasks `a` and `b`, of random weights."""
   root = tmp_path_factory.mktemp('predict')
   (root / 'tasks').mkdir()
   for name, seed in (('a', 1), ('b', 2)):
     _write(root / 'tasks' / f'{name}.json', _task(seed))
-  config = arc1.get_config('demo,recurrent_transformer')
-  config.data.evaluate = str(root / 'tasks')
-  config.data.canvas = CANVAS
-  config.data.num_aug = 3
-  config.batch_size = 8
-  config.model.hidden_size = config.model.puzzle_emb_ndim = 16
-  config.model.num_heads = 2
-  config.model.layers = 1
-  config.model.expansion = 1.0
-  config.evaluation.batch_size = 8
+  config = tiny_arc_config(root / 'tasks')
   puzzles = build.puzzle_set(config)
   rng = np.random.default_rng(0)
   weights = jax.tree.map(

@@ -15,7 +15,6 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from data_pipelines import files, leak_check
 from experiments import build, evaluate, report
-from experiments.configs import arc1
 from hrm_jax import checkpoints, sharding, train_step
 from hrm_jax.errors import ConfigError
 
@@ -50,22 +49,14 @@ def _task(seed):
 
 
 @pytest.fixture(scope='module')
-def arc_run(tmp_path_factory):
+def arc_run(tiny_arc_config, tmp_path_factory):
   """A checkpoint of three tasks, as initialised, evaluated for real."""
   root = tmp_path_factory.mktemp('report')
   (root / 'tasks').mkdir()
   for name, seed in TASKS.items():
     (root / 'tasks' / f'{name}.json').write_text(json.dumps(_task(seed)))
-  config = arc1.get_config('demo,recurrent_transformer')
-  config.data.evaluate = str(root / 'tasks')
-  config.data.canvas = 4
+  config = tiny_arc_config(root / 'tasks')
   config.data.num_aug = 2
-  config.batch_size = 8
-  config.model.hidden_size = config.model.puzzle_emb_ndim = 16
-  config.model.num_heads = 2
-  config.model.layers = 1
-  config.model.expansion = 1.0
-  config.evaluation.batch_size = 8
   puzzles = build.puzzle_set(config)
   state = train_step.sharded_init(
     build.train_setup(config, puzzles), sharding.make_mesh()

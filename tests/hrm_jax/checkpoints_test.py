@@ -635,25 +635,24 @@ def test_no_room_is_told_before_anything_is_written(
 # What orbax's other threads were about to write.
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_a_disk_that_fills_up_keeps_the_checkpoint_before(
-  small_disk, monkeypatch, caplog
+  mount, monkeypatch, caplog
 ):
-  _save(small_disk, _state(1, devices=1))
+  disk = mount('size=2m')
+  _save(disk, _state(1, devices=1))
   # It was free when looked at, and is not when it is written.
   monkeypatch.setattr(Checkpoints, '_check_room', lambda *_: None)
-  (small_disk / 'others').write_bytes(
-    b'x' * (shutil.disk_usage(small_disk).free - 30_000)
-  )
-  saved = Checkpoints(small_disk, Keep(1))
+  (disk / 'others').write_bytes(b'x' * (shutil.disk_usage(disk).free - 30_000))
+  saved = Checkpoints(disk, Keep(1))
   saved.save(_state(2, devices=1), POSITION)
   with pytest.raises(ConfigError, match='that of step 1 is whole; free some'):
     saved.wait()
-  saved = Checkpoints(small_disk, Keep(1))
+  saved = Checkpoints(disk, Keep(1))
   assert saved.find() == 1
   _assert_same(saved.restore(1, _like(1)), _state(1, devices=1))
   assert 'damaged' not in caplog.text
   # When there is room again, the same start goes on.
-  (small_disk / 'others').unlink()
+  (disk / 'others').unlink()
   saved.save(_state(2, devices=1), POSITION)
   saved.close()
-  names = {path.name for path in (small_disk / 'checkpoints').iterdir()}
+  names = {path.name for path in (disk / 'checkpoints').iterdir()}
   assert names == {'2'}

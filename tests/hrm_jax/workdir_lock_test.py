@@ -271,19 +271,9 @@ def test_a_damaged_lock_is_waited_for(tmp_path, caplog, text):
   assert not (tmp_path / 'lock').read_bytes()
 
 
-@pytest.fixture
-def read_only(tmp_path):
-  """A disk that even root cannot write to, where this user may mount one."""
-  disk = tmp_path / 'disk'
-  disk.mkdir()
-  mount = ['mount', '-t', 'tmpfs', '-o', 'ro,size=1m', 'none', disk]
-  if subprocess.run(mount, capture_output=True).returncode:
-    pytest.skip('this user cannot mount a tmpfs')
-  yield disk
-  subprocess.run(['umount', '--lazy', disk], check=True)
-
-
-def test_a_workdir_that_cannot_be_written(tmp_path, read_only):
+def test_a_workdir_that_cannot_be_written(tmp_path, mount):
+  # Even root cannot.
+  read_only = mount('ro,size=1m')
   (tmp_path / 'file').write_text('')
   # Of a user's own, say, where others may look.
   for workdir, reason in (
