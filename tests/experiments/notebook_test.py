@@ -1,10 +1,13 @@
 """The notebook: run in a real kernel at tiny size, and clean as committed."""
 
 import json
+import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import nbclient
 import nbformat
@@ -86,7 +89,6 @@ def executed(tmp_path_factory):
     # time that makes them fast.
     patch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0')
     _execute(read, _PATH.parent)
-  nbformat.write(read, '/tmp/venv_nb/tiny.ipynb')
   return {cell.id: cell for cell in read.cells}, workdir
 
 
@@ -129,6 +131,90 @@ def test_what_it_shows(executed):
   assert 'fitted in 2 steps on the demonstrations' in _text(cells['own'])
   kinds = [kind for out in cells['trace'].outputs for kind in out.data]
   assert {'image/png', 'image/gif'} <= set(kinds)
+
+
+def test_a_command_that_fails_ends_its_cell_in_its_own_words():
+  read = _read()
+  bad = nbformat.v4.new_code_cell("notebook.run('evaluate', '--workdir=none')")
+  with pytest.raises(nbclient.exceptions.CellExecutionError):
+    _execute(read, _PATH.parent, [_code(read)[0], bad])
+  (error,) = (out for out in bad.outputs if out.output_type == 'error')
+  (shown,) = error.traceback
+  head, line = shown.splitlines()
+  assert head.endswith('python -m experiments.evaluate ended with code 2')
+  assert line.startswith('error: none: no config.json')
+
+
+def test_the_stop_button_saves_a_checkpoint(generated, tmp_path):
+  cell = """
+import sys
+from experiments import notebook
+try:
+  notebook.train(*sys.argv[1:])
+except notebook.CellError as error:
+  print(error)
+"""
+  flags = [
+    '--config=experiments/configs/sudoku.py:demo,direct',
+    '--config.data.train=sudoku:box=2x2:count=20:tests=10',
+    '--config.data.evaluate=sudoku:box=2x2:count=20:tests=10',
+    '--config.data.num_aug=3',
+    '--config.total_steps=1000000',
+    '--config.checkpoint_every=0',
+    '--config.batch_size=8',
+    '--config.model.hidden_size=16',
+    '--config.model.num_heads=2',
+    '--config.log_every=1',
+  ]
+  # What Jupyter does: it interrupts the kernel and all that is in its group.
+  with subprocess.Popen(
+    [sys.executable, '-c', cell, tmp_path, *flags],
+    cwd=_ROOT,
+    env={**os.environ, 'HRM_JAX_CACHE': str(generated), 'XLA_FLAGS': ''},
+    stdout=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  ) as kernel:
+    while not (tmp_path / 'metrics.jsonl').exists():
+      assert kernel.poll() is None
+      time.sleep(0.1)
+    os.killpg(kernel.pid, signal.SIGINT)
+    *_, last = kernel.stdout.read().splitlines()
+  assert kernel.returncode == 0
+  stopped = re.fullmatch(
+    r'stopped \(SIGTERM: stopped after step (\d+), which is saved in .*; run '
+    'this cell again to go on',
+    last,
+  )
+  assert (tmp_path / 'checkpoints' / stopped[1] / 'weights').exists()
+
+
+def test_a_drawn_task_is_a_task(tmp_path):
+  path = tmp_path / 'deep' / 'task.json'
+  shown = notebook.write_task(
+    str(path),
+    """
+    12. | 3
+    .45 |
+
+    6 | 7 8
+    """,
+    '  9 9 \n  . 9 ',
+  )
+  assert shown == str(path)
+  assert json.loads(path.read_text()) == {
+    'train': [
+      {'input': [[1, 2, 0], [0, 4, 5]], 'output': [[3]]},
+      {'input': [[6]], 'output': [[7, 8]]},
+    ],
+    'test': [{'input': [[9, 9], [0, 9]]}],
+  }
+
+
+@pytest.mark.parametrize('row', ['1 2 x | 1', '1 | 2 | 3', '1 -> 2'])
+def test_a_row_that_is_drawn_otherwise_is_named(tmp_path, row):
+  with pytest.raises(notebook.CellError, match=re.escape(f"row '{row}'")):
+    notebook.write_task(str(tmp_path / 'task.json'), row, '1')
 
 
 def test_the_committed_file_is_clean():
