@@ -164,6 +164,8 @@ def _follow(arguments: list[str], look: Callable[[str], None]) -> str:
     process = subprocess.Popen(
       [_python(), '-m', f'experiments.{name}', '--end_with_parent', *flags],
       cwd=_ROOT,
+      # The kernel's is for the kernel's own packages.
+      env={**os.environ, 'MPLBACKEND': 'agg'},
       stdout=printed,
       stderr=subprocess.PIPE,
       encoding='utf-8',
