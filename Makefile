@@ -34,7 +34,7 @@ comparison: .venv/installed
 	$(BIN)/python -m experiments.leaderboard --runs=$${runs#,} \
 	  --out=$(COMPARISON)
 
-# Runs the notebook and keeps what it shows: 6 minutes.
+# Runs the notebook anew and keeps what it shows.
 notebook: .venv/installed
 	rm -rf runs/notebook
 	$(BIN)/jupyter execute --inplace experiments/notebooks/hrm_colab.ipynb
