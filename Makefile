@@ -10,7 +10,7 @@ COMPARISON ?= runs/comparison
 # Such as --events=50 --kinds=kill; see tests/chaos.py.
 CHAOS_FLAGS ?=
 
-.PHONY: demo comparison test chaos browser lint clean
+.PHONY: demo comparison notebook test chaos browser lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m experiments.train --workdir=$(DEMO_WORKDIR) \
@@ -33,6 +33,11 @@ comparison: .venv/installed
 	  --out=$(COMPARISON)/learning_curves.png; \
 	$(BIN)/python -m experiments.leaderboard --runs=$${runs#,} \
 	  --out=$(COMPARISON)
+
+# Runs the notebook anew and keeps what it shows.
+notebook: .venv/installed
+	rm -rf runs/notebook
+	$(BIN)/jupyter execute --inplace experiments/notebooks/hrm_colab.ipynb
 
 test: .venv/compilers
 	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile

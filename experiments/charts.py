@@ -1,6 +1,7 @@
 """Charts by matplotlib, without its start-up notes or any global state."""
 
 import contextlib
+import io
 import logging
 import pathlib
 from collections.abc import Iterator
@@ -60,7 +61,14 @@ def save(drawn: Figure, path: pathlib.Path) -> None:
     ConfigError: it cannot be written.
   """
   with writing(path), files.replacing(path) as part:
-    drawn.savefig(part, format='png')
+    part.write_bytes(png(drawn))
+
+
+def png(drawn: Figure) -> bytes:
+  """A figure as the bytes of a PNG."""
+  data = io.BytesIO()
+  drawn.savefig(data, format='png')
+  return data.getvalue()
 
 
 @contextlib.contextmanager

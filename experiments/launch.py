@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -34,6 +35,10 @@ _CPU_DEVICES = flags.DEFINE_integer(
   'cpu_devices', None, 'Splits a CPU into so many devices that share the '
   'batch: as many as it has cores is faster for small models.', lower_bound=1,
 )  # fmt: skip
+_END_WITH_PARENT = flags.DEFINE_bool(
+  'end_with_parent', False, 'Gets a SIGTERM when the process that started it '
+  'ends (Linux): so notebooks leave nothing behind.',
+)  # fmt: skip
 
 
 def run(
@@ -42,6 +47,8 @@ def run(
   """Runs `main`, as `data_pipelines.command.run` does, in every process."""
 
   def joined(argv: Sequence[str]) -> int | None:
+    if _END_WITH_PARENT.value:
+      _end_with_parent()
     if _CPU_DEVICES.value is not None:
       jax.config.update('jax_num_cpu_devices', _CPU_DEVICES.value)
     _join()
@@ -155,6 +162,13 @@ def _keep_freed_memory() -> None:
     # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h.
     for parameter, value in ((-4, 0), (-1, 2**31 - 1), (-2, 64 * 2**20)):
       mallopt(parameter, value)
+
+
+def _end_with_parent() -> None:
+  """Asks the kernel for a SIGTERM at the end of the parent."""
+  with contextlib.suppress(OSError, AttributeError):
+    # PR_SET_PDEATHSIG of prctl.h.
+    ctypes.CDLL('libc.so.6').prctl(1, signal.SIGTERM)
 
 
 def _ignore_late_answers() -> None:

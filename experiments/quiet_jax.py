@@ -11,18 +11,20 @@ import glob
 import importlib.util
 import os
 import pathlib
+from collections.abc import Sequence
 
 from data_pipelines import quiet
 
-# NVIDIA's, Windows' and AMD's GPUs; TPUs, old and new.
-_DEVICES = (
-  '/dev/nvidia*',
-  '/dev/dxg',
-  '/dev/kfd',
-  '/dev/accel*',
-  '/dev/vfio/[0-9]*',
-)
+# NVIDIA's GPUs, in Windows too; TPUs, old and new; AMD's GPUs.
+CUDA = ('/dev/nvidia*', '/dev/dxg')
+TPU = ('/dev/accel*', '/dev/vfio/[0-9]*')
+_ROCM = ('/dev/kfd',)
 _COMPILERS = ('libtpu', 'jax_plugins.xla_cuda12')
+
+
+def is_there(patterns: Sequence[str]) -> bool:
+  """Whether a device is there, e.g. `is_there(CUDA)`."""
+  return any(glob.glob(pattern) for pattern in patterns)
 
 
 def start() -> None:
@@ -32,7 +34,7 @@ def start() -> None:
   except ModuleNotFoundError:
     # No plugins of JAX at all.
     found = False
-  if not found or any(glob.glob(pattern) for pattern in _DEVICES):
+  if not found or is_there(CUDA + TPU + _ROCM):
     return
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   with quiet.muted(), contextlib.suppress(ImportError, OSError):

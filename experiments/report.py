@@ -15,7 +15,6 @@ import base64
 import hashlib
 import html
 import json
-import math
 import pathlib
 import re
 from typing import Any
@@ -25,7 +24,7 @@ from absl import flags, logging
 from flax.traverse_util import flatten_dict
 
 import hrm_jax
-from data_pipelines import data_flags, files, puzzle_set, voting
+from data_pipelines import data_flags, files, voting
 from data_pipelines.puzzle_set import PuzzleSet
 from experiments import (
   build,
@@ -35,6 +34,7 @@ from experiments import (
   own_puzzles,
   paper_scale,
   runs,
+  training_curves,
 )
 from experiments import published_results as published
 from hrm_jax import checkpoints
@@ -45,32 +45,6 @@ _MAX_TASKS = flags.DEFINE_integer(
   lower_bound=1,
 )  # fmt: skip
 _TEMPLATE = pathlib.Path(__file__).with_name('report.html')
-# Points of a curve at most; the eye has no use for more.
-_MAX_POINTS = 500
-
-# Title, whether in percent, and metrics of each chart.
-_CHARTS = (
-  ('Loss', False, ('loss', 'lm_loss', 'q_halt_loss', 'q_continue_loss')),
-  (
-    'Training examples, augmented',
-    True,
-    ('exact_accuracy', 'accuracy', 'q_halt_accuracy'),
-  ),
-  (
-    'Held-out puzzles, evaluated while training',
-    True,
-    (
-      'eval/exact',
-      'eval/accuracy',
-      'eval/valid',
-      'eval/pass@1/outputs',
-      'eval/pass@2/outputs',
-    ),
-  ),
-  ('Segments until a puzzle halts', False, ('steps',)),
-  ('Learning rate', False, ('learning_rate',)),
-  ('Gradient norm', False, ('gradient_norm',)),
-)
 
 
 def main(_) -> None:
@@ -133,7 +107,7 @@ def gather(
     scores.leaks if scores else build.check_leaks(one.config, puzzles).record()
   )
   # What is damaged is told before the traces are made.
-  curves = _charts(one)
+  curves = _curves(one)
   analyses = _analyses(workdir / 'analysis' / f'step_{step}')
   num_rows = scores.rows if scores else 0
   found = gallery.gather(checkpoint, puzzles, directory, num_rows, max_tasks)
@@ -261,36 +235,11 @@ def _published(one: runs.Run, scores: runs.Scores) -> dict[str, Any]:
   }
 
 
-def _charts(one: runs.Run) -> list[dict[str, Any]]:
+def _curves(one: runs.Run) -> list[dict[str, Any]]:
   """The curves of metrics.jsonl; none where there is no such file."""
   if not (one.directory / 'metrics.jsonl').exists():
     return []
-  found = []
-  for title, percent, names in _CHARTS:
-    series = []
-    for name in names:
-      # Of a step that was done again, the last time counts.
-      values = {
-        line['step']: line[name] for line in one.metrics if name in line
-      }
-      steps = sorted(values)
-      spread = puzzle_set.spread(len(steps), _MAX_POINTS)
-      # The last one too: it is written beside the curve.
-      steps = sorted({steps[i] for i in spread} | {*steps[-1:]})
-      points = [[step, _number(values[step])] for step in steps]
-      if points:
-        name = name.removeprefix('eval/')
-        series.append({'name': name, 'points': points})
-    if series:
-      found.append({'title': title, 'percent': percent, 'series': series})
-  return found
-
-
-def _number(value: Any) -> float | None:
-  """To four digits; None for what no chart can show."""
-  if type(value) not in (int, float) or not math.isfinite(value):
-    return None
-  return float(f'{value:.4g}')
+  return training_curves.collect(one.metrics)
 
 
 def _analyses(directory: pathlib.Path) -> list[dict[str, str]]:

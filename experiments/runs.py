@@ -22,7 +22,7 @@ from flax.traverse_util import flatten_dict
 
 from data_pipelines import files
 from data_pipelines.errors import DataError
-from experiments import build
+from experiments import build, training_curves
 from hrm_jax import inference
 from hrm_jax.errors import ConfigError
 
@@ -150,7 +150,7 @@ class Run:
     Raises:
       ConfigError: there is no such file, or it is damaged.
     """
-    return _read_lines(self.directory / 'metrics.jsonl')
+    return training_curves.read(self.directory / 'metrics.jsonl')
 
   @functools.cached_property
   def evaluations(self) -> list[dict[str, float]]:
@@ -381,34 +381,6 @@ def _read_object(path: pathlib.Path, fix: str) -> dict[str, Any]:
     raise ConfigError(f'{error}; {fix}') from None
   if not isinstance(found, dict):
     raise ConfigError(f'{path}: must hold a JSON object; {fix}')
-  return found
-
-
-def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The lines of a metrics.jsonl, without one that a kill cut off."""
-  try:
-    texts = files.read(path).decode().split('\n')
-  except DataError as error:
-    raise ConfigError(
-      f'{error}; --runs must name directories that experiments.train has '
-      'written'
-    ) from None
-  except UnicodeDecodeError as error:
-    raise ConfigError(
-      f'{path}: not UTF-8 text (byte {error.start}); restore the file'
-    ) from None
-  found = []
-  # What follows the last line break is empty, or a line cut off.
-  for number, text in enumerate(texts[:-1], 1):
-    try:
-      line = json.loads(text)
-      if not isinstance(line, dict) or type(line.get('step')) is not int:
-        raise ValueError('no object with a step')
-    except ValueError as error:
-      raise ConfigError(
-        f'{path}: line {number} is damaged ({error}); remove that line'
-      ) from None
-    found.append(line)
   return found
 
 
