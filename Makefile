@@ -40,7 +40,8 @@ notebook: .venv/installed
 	$(BIN)/jupyter execute --inplace experiments/notebooks/hrm_colab.ipynb
 
 test: .venv/compilers
-	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile \
+	  --no-loadscope-reorder
 
 chaos: .venv/installed
 	$(BIN)/python -m tests.chaos $(CHAOS_FLAGS)

@@ -70,8 +70,12 @@ def _start(processes, join, *arguments):
       subprocess.Popen(
         [sys.executable, '-m', *arguments, *(flags if processes > 1 else [])],
         cwd=_ROOT,
+        # The last flag of a name holds.
         env=os.environ
-        | {'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
+        | {
+          'XLA_FLAGS': os.environ['XLA_FLAGS']
+          + f' --xla_force_host_platform_device_count={devices}'
+        }
         | (variables if processes > 1 else {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
