@@ -61,9 +61,10 @@ setup(
       'dill>=0.3,<0.5',
       _HUB,
       'hypothesis>=6.100,<7',
-      # These two run the notebook.
+      # These run the notebook.
       'ipykernel>=7,<8',
       'nbclient>=0.11,<0.12',
+      'nbformat>=5.10,<6',
       'pytest>=8,<10',
       'ruff>=0.14,<0.18',
       # Drives the browser that the reports are tested in.
