@@ -64,9 +64,10 @@ setup(
       'dill>=0.3,<0.5',
       _HUB,
       'hypothesis>=6.100,<7',
-      # These two run the notebook.
+      # These run the notebook.
       'ipykernel>=7,<8',
       'nbclient>=0.11,<0.12',
+      'nbformat>=5.10,<6',
       'pytest>=8,<10',
       # A worker for each core.
       'pytest-xdist>=3.6,<4',

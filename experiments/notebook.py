@@ -161,7 +161,7 @@ def _follow(arguments: list[str], look: Callable[[str], None]) -> str:
   log = collections.deque(maxlen=_LINES)
   stopped = False
   with tempfile.TemporaryFile('w+', encoding='utf-8') as printed:
-    process = subprocess.Popen(
+    with subprocess.Popen(
       [_python(), '-m', f'experiments.{name}', '--end_with_parent', *flags],
       cwd=_ROOT,
       # The kernel's is for the kernel's own packages.
@@ -173,19 +173,19 @@ def _follow(arguments: list[str], look: Callable[[str], None]) -> str:
       # Jupyter interrupts the kernel's whole group. A second signal stops
       # training at once, so that none but the one below may reach it.
       start_new_session=True,
-    )
-    try:
-      for line in process.stderr:
-        if line := line.rstrip():
-          log.append(line)
-          look(line)
-      process.wait()
-    except BaseException as error:
-      process.terminate()
-      log += process.communicate()[1].splitlines()
-      stopped = isinstance(error, KeyboardInterrupt)
-      if not stopped:
-        raise
+    ) as process:
+      try:
+        for line in process.stderr:
+          if line := line.rstrip():
+            log.append(line)
+            look(line)
+        process.wait()
+      except BaseException as error:
+        process.terminate()
+        log += process.communicate()[1].splitlines()
+        stopped = isinstance(error, KeyboardInterrupt)
+        if not stopped:
+          raise
     printed.seek(0)
     text = printed.read()
   # 75 is the code of a run that saved a checkpoint because it was told to end.

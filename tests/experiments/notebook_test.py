@@ -120,14 +120,14 @@ def test_curves_and_log_stay_in_one_place(executed):
   cells, _ = executed
   for name in ('train', 'restore'):
     command, log, curves = cells[name].outputs
-    assert command.text.startswith('$ python -m experiments.train --workdir=')
+    assert command.text.startswith('$ python -m experiments.train \\\n')
     assert len(log.data['text/plain'].splitlines()) == 1
     assert 'image/png' in curves.data
 
 
 def test_what_it_shows(executed):
   cells, _ = executed
-  assert 'two attempts' in _text(cells['evaluate'])
+  assert f'Scores of step {_STEPS}' in _text(cells['evaluate'])
   assert 'fitted in 2 steps on the demonstrations' in _text(cells['own'])
   kinds = [kind for out in cells['trace'].outputs for kind in out.data]
   assert {'image/png', 'image/gif'} <= set(kinds)
