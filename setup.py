@@ -10,7 +10,8 @@ _VERSION = re.search(
   r"__version__ = '(.+)'", (_HERE / 'hrm_jax' / '__init__.py').read_text()
 )[1]
 
-# jax 0.11 needs Python 3.12; the lower bounds are the versions tested here.
+# The lower bounds are tested on Python 3.11, the newest of all on Python 3.12,
+# which jax needs from 0.11 on.
 _JAX = 'jax[{}]>=0.10.2,<0.13'
 _HUB = 'huggingface_hub>=2.4,<3'
 _WANDB = 'wandb>=0.22,<1'
