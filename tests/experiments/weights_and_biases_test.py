@@ -10,8 +10,7 @@ import sys
 
 import pytest
 
-from experiments import train, weights_and_biases
-from hrm_jax import training
+from experiments import train
 from hrm_jax.errors import ConfigError
 
 _BLOCK = 2**15
@@ -79,13 +78,31 @@ def _own(line):
   return {name: v for name, v in line.items() if not name.startswith('_')}
 
 
-def test_each_start_adds_its_lines_to_one_run(offline, tmp_path, tiny_config):
+def test_each_start_adds_its_lines_to_one_run(
+  offline, generated, tmp_path, monkeypatch
+):
+  monkeypatch.setenv('HRM_JAX_CACHE', str(generated))
   workdir = tmp_path / 'run'
-  tiny_config.checkpoint_every = 2
-  tiny_config.stop_at_step = 2
-  train.run(tiny_config, workdir, wandb='puzzles')
-  tiny_config.stop_at_step = 0
-  train.run(tiny_config, workdir, wandb='puzzles')
+  for stop in (2, 4):
+    done = _python(
+      '-m',
+      'experiments.train',
+      '--config=experiments/configs/sudoku.py:demo,direct',
+      '--config.data.train=sudoku:box=2x2:count=20:tests=10',
+      '--config.data.evaluate=sudoku:box=2x2:count=20:tests=10',
+      '--config.data.num_aug=3',
+      '--config.total_steps=4',
+      f'--config.stop_at_step={stop}',
+      '--config.log_every=1',
+      '--config.evaluate_every=2',
+      '--config.batch_size=16',
+      '--config.model.hidden_size=16',
+      '--config.model.num_heads=2',
+      '--config.seed=3',
+      f'--workdir={workdir}',
+      '--wandb=puzzles',
+    )
+    assert done.returncode == 0, done.stderr
   written = [
     json.loads(line)
     for line in (workdir / 'metrics.jsonl').read_text().splitlines()
@@ -105,20 +122,28 @@ def test_each_start_adds_its_lines_to_one_run(offline, tmp_path, tiny_config):
     (workdir / 'wandb' / 'run_id').read_text()
   }
   settings = {item.key: item.value_json for item in runs[0].config.update}
-  assert json.loads(settings['seed']) == tiny_config.seed
+  assert json.loads(settings['seed']) == 3
 
 
 @pytest.mark.parametrize(
   'error, code',
-  [(None, 0), (ValueError, 1), (training.Preempted(3), 75)],
+  [('None', 0), ('ValueError', 1), ('training.Preempted(3)', 75)],
 )
 def test_the_run_there_ends_as_it_ends_here(offline, tmp_path, error, code):
-  try:
-    with weights_and_biases.Tracker('puzzles', tmp_path, {}):
-      if error:
-        raise error
-  except (ValueError, training.Preempted):
-    pass
+  script = f"""
+import pathlib
+from experiments import weights_and_biases
+from hrm_jax import training
+try:
+  workdir = pathlib.Path({str(tmp_path)!r})
+  with weights_and_biases.Tracker('puzzles', workdir, {{}}):
+    if {error}:
+      raise {error}
+except (ValueError, training.Preempted):
+  pass
+"""
+  done = _python('-c', script)
+  assert done.returncode == 0, done.stderr
   (records,) = _records(tmp_path)
   (end,) = (r.exit.exit_code for r in records if r.HasField('exit'))
   assert end == code
