@@ -203,7 +203,7 @@ class ArcSet(PuzzleSet):
     self, max_augmentations: int | None = None, max_puzzles: int | None = None
   ) -> EvaluationRows:
     columns = []
-    for task in puzzle_set.spread(len(self.evaluation_tasks), max_puzzles):
+    for task in sampler.spread(len(self.evaluation_tasks), max_puzzles):
       first, end = self.table.start[self.num_train + task :][:2]
       if max_augmentations is not None:
         end = min(end, first + max_augmentations)

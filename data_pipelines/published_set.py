@@ -215,7 +215,7 @@ class PublishedSet(PuzzleSet):
       nothing = np.zeros(0, np.int64)
       return EvaluationRows(nothing, nothing, nothing, nothing)
     groups = int(rows.group.max()) + 1
-    kept = np.isin(rows.group, puzzle_set.spread(groups, max_puzzles))
+    kept = np.isin(rows.group, sampler.spread(groups, max_puzzles))
     if max_augmentations is not None:
       # Rows of a test input stand together, in the order of its puzzles.
       changes = (np.diff(rows.group) != 0) | (np.diff(rows.test) != 0)
@@ -561,7 +561,7 @@ def _digest(splits: list[Split], names: list[str]) -> str:
     digest.update(json.dumps(split.metadata, sort_keys=True).encode())
     for array in split[4:]:
       digest.update(array.tobytes())
-    rows = puzzle_set.spread(len(split.inputs), _SAMPLE)
+    rows = sampler.spread(len(split.inputs), _SAMPLE)
     for array in (split.inputs, split.labels):
       digest.update(_read_rows(array, rows).tobytes())
   return digest.hexdigest()[:12]

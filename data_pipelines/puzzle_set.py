@@ -170,7 +170,7 @@ class PuzzleSet(abc.ABC):
       unshifted; and as training shows them.
     """
     rng = np.random.default_rng(seed)
-    group = spread(len(self.variants), count)
+    group = sampler.spread(len(self.variants), count)
     # Not the puzzle itself, where there is another.
     variant = rng.integers(self.variants[group] > 1, self.variants[group])
     member = np.zeros_like(group)
@@ -267,10 +267,3 @@ def version_of(train: Any, evaluate: Any) -> str:
     for role, source in (('train', train), ('evaluate', evaluate))
     if source is not None
   )
-
-
-def spread(count: int, wanted: int | None) -> np.ndarray:
-  """At most `wanted` numbers below `count`, evenly spread; int64."""
-  if wanted is None or wanted >= count:
-    return np.arange(count)
-  return np.arange(wanted) * count // wanted

@@ -85,7 +85,7 @@ class QuestionSet(PuzzleSet):
     self, max_augmentations: int | None = None, max_puzzles: int | None = None
   ) -> EvaluationRows:
     count = len(self.evaluate.questions) if self.evaluate else 0
-    chosen = puzzle_set.spread(count, max_puzzles)
+    chosen = sampler.spread(count, max_puzzles)
     nothing = np.zeros_like(chosen)
     return EvaluationRows(chosen, nothing, nothing, chosen)
 

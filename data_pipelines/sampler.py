@@ -130,3 +130,10 @@ class GroupSampler:
 def all_equal(broadcast: np.ndarray) -> bool:
   """Whether an array is one number, told without looking at millions."""
   return broadcast.strides == (0,) and len(broadcast) > 0
+
+
+def spread(count: int, wanted: int | None) -> np.ndarray:
+  """At most `wanted` numbers below `count`, evenly spread; int64."""
+  if wanted is None or wanted >= count:
+    return np.arange(count)
+  return np.arange(wanted) * count // wanted

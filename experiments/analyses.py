@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from data_pipelines import voting
+from data_pipelines import sampler, voting
 from data_pipelines.judging import Judge
 from data_pipelines.puzzle_set import (
   BLANK_IDENTIFIER,
@@ -22,7 +22,6 @@ from data_pipelines.puzzle_set import (
   Batch,
   EvaluationRows,
   PuzzleSet,
-  spread,
 )
 from experiments import evaluation
 from hrm_jax import (
@@ -610,7 +609,7 @@ def _trajectories(subject: Subject) -> EvaluationRows:
   """The unaugmented test inputs of some puzzles, spread over the chosen."""
   rows = subject.chosen.take(np.flatnonzero(_place(subject.chosen) == 0))
   groups = np.unique(rows.group)
-  groups = groups[spread(len(groups), TRAJECTORIES)]
+  groups = groups[sampler.spread(len(groups), TRAJECTORIES)]
   return rows.take(np.flatnonzero(np.isin(rows.group, groups)))
 
 

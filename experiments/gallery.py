@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from data_pipelines import arc, files, picture, puzzle_set, voting
+from data_pipelines import arc, files, picture, puzzle_set, sampler, voting
 from data_pipelines.picture import Thought
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 from data_pipelines.voting import Candidate
@@ -74,7 +74,7 @@ def gather(
     source = _Questions(puzzles, rows, directory)
   style = picture.style_of(puzzles.domain, puzzles.vocab_size)
   grid_style = picture.ARC_GRID if puzzles.domain is None else style
-  shown = puzzle_set.spread(len(source.statuses), max_puzzles)
+  shown = sampler.spread(len(source.statuses), max_puzzles)
   entries = [source.entry(index) for index in shown]
   chosen = np.concatenate([source.rows_of(index) for index in shown])
   thoughts = _think(checkpoint, puzzles, source.rows.take(chosen))

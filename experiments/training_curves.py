@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from data_pipelines import files
+from data_pipelines import files, sampler
 from data_pipelines.errors import DataError
 from experiments import charts
 from hrm_jax.errors import ConfigError
@@ -92,9 +92,9 @@ def collect(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
       # Of a step that was done again, the last time counts.
       values = {line['step']: line[name] for line in lines if name in line}
       steps = sorted(values)
-      stride = max(1, -(-len(steps) // _MAX_POINTS))
+      spread = sampler.spread(len(steps), _MAX_POINTS)
       # The last one too: it is written beside the curve.
-      steps = sorted({*steps[::stride], *steps[-1:]})
+      steps = sorted({steps[i] for i in spread} | {*steps[-1:]})
       points = [[step, _number(values[step])] for step in steps]
       if points:
         name = name.removeprefix('eval/')
