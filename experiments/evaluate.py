@@ -14,7 +14,7 @@ import jax
 from absl import flags, logging
 
 from data_pipelines.judging import Judge
-from experiments import build, evaluation, evaluation_flags, launch
+from experiments import evaluation, evaluation_flags, launch
 from hrm_jax import checkpoints, inference
 from hrm_jax.errors import ConfigError
 
@@ -56,7 +56,7 @@ def run(
   found = evaluation.held_out(
     workdir, step, max_augmentations, max_puzzles, batch_size, segments
   )
-  config, _ = build.read_run(workdir)
+  config = found.config
   other_segments = segments not in (None, config.act.halt_max_steps)
   setup, puzzles, chosen = found.setup, found.puzzles, found.chosen
   if not len(chosen):

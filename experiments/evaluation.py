@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import chex
+import ml_collections
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
@@ -27,10 +28,11 @@ class HeldOut(NamedTuple):
   """A checkpoint, and the held-out puzzles of its run.
 
   Attributes:
+    config: the run's settings, as it has them.
     saved: the run's checkpoints; `restore` closes them.
     step: of the checkpoint.
     position: with the name of each row of the puzzle table.
-    setup: of its training.
+    setup: of its training, but with the segments that were asked for.
     mesh: of all devices, which share the rows.
     puzzles: the run's.
     chosen: the held-out rows.
@@ -39,6 +41,7 @@ class HeldOut(NamedTuple):
     batch_size: rows at a time.
   """
 
+  config: ml_collections.ConfigDict
   saved: checkpoints.Checkpoints
   step: int
   position: checkpoints.Position
@@ -60,9 +63,8 @@ class HeldOut(NamedTuple):
       Variables of the model, rows of the puzzle table, float32 [R, E], and the
       row there of each puzzle identifier, -1 for those that are not needed.
     """
-    rows, places = needed_rows(
-      np.append(self.chosen.identifier, others).astype(int), self.identifiers
-    )
+    wanted = np.append(self.chosen.identifier, np.array(others, int))
+    rows, places = needed_rows(wanted, self.identifiers)
     with contextlib.closing(self.saved):
       variables, puzzle_table = self.saved.restore_weights(
         self.step, train_step.abstract_to_predict(self.setup, self.mesh), rows
@@ -93,9 +95,10 @@ def held_out(
       cannot be used.
   """
   config, fields = build.read_run(workdir)
+  asked = config.copy_and_resolve_references()
   # The run's may be for a machine of another kind.
-  config.model.attention = 'auto'
-  config.act.halt_max_steps = segments or config.act.halt_max_steps
+  asked.model.attention = 'auto'
+  asked.act.halt_max_steps = segments or config.act.halt_max_steps
   mesh = sharding.make_mesh()
   batch_size = batch_size or config.evaluation.batch_size
   sharding.check_batch_size(mesh, batch_size, '--batch_size')
@@ -108,10 +111,11 @@ def held_out(
     max_augmentations or None, max_puzzles or None
   )
   return HeldOut(
+    config=config,
     saved=saved,
     step=step,
     position=position,
-    setup=build.train_setup(config, puzzles, len(names)),
+    setup=build.train_setup(asked, puzzles, len(names)),
     mesh=mesh,
     puzzles=puzzles,
     chosen=chosen,
