@@ -185,7 +185,12 @@ except notebook.CellError as error:
       assert kernel.poll() is None
       time.sleep(0.1)
     os.killpg(kernel.pid, signal.SIGINT)
-    *_, last = kernel.stdout.read().splitlines()
+    try:
+      printed, _ = kernel.communicate(timeout=100)
+    finally:
+      # Its training would go on for a million steps.
+      kernel.kill()
+    *_, last = printed.splitlines()
   assert kernel.returncode == 0
   stopped = re.fullmatch(
     r'stopped \(SIGTERM: stopped after step (\d+), which is saved in .*; run '

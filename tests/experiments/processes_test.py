@@ -120,16 +120,9 @@ def test_two_processes_train_as_one_does(runs):
   one, two = (_lines(runs[processes][0]) for processes in (1, 2))
   assert [line['step'] for line in two] == [*range(1, _STEPS + 1), _STEPS]
   assert two[0]['loss'] == pytest.approx(one[0]['loss'], rel=1e-6)
-  assert two[0]['gradient_norm'] == pytest.approx(
-    one[0]['gradient_norm'], rel=1e-5
-  )
   for ours, theirs in zip(two, one, strict=True):
-    # Sums over rows in another order. Adam's first updates are of one size, the
-    # smallest gradient's too, so that the last digits of one tell in the next.
-    norms = [line.pop('gradient_norm', 0.0) for line in (ours, theirs)]
-    assert norms[0] == pytest.approx(norms[1], rel=1e-3), ours['step']
+    # Sums over rows in another order; the held-out scores are equal.
     assert ours == pytest.approx(theirs, rel=1e-4), ours['step']
-  # The held-out scores.
   assert two[-1] == one[-1]
 
 

@@ -136,7 +136,8 @@ from experiments import weights_and_biases
 from hrm_jax import training
 try:
   workdir = pathlib.Path({str(tmp_path)!r})
-  with weights_and_biases.Tracker('puzzles', workdir, {{}}):
+  with weights_and_biases.Tracker('puzzles', workdir, {{}}) as tracker:
+    tracker.write(1, {{'loss': 2.0}})
     if {error}:
       raise {error}
 except (ValueError, training.Preempted):
@@ -145,6 +146,7 @@ except (ValueError, training.Preempted):
   done = _python('-c', script)
   assert done.returncode == 0, done.stderr
   (records,) = _records(tmp_path)
+  assert [_own(line) for line in _lines(records)] == [{'step': 1, 'loss': 2.0}]
   (end,) = (r.exit.exit_code for r in records if r.HasField('exit'))
   assert end == code
 
