@@ -5,8 +5,9 @@
 
 Compiles the very step that `experiments.train` runs, for a machine that need
 not be there (see `targets`), from shapes alone: puzzles that would have to be
-downloaded are not. Prints a table, and a last line of JSON. Ends with code 1
-where the step does not fit.
+downloaded are not. With --target=here it also runs the step, on random puzzles,
+and measures. Prints a table, and a last line of JSON. Ends with code 1 where
+the step does not fit.
 """
 
 import json
@@ -24,7 +25,7 @@ from hrm_jax.errors import ConfigError
 from hrm_jax.train_step import TrainSetup
 
 _TARGET = flags.DEFINE_string(
-  'target', None, 'Devices, e.g. tpu:v5e:2x4, gpu:h100:8, cpu:8.'
+  'target', None, 'Devices, e.g. tpu:v5e:2x4, gpu:h100:8, cpu:8, here.'
 )
 _LARGEST_BATCH = flags.DEFINE_boolean(
   'largest_batch', False, 'Find the largest batch that fits.'
@@ -59,7 +60,10 @@ def main(_) -> int:
   else:
     setup = _setup(config, shapes)
     found = cost.of_step(setup, mesh, target)
-  fields = report(setup, mesh, target, found)
+  run = None
+  if target.here and found.fits:
+    run = cost.run(setup, mesh, found.compiled)
+  fields = report(setup, mesh, target, found, run)
   print(_table(found, fields))
   if not found.fits:
     print(_refusal(config, setup, mesh, target, found))
@@ -147,12 +151,19 @@ def _next(
 
 
 def report(
-  setup: TrainSetup, mesh: Mesh, target: targets.Target, found: cost.Cost
+  setup: TrainSetup,
+  mesh: Mesh,
+  target: targets.Target,
+  found: cost.Cost,
+  run: cost.Run | None = None,
 ) -> dict:
   """What the last line says."""
-  hours = None
-  if found.seconds is not None:
-    hours = setup.total_steps * found.seconds / ATTAINED / 3600
+  seconds, projection = None, None
+  if run:
+    seconds, projection = run.seconds, 'as measured'
+  elif found.seconds is not None:
+    seconds = found.seconds / ATTAINED
+    projection = f'if it attains {ATTAINED:.0%} of that (an assumption)'
   memory = {
     **(found.memory_bytes or {}),
     'capacity': int(target.hardware.memory),
@@ -160,6 +171,7 @@ def report(
   return {
     'target': target.name,
     'devices': mesh.size,
+    'device_kind': mesh.devices.flat[0].device_kind,
     'mesh': dict(mesh.shape),
     'batch_size': setup.batch_size,
     'microbatches': setup.microbatches,
@@ -180,20 +192,23 @@ def report(
     'roofline_seconds_per_step': found.seconds,
     'bound': found.bound,
     'total_steps': setup.total_steps,
-    'projected_hours': hours,
-    'projection': f'{ATTAINED:.0%} of the roofline, evaluation not counted',
+    'projected_hours': seconds and setup.total_steps * seconds / 3600,
+    'projection': projection and f'{projection}, evaluation not counted',
+    'measured_steps': run and run.steps,
+    'measured_seconds_per_step': run and run.seconds,
+    'measured_peak_bytes_per_device': run and run.peak_bytes,
   }
 
 
 def _table(found: cost.Cost, fields: dict) -> str:
   """`fields` as they are read best."""
+  devices = f'{fields["devices"]} × {fields["device_kind"]}'
   shape = ' × '.join(f'{axis} {n}' for axis, n in fields['mesh'].items())
   parts = fields['microbatches']
   rows = [
     (
       fields['target'],
-      f'{fields["devices"]} devices ({shape}), batch size '
-      f'{fields["batch_size"]}'
+      f'{devices} ({shape}), batch size {fields["batch_size"]}'
       + f' in {parts} parts' * (parts > 1)
       + f', {fields["puzzle_identifiers"]:,} puzzle identifiers',
     ),
@@ -227,20 +242,35 @@ def _table(found: cost.Cost, fields: dict) -> str:
       ('work and exchanges', 'not known: the compiler does not give its text')
     )
   if found.times:
-    rows += [
+    rows.append(
       (
         'a step at full rate',
         ', '.join(f'{kind} {t:.3g} s' for kind, t in found.times.items())
         + f': {found.bound} bounds it',
-      ),
+      )
+    )
+  rows += _run_rows(found, fields)
+  return '\n'.join(f'{name:20} {text}' for name, text in rows)
+
+
+def _run_rows(found: cost.Cost, fields: dict) -> list[tuple[str, str]]:
+  rows = []
+  if seconds := fields['measured_seconds_per_step']:
+    text = f'{seconds:.3g} s (median of {fields["measured_steps"]})'
+    if found.times:
+      text += f', {seconds / found.seconds:.2f} × that'
+    rows.append(('a step measured', text))
+  if peak := fields['measured_peak_bytes_per_device']:
+    rows.append(('memory measured', f'{peak / _GIB:.2f} GiB at its peak'))
+  if hours := fields['projected_hours']:
+    rows.append(
       (
         'the whole run',
-        f'{fields["total_steps"]:,} steps in {fields["projected_hours"]:.3g} '
-        f'hours, if it attains {ATTAINED:.0%} of that (an assumption), '
-        'evaluation not counted',
-      ),
-    ]
-  return '\n'.join(f'{name:20} {text}' for name, text in rows)
+        f'{fields["total_steps"]:,} steps in {hours:.3g} hours, '
+        f'{fields["projection"]}',
+      )
+    )
+  return rows
 
 
 def _network_rows(found: cost.Cost) -> list[tuple[str, str]]:

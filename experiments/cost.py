@@ -3,9 +3,10 @@
 import dataclasses
 import math
 import re
+import statistics
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jax.sharding import Mesh
 
 from experiments import hlo
 from experiments.targets import Hardware, Target
-from hrm_jax import flops, sharding, train_step
+from hrm_jax import flops, rngs, sharding, train_step
 from hrm_jax.errors import ConfigError
 
 # Largest buffers that are named.
@@ -37,6 +38,7 @@ class Cost:
     least_collective_bytes: see `least_collective_bytes`.
     compile_seconds: that the compiler took.
     times: at full rate, in seconds: 'arithmetic', 'memory', 'network'.
+    compiled: the program.
   """
 
   fits: bool
@@ -50,6 +52,9 @@ class Cost:
   accessed_bytes: float | None = None
   collectives: list[hlo.Collective] | None = None
   times: dict[str, float] | None = None
+  compiled: jax.stages.Compiled | None = dataclasses.field(
+    default=None, repr=False
+  )
 
   @property
   def collective_bytes(self) -> dict[str, int] | None:
@@ -124,12 +129,14 @@ def of_step(setup: train_step.TrainSetup, mesh: Mesh, target: Target) -> Cost:
   memory = _memory(compiled)
   # Results that lie where arguments did are counted twice.
   peak = sum(memory.values()) - 2 * memory['aliased']
-  if target.name.startswith('tpu'):
+  with sharding.using(mesh):
+    platform = sharding.platform()
+  if platform == 'tpu':
     # What does not fit the compiler refuses; kinds overlap a little.
     peak = min(peak, int(target.hardware.memory))
   fits = peak <= target.hardware.memory
   program = _program(compiled, mesh.size)
-  arithmetic, accessed = _work(compiled, program)
+  arithmetic, accessed = _work(compiled, program, platform)
   cost = Cost(
     fits=fits,
     peak_bytes=peak,
@@ -138,9 +145,59 @@ def of_step(setup: train_step.TrainSetup, mesh: Mesh, target: Target) -> Cost:
     flops=arithmetic,
     accessed_bytes=accessed,
     collectives=program.collectives() if program else None,
+    compiled=compiled,
     **found,
   )
   return dataclasses.replace(cost, times=_times(cost, target.hardware))
+
+
+class Run(NamedTuple):
+  """What steps took that were run.
+
+  Attributes:
+    steps: how many, but the first.
+    seconds: their median.
+    peak_bytes: of a device's memory, since JAX started; None is not known.
+  """
+
+  steps: int
+  seconds: float
+  peak_bytes: int | None
+
+
+def run(
+  setup: train_step.TrainSetup,
+  mesh: Mesh,
+  compiled: jax.stages.Compiled,
+  seconds: float = 20.0,
+) -> Run:
+  """Runs the program of `of_step` on random puzzles for about so long."""
+  limits = {
+    'inputs': (1, setup.model.vocab_size),
+    'labels': (1, setup.model.vocab_size),
+    'puzzle_identifiers': (0, setup.num_puzzle_identifiers),
+  }
+  abstract = train_step.abstract_batch(setup, mesh)
+  batch = jax.jit(
+    lambda: {
+      name: jax.random.randint(
+        rngs.stream_key(setup.seed, name), abstract[name].shape, *limits[name]
+      )
+      for name in abstract
+    },
+    out_shardings=sharding.by_batch(mesh),
+  )()
+  state = train_step.sharded_init(setup, mesh)
+  times = []
+  # The first loads the program.
+  while len(times) < 2 or sum(times[1:]) < seconds:
+    begin = time.perf_counter()
+    state, *_ = jax.block_until_ready(compiled(state, batch))
+    times.append(time.perf_counter() - begin)
+  stats = jax.local_devices()[0].memory_stats() or {}
+  return Run(
+    len(times) - 1, statistics.median(times[1:]), stats.get('peak_bytes_in_use')
+  )
 
 
 def least_collective_bytes(setup: train_step.TrainSetup, mesh: Mesh) -> int:
@@ -193,17 +250,17 @@ def _program(
 
 
 def _work(
-  compiled: jax.stages.Compiled, program: hlo.Program | None
+  compiled: jax.stages.Compiled, program: hlo.Program | None, platform: str
 ) -> tuple[float | None, float | None]:
   """FLOPs and bytes accessed.
 
   XLA counts the body of a loop once; its figures are corrected by the ratio
-  that the text gives. It tells none for a GPU that is not there: there, the
+  that the text gives. Of GPUs it leaves out what libraries compute: there, the
   text's own. Without the text nothing is known.
   """
   if program is None:
     return None, None
-  told = compiled.cost_analysis() or {}
+  told = {} if platform == 'gpu' else compiled.cost_analysis() or {}
   out = []
   for name, count in (
     ('flops', program.flops),

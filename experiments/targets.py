@@ -2,7 +2,8 @@
 
 A target is `tpu:TOPOLOGY`, any that libtpu knows (`tpu:v5e:2x4`,
 `tpu:v4:2x2x1`, many hosts too: `tpu:v5e:16x16`), `gpu:h100:N`, or `cpu:N`,
-simulated ones. The compilers come with `pip install -e '.[aot]'`.
+simulated ones. Their compilers come with `pip install -e '.[aot]'`. `here` are
+the devices of this machine, which then run what was compiled.
 """
 
 import dataclasses
@@ -19,7 +20,8 @@ from data_pipelines import quiet
 from hrm_jax.errors import ConfigError
 
 EXAMPLES = (
-  'tpu:v5e:2x4, tpu:v6e:16x16, tpu:v5p:2x2x2, tpu:v4:2x2x1, gpu:h100:8, cpu:8'
+  'tpu:v5e:2x4, tpu:v6e:16x16, tpu:v5p:2x2x2, tpu:v4:2x2x1, gpu:h100:8, '
+  'cpu:8, here'
 )
 _H100 = pathlib.Path(__file__).with_name('h100.txtpb')
 
@@ -59,6 +61,16 @@ _TPUS = {
 _H100_ALONE = Hardware(0.75 * 84_942_979_072, 989.4e12, 3352e9, 450e9)
 _H100_HOSTS = dataclasses.replace(_H100_ALONE, network_bandwidth=50e9)
 _GPUS_OF_A_HOST = 8
+# The same by what devices call themselves; H200: its data sheet.
+_KINDS = {
+  'TPU v4': _TPUS['v4'],
+  'TPU v5 lite': _TPUS['v5e'],
+  'TPU v5': _TPUS['v5p'],
+  'TPU v6 lite': _TPUS['v6e'],
+  'TPU7x': _TPUS['tpu7x'],
+  'NVIDIA H100 80GB HBM3': _H100_ALONE,
+  'NVIDIA H200': Hardware(0.75 * 141e9, 989.4e12, 4800e9, 450e9),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +82,14 @@ class Target:
     devices: JAX's.
     hardware: of one of them.
     compiler_options: for `jax.stages.Lowered.compile`.
+    here: whether they can run what was compiled.
   """
 
   name: str
   devices: list[jax.Device]
   hardware: Hardware
   compiler_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+  here: bool = False
 
 
 def find(name: str) -> Target:
@@ -84,6 +98,8 @@ def find(name: str) -> Target:
   Raises:
     ConfigError: it is unknown, or its compiler is not installed.
   """
+  if name == 'here':
+    return _here()
   platform, _, rest = name.partition(':')
   # Nothing runs: accelerators of this machine are left alone.
   jax.config.update('jax_platforms', 'cpu')
@@ -183,8 +199,22 @@ def _cpu(name: str, count: int) -> Target:
     f'{flags} --xla_force_host_platform_device_count={count}'
   )
   devices = jax.devices('cpu')
+  return Target(name, devices, Hardware(_machine_memory(devices)))
+
+
+def _here() -> Target:
+  devices, device = jax.devices(), jax.local_devices()[0]
+  hardware = _KINDS.get(device.device_kind, Hardware(_machine_memory(devices)))
+  # What JAX gives out, by its settings here.
+  given = (device.memory_stats() or {}).get('bytes_limit', hardware.memory)
+  hardware = dataclasses.replace(hardware, memory=given)
+  return Target('here', devices, hardware, here=True)
+
+
+def _machine_memory(devices: list[jax.Device]) -> float:
+  """A device's share of the machine's."""
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-  return Target(name, devices, Hardware(memory / count))
+  return memory / len(devices)
 
 
 def _installed(module: str) -> bool:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -23,6 +24,8 @@ _COMPILED = tempfile.mkdtemp(prefix='compiled_')
 atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
 os.environ['JAX_COMPILATION_CACHE_DIR'] = _COMPILED
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
+# A shell's background job ignores Ctrl-C, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
