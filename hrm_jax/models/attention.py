@@ -84,5 +84,13 @@ def _jax_attention(
     # Of all heads, which stand behind the positions here.
     cos, sin = cos[:, None], sin[:, None]
     q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
-  out = jax.nn.dot_product_attention(q, k, v, implementation=implementation)
-  return out.reshape(B, T, W // 3)
+  lengths = {}
+  if implementation == 'cudnn' and T % 2:
+    # JAX refuses its gradient of an odd length: one position more, masked.
+    q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
+    length = jnp.full(B, T, jnp.int32)
+    lengths = {'query_seq_lengths': length, 'key_value_seq_lengths': length}
+  out = jax.nn.dot_product_attention(
+    q, k, v, implementation=implementation, **lengths
+  )
+  return out[:, :T].reshape(B, T, W // 3)

@@ -197,6 +197,28 @@ def test_nothing_fits(monkeypatch):
   assert setup.batch_size == 8
 
 
+def test_a_step_runs_here_and_is_measured():
+  config = sudoku.get_config('')
+  config.model.update(
+    {'hidden_size': 32, 'num_heads': 2, 'H_layers': 1, 'L_layers': 1}
+  )
+  config.batch_size = 16
+  target = targets.find('here')
+  mesh = command.build.mesh(config, target.devices)
+  setup = command.build.train_setup(config, puzzles.Shapes(11, 81, 9, 1000.0))
+  found = cost.of_step(setup, mesh, target)
+  run = cost.run(setup, mesh, found.compiled, seconds=0)
+  assert run.steps == 1
+  fields = command.report(setup, mesh, target, found, run)
+  assert fields['devices'] == 8
+  assert fields['device_kind'] == 'cpu'
+  seconds = fields['measured_seconds_per_step']
+  assert fields['projected_hours'] == setup.total_steps * seconds / 3600
+  text = command._table(found, fields)
+  assert 'a step measured      ' in text
+  assert 'as measured, evaluation not counted' in text
+
+
 @pytest.mark.parametrize(
   'name, message',
   [

@@ -284,6 +284,33 @@ def test_settings_that_do_not_exist_are_named(fields, message):
     HRM(vocab_size=12, seq_len=9, **fields).validate()
 
 
+@pytest.mark.parametrize('length', [10, 37])
+def test_cudnn_is_asked_for_even_lengths(monkeypatch, length):
+  """Its gradient of odd ones JAX refuses; here JAX's own attention answers."""
+  computed = jax.nn.dot_product_attention
+
+  def as_on_a_gpu(query, key, value, implementation, **lengths):
+    assert implementation == 'cudnn'
+    assert query.shape[1] % 2 == 0
+    return computed(query, key, value, implementation='xla', **lengths)
+
+  qkv = _random(0, (2, length, 3 * N * 16), jnp.float32)
+  weights = _random(1, (2, length, N * 16), jnp.float32)
+
+  def both(implementation):
+    attend = functools.partial(
+      attention.attend,
+      num_heads=N, rope=True, implementation=implementation,
+    )  # fmt: skip
+    return jax.value_and_grad(lambda x: (weights * attend(x)).sum())(qkv)
+
+  expected = both('xla')
+  monkeypatch.setattr(sharding, 'platform', lambda: 'gpu')
+  monkeypatch.setattr(jax.nn, 'dot_product_attention', as_on_a_gpu)
+  for ours, theirs in zip(both('cudnn'), expected, strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 def test_cudnn_is_for_gpus():
   with pytest.raises(ConfigError, match='for a GPU, not for cpu'):
     attention.attend(jnp.zeros((1, 2, 24)), 2, True, 'cudnn')
