@@ -19,10 +19,12 @@ os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
   ' --xla_backend_optimization_level=0'
 )
-# Many tests, and the processes they start, run the very same programs.
-_COMPILED = tempfile.mkdtemp(prefix='compiled_')
-atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
-os.environ['JAX_COMPILATION_CACHE_DIR'] = _COMPILED
+# Many tests, and the processes they start, run the very same programs: one
+# folder for all of them, which pytest-xdist's workers have from their parent.
+if 'PYTEST_XDIST_WORKER' not in os.environ:
+  _COMPILED = tempfile.mkdtemp(prefix='compiled_')
+  atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _COMPILED
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
 # A shell's background job ignores Ctrl-C, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
