@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import importlib.metadata
 import logging
 import os
 import shutil
@@ -13,11 +14,20 @@ import pytest
 from tests import disks
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
-# Tests compile much and compute little: LLVM's optimisations would cost more
-# than they give. What is computed is the same but for rounding.
-os.environ['XLA_FLAGS'] = (
-  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
-  ' --xla_backend_optimization_level=0'
+# Tests compile much and compute little, and pytest-xdist has every core busy:
+# optimisations and threads of the compiler would cost more than they give. What
+# is computed is the same but for rounding.
+_XLA_FLAGS = [
+  '--xla_force_host_platform_device_count=8',
+  '--xla_backend_optimization_level=0',
+  '--xla_cpu_parallel_codegen_split_count=1',
+]
+# The older code generator is the quicker one; later versions lack it, and XLA
+# aborts at a flag that it does not know.
+if importlib.metadata.version('jaxlib').startswith('0.10.'):
+  _XLA_FLAGS.append('--xla_cpu_use_fusion_emitters=false')
+os.environ['XLA_FLAGS'] = ' '.join(
+  [os.environ.get('XLA_FLAGS', ''), *_XLA_FLAGS]
 )
 # Many tests, and the processes they start, run the very same programs: one
 # folder for all of them, which pytest-xdist's workers have from their parent.
