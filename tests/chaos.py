@@ -137,7 +137,7 @@ class Start:
     self._stale = self._unfinished()
     self.lines, self.first, self.step = [], None, None
     self.durations = {}
-    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
+    environment = os.environ | {'JAX_PLATFORMS': 'cpu'}
     if compiled:
       environment['JAX_COMPILATION_CACHE_DIR'] = str(compiled)
     arguments = [sys.executable, '-m', 'experiments.train', *_EXPERIMENT]

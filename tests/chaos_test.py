@@ -1,8 +1,11 @@
 """A run that is disturbed in five ways ends as one in peace: see chaos.py."""
 
+import os
 import pathlib
 import subprocess
 import sys
+
+from tests import devices
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
@@ -16,6 +19,7 @@ def test_a_disturbed_run_ends_as_one_in_peace(tmp_path):
       '--nocold', f'--workdir={tmp_path / "chaos"}',
     ],
     cwd=_ROOT,
+    env=os.environ | {'XLA_FLAGS': devices.xla_flags(1)},
     capture_output=True,
     text=True,
     timeout=600,

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from experiments import notebook
+from tests import devices
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _PATH = _ROOT / 'experiments' / 'notebooks' / 'hrm_colab.ipynb'
@@ -85,9 +86,8 @@ def executed(tmp_path_factory):
     "FITTING = ['--steps=2', '--num_aug=2']\n"
   )
   with pytest.MonkeyPatch.context() as patch:
-    # One device, as in a notebook. Programs for a few steps are not worth the
-    # time that makes them fast.
-    patch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0')
+    # As in a notebook.
+    patch.setenv('XLA_FLAGS', devices.xla_flags(1))
     _execute(read, _PATH.parent)
   return {cell.id: cell for cell in read.cells}, workdir
 
@@ -155,6 +155,7 @@ def test_the_stop_button_saves_a_checkpoint(generated, tmp_path):
   cell = """
 import sys
 from experiments import notebook
+from tests import devices
 try:
   notebook.train(*sys.argv[1:])
 except notebook.CellError as error:
@@ -176,7 +177,11 @@ except notebook.CellError as error:
   with subprocess.Popen(
     [sys.executable, '-c', cell, tmp_path, *flags],
     cwd=_ROOT,
-    env={**os.environ, 'HRM_JAX_CACHE': str(generated), 'XLA_FLAGS': ''},
+    env={
+      **os.environ,
+      'HRM_JAX_CACHE': str(generated),
+      'XLA_FLAGS': devices.xla_flags(1),
+    },
     stdout=subprocess.PIPE,
     text=True,
     start_new_session=True,

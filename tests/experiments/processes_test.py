@@ -1,4 +1,4 @@
-"""Two real processes on one machine do what one does, by the commands."""
+"""Two real processes on one machine do what one does."""
 
 import contextlib
 import json
@@ -11,72 +11,71 @@ import sys
 
 import pytest
 
+from experiments import evaluate, train
+from experiments.configs import arc1
 from hrm_jax import checkpoints, preemption
+from tests import devices
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _STEPS = 20
+_SETTINGS = {
+  'data.num_aug': 5,
+  'batch_size': 32,
+  'model.hidden_size': 32,
+  'model.num_heads': 2,
+  'model.H_layers': 1,
+  'model.L_layers': 1,
+  'stop_at_step': _STEPS,
+  'log_every': 1,
+  # The second process must find the checkpoint and the position of both.
+  'checkpoint_every': 10,
+  'evaluate_every': _STEPS,
+  'evaluation.batch_size': 64,
+  # Also parameters that lie in one process or the other.
+  'mesh.fsdp': 2,
+}
 _TRAIN = (
   'experiments.train',
   '--config=experiments/configs/arc1.py:demo',
-  '--config.data.num_aug=5',
-  '--config.batch_size=32',
-  '--config.model.hidden_size=32',
-  '--config.model.num_heads=2',
-  '--config.model.H_layers=1',
-  '--config.model.L_layers=1',
-  f'--config.stop_at_step={_STEPS}',
-  '--config.log_every=1',
-  # The second process must find the checkpoint and the position of both.
-  '--config.checkpoint_every=10',
-  f'--config.evaluate_every={_STEPS}',
-  '--config.evaluation.batch_size=64',
-  # Also parameters that lie in one process or the other.
-  '--config.mesh.fsdp=2',
+  *(f'--config.{name}={value}' for name, value in _SETTINGS.items()),
 )
 
 
-def _by_flags(number, processes, port):
-  """The flags and environment by which a process joins the others."""
+def _by_flags(number, port):
+  """The flags and environment by which a process joins the other."""
   return [
     f'--coordinator=localhost:{port}',
-    f'--num_processes={processes}',
+    '--num_processes=2',
     f'--process_id={number}',
   ], {}
 
 
-def _by_slurm(number, processes, port):
+def _by_slurm(number, port):
   """As `srun` would start it: JAX takes a port above 61440 by the job's id."""
   return ['--distributed'], {
     'SLURM_JOB_ID': str(port - 61440),
     'SLURM_STEP_NODELIST': 'localhost',
     'SLURM_STEP_NUM_NODES': '1',
-    'SLURM_NTASKS': str(processes),
+    'SLURM_NTASKS': '2',
     'SLURM_PROCID': str(number),
     'SLURM_LOCALID': str(number),
   }
 
 
-def _start(processes, join, *arguments):
-  """Starts a command in so many processes, of eight devices together."""
+def _start(join, *arguments):
+  """Starts a command in two processes, of eight devices together."""
   for port in range(61440 + os.getpid() % 4000, 65536):
     with socket.socket() as probe, contextlib.suppress(OSError):
       probe.bind(('localhost', port))
       break
-  devices = 8 // processes
   started = []
-  for number in range(processes):
-    flags, variables = join(number, processes, port)
+  for number in range(2):
+    flags, variables = join(number, port)
     started.append(
       subprocess.Popen(
-        [sys.executable, '-m', *arguments, *(flags if processes > 1 else [])],
+        [sys.executable, '-m', *arguments, *flags],
         cwd=_ROOT,
-        # The last flag of a name holds.
-        env=os.environ
-        | {
-          'XLA_FLAGS': os.environ['XLA_FLAGS']
-          + f' --xla_force_host_platform_device_count={devices}'
-        }
-        | (variables if processes > 1 else {}),
+        env=os.environ | {'XLA_FLAGS': devices.xla_flags(4)} | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -98,17 +97,23 @@ def _run(*arguments):
 
 
 @pytest.fixture(scope='module')
-def runs(tmp_path_factory):
-  """Workdir and outputs of training and evaluation, by processes."""
-  found = {}
-  for processes in (1, 2):
-    workdir = tmp_path_factory.mktemp(f'processes_{processes}')
-    trained = _run(processes, _by_flags, *_TRAIN, f'--workdir={workdir}')
-    evaluated = _run(
-      processes, _by_slurm, 'experiments.evaluate', f'--workdir={workdir}'
-    )
-    found[processes] = workdir, trained, evaluated
-  return found
+def one(tmp_path_factory):
+  """The workdir of this process alone, trained and evaluated."""
+  workdir = tmp_path_factory.mktemp('one')
+  config = arc1.get_config('demo')
+  config.update_from_flattened_dict(_SETTINGS)
+  train.run(config, workdir)
+  evaluate.run(workdir)
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def two(tmp_path_factory):
+  """The workdir of two processes, and what each of them printed."""
+  workdir = tmp_path_factory.mktemp('two')
+  trained = _run(_by_flags, *_TRAIN, f'--workdir={workdir}')
+  evaluated = _run(_by_slurm, 'experiments.evaluate', f'--workdir={workdir}')
+  return workdir, trained, evaluated
 
 
 def _lines(workdir):
@@ -116,25 +121,23 @@ def _lines(workdir):
   return [json.loads(line) for line in text.splitlines()]
 
 
-def test_two_processes_train_as_one_does(runs):
-  one, two = (_lines(runs[processes][0]) for processes in (1, 2))
-  assert [line['step'] for line in two] == [*range(1, _STEPS + 1), _STEPS]
-  assert two[0]['loss'] == pytest.approx(one[0]['loss'], rel=1e-6)
-  for ours, theirs in zip(two, one, strict=True):
+def test_two_processes_train_as_one_does(one, two):
+  expected, found = _lines(one), _lines(two[0])
+  assert [line['step'] for line in found] == [*range(1, _STEPS + 1), _STEPS]
+  assert found[0]['loss'] == pytest.approx(expected[0]['loss'], rel=1e-6)
+  for ours, theirs in zip(found, expected, strict=True):
     # Sums over rows in another order; the held-out scores are equal.
     assert ours == pytest.approx(theirs, rel=1e-4), ours['step']
-  assert two[-1] == one[-1]
+  assert found[-1] == expected[-1]
 
 
-def test_two_processes_evaluate_as_one_does(runs):
+def test_two_processes_evaluate_as_one_does(one, two):
   for name in ('submission.json', 'scores.json', 'predictions.json'):
-    one, two = (
-      json.loads(
-        (runs[n][0] / 'evaluation' / f'step_{_STEPS}' / name).read_text()
-      )
-      for n in (1, 2)
+    expected, found = (
+      json.loads((workdir / 'evaluation' / f'step_{_STEPS}' / name).read_text())
+      for workdir in (one, two[0])
     )
-    assert _rounded(two) == _rounded(one), name
+    assert _rounded(found) == _rounded(expected), name
 
 
 def _rounded(item):
@@ -146,8 +149,8 @@ def _rounded(item):
   return pytest.approx(item, rel=1e-4) if isinstance(item, float) else item
 
 
-def test_the_first_process_alone_speaks(runs):
-  _, trained, evaluated = runs[2]
+def test_the_first_process_alone_speaks(two):
+  _, trained, evaluated = two
   assert '8 × cpu (data=4, fsdp=2, 2 processes)' in trained[0]
   assert 'step 1/' in trained[0]
   assert 'Scores of step 20' in evaluated[0]
@@ -159,7 +162,8 @@ def test_the_first_process_alone_speaks(runs):
 
 def test_a_signal_to_one_process_stops_both_and_nothing_is_lost(tmp_path):
   # Along fsdp two processes do not always sum in the same order.
-  command = (2, _by_flags, *_TRAIN, '--config.mesh.fsdp=1')
+  settings = ('--config.mesh.fsdp=1', '--config.evaluate_every=0')
+  command = (_by_flags, *_TRAIN, *settings)
   peace, disturbed = tmp_path / 'peace', tmp_path / 'disturbed'
   _run(*command, f'--workdir={peace}')
   started = _start(*command, f'--workdir={disturbed}')

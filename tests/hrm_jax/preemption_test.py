@@ -14,6 +14,7 @@ import time
 import pytest
 
 from hrm_jax import preemption, sharding
+from tests import devices
 
 _ROOT = pathlib.Path(__file__).parents[2]
 
@@ -74,10 +75,10 @@ sys.exit(preemption.EXIT_CODE)
 
 
 @contextlib.contextmanager
-def _python(script, *arguments, prefix=(), devices=1, **variables):
+def _python(script, *arguments, prefix=(), count=1, **variables):
   """A process, once it says that it is ready."""
   environment = os.environ | variables
-  environment['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={devices}'
+  environment['XLA_FLAGS'] = devices.xla_flags(count)
   process = subprocess.Popen(
     [*prefix, sys.executable, '-c', script, *map(str, arguments)],
     cwd=_ROOT,
@@ -197,8 +198,8 @@ def test_two_processes_stop_at_the_same_step():
     probe.bind(('localhost', 0))
     port = probe.getsockname()[1]
   with (
-    _python(_AGREE, 0, port, devices=2) as first,
-    _python(_AGREE, 1, port, devices=2) as second,
+    _python(_AGREE, 0, port, count=2) as first,
+    _python(_AGREE, 1, port, count=2) as second,
   ):
     _ready(first)
     _ready(second)

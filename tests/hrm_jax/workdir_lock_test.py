@@ -17,6 +17,7 @@ import pytest
 
 from hrm_jax import workdir_lock
 from hrm_jax.errors import ConfigError
+from tests import devices
 
 _ROOT = pathlib.Path(__file__).parents[2]
 
@@ -58,7 +59,7 @@ def _python(script, *arguments):
   return subprocess.Popen(
     [sys.executable, '-c', script, *map(str, arguments)],
     cwd=_ROOT,
-    env=os.environ | {'XLA_FLAGS': ''},
+    env=os.environ | {'XLA_FLAGS': devices.xla_flags(1)},
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,

@@ -1,0 +1,11 @@
+"""Processes that see another number of CPU devices than the tests."""
+
+import os
+
+
+def xla_flags(count: int) -> str:
+  """XLA_FLAGS for so many; of a flag that is given twice the last one holds."""
+  return (
+    os.environ.get('XLA_FLAGS', '')
+    + f' --xla_force_host_platform_device_count={count}'
+  )
