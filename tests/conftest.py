@@ -11,14 +11,14 @@ import tempfile
 
 import pytest
 
-from tests import disks
+from tests import devices, disks
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 # Tests compile much and compute little, and pytest-xdist has every core busy:
 # optimisations and threads of the compiler would cost more than they give. What
 # is computed is the same but for rounding.
 _XLA_FLAGS = [
-  '--xla_force_host_platform_device_count=8',
+  devices.xla_flags(8),
   '--xla_backend_optimization_level=0',
   '--xla_cpu_parallel_codegen_split_count=1',
 ]
@@ -26,9 +26,7 @@ _XLA_FLAGS = [
 # aborts at a flag that it does not know.
 if importlib.metadata.version('jaxlib').startswith('0.10.'):
   _XLA_FLAGS.append('--xla_cpu_use_fusion_emitters=false')
-os.environ['XLA_FLAGS'] = ' '.join(
-  [os.environ.get('XLA_FLAGS', ''), *_XLA_FLAGS]
-)
+os.environ['XLA_FLAGS'] = ' '.join(_XLA_FLAGS)
 # Many tests, and the processes they start, run the very same programs: one
 # folder for all of them, which pytest-xdist's workers have from their parent.
 if 'PYTEST_XDIST_WORKER' not in os.environ:

@@ -1,4 +1,4 @@
-"""Processes that see another number of CPU devices than the tests."""
+"""How many CPU devices a process sees."""
 
 import os
 

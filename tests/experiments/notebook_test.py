@@ -155,7 +155,6 @@ def test_the_stop_button_saves_a_checkpoint(generated, tmp_path):
   cell = """
 import sys
 from experiments import notebook
-from tests import devices
 try:
   notebook.train(*sys.argv[1:])
 except notebook.CellError as error:

@@ -162,8 +162,7 @@ def test_the_first_process_alone_speaks(two):
 
 def test_a_signal_to_one_process_stops_both_and_nothing_is_lost(tmp_path):
   # Along fsdp two processes do not always sum in the same order.
-  settings = ('--config.mesh.fsdp=1', '--config.evaluate_every=0')
-  command = (_by_flags, *_TRAIN, *settings)
+  command = (_by_flags, *_TRAIN, '--config.mesh.fsdp=1')
   peace, disturbed = tmp_path / 'peace', tmp_path / 'disturbed'
   _run(*command, f'--workdir={peace}')
   started = _start(*command, f'--workdir={disturbed}')

@@ -183,16 +183,18 @@ def test_an_allowed_leak_is_recorded_with_every_score(
 
 
 @pytest.mark.parametrize(
-  ('config_file', 'variant', 'concept', 'tasks'),
+  ('config_file', 'variant', 'concept', 'spec', 'tasks'),
   [
-    (arc1, 'paper', False, 800),
-    (arc1, 'paper', True, 802),
-    (arc1, 'demo', False, 25),
-    (arc2, 'paper', False, 1120),
+    (arc1, 'paper', False, 'arc1:training', 800),
+    (arc1, 'paper', True, 'arc1:training,concept', 802),
+    (arc1, 'demo', False, '', 25),
+    (arc1, 'demo', True, '', 25),
+    (arc2, 'paper', False, 'arc2:training', 1120),
+    (arc2, 'paper', True, 'arc2:training', 1120),
   ],
 )
 def test_the_papers_arc_sets_list_what_leaks(
-  tmp_path, monkeypatch, config_file, variant, concept, tasks
+  tmp_path, monkeypatch, config_file, variant, concept, spec, tasks
 ):
   """Exactly what leaks, no more and no less."""
   monkeypatch.delenv('CONCEPT_ARC', raising=False)
@@ -202,7 +204,7 @@ def test_the_papers_arc_sets_list_what_leaks(
     _write_tasks(corpus, 1, 2)
     monkeypatch.setenv('CONCEPT_ARC', str(corpus.parent))
   config = config_file.get_config(variant)
-  assert ('concept' in config.data.train) == concept
+  assert config.data.train == spec
   config.data.num_aug = 0
   data = build.puzzle_set(config)
   assert len(data.tasks) == tasks
