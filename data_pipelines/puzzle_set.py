@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from data_pipelines import sampler
-from data_pipelines.arc import Task
+from data_pipelines.arc.tasks import Task
 from data_pipelines.errors import DataError
-from data_pipelines.judging import Judge
-from data_pipelines.leak_check import Leak
-from data_pipelines.maze import Maze
-from data_pipelines.sudoku import Sudoku
+from data_pipelines.leaks import Leak
+from data_pipelines.questions.maze import Maze
+from data_pipelines.questions.sudoku import Sudoku
+from data_pipelines.scoring import Judge
 
 # Token that fills cells outside of a grid, in every domain.
 PAD = 0

@@ -16,11 +16,12 @@ from typing import NamedTuple
 
 from absl import logging
 
-from data_pipelines import arc, questions
+from data_pipelines.arc import tasks as arc
 from data_pipelines.errors import DataError
-from data_pipelines.published_set import PublishedSet, is_published
+from data_pipelines.published.reader import PublishedSet, is_published
 from data_pipelines.puzzle_set import PuzzleSet
-from data_pipelines.question_set import QuestionSet
+from data_pipelines.questions import loading as questions
+from data_pipelines.questions.pipeline import QuestionSet
 
 ARC, QUESTIONS, PUBLISHED = 'ARC tasks', 'questions', 'a published directory'
 
@@ -124,7 +125,7 @@ def load_puzzles(
   found = kinds.pop()
   if found == ARC:
     # TensorFlow takes half a gigabyte: only what uses it imports it.
-    from data_pipelines.arc_set import ArcSet
+    from data_pipelines.arc.pipeline import ArcSet
 
     puzzles = ArcSet(
       arc.load_tasks(train) if train else None,

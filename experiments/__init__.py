@@ -1,5 +1,5 @@
 """The commands; each starts JAX here."""
 
-from experiments import quiet_jax
+from experiments.cli import quiet_jax
 
 quiet_jax.start()

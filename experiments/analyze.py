@@ -26,15 +26,12 @@ from typing import Any
 import jax
 from absl import flags, logging
 
-from data_pipelines import data_flags, files
-from experiments import (
-  analyses,
-  analysis_charts,
-  charts,
-  evaluation_flags,
-  launch,
-)
-from hrm_jax.errors import ConfigError
+from data_pipelines import files
+from data_pipelines.errors import ConfigError
+from experiments.analysis import analyses
+from experiments.analysis import charts as analysis_charts
+from experiments.cli import data_flags, evaluation_flags, launch
+from experiments.drawing import charts
 
 _ONLY = flags.DEFINE_list(
   'only', [], f'Of {", ".join(analyses.ANALYSES)}; all if unset.'

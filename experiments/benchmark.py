@@ -26,17 +26,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines import encoding, maze, sudoku, voting
-from experiments import benchmark_step, build, evaluation, launch
+from data_pipelines.arc import encoding, voting
+from data_pipelines.errors import ConfigError
+from data_pipelines.questions import maze, sudoku
+from experiments.benchmarks import step as benchmark_step
+from experiments.cli import evaluation, launch
 from experiments.configs import arc1
-from hrm_jax import (
-  checkpoints,
-  inference,
-  optimizers,
-  sharding,
-  train_step,
-)
-from hrm_jax.errors import ConfigError
+from hrm_jax import build
+from hrm_jax.inference import predict as inference
+from hrm_jax.parallel import sharding
+from hrm_jax.training import optimizers
+from hrm_jax.training import step as train_step
+from hrm_jax.workdir import checkpoints
 
 
 def training_step() -> None:
@@ -54,7 +55,7 @@ def training_step() -> None:
         cold, cached = (
           json.loads(
             _python(
-              'experiments.benchmark_step',
+              'experiments.benchmarks.step',
               size,
               seconds,
               f'--cpu_devices={devices}',
@@ -185,7 +186,7 @@ def input_pipeline() -> None:
   with tempfile.TemporaryDirectory() as scratch:
     published = pathlib.Path(scratch) / 'arc1'
     _python(
-      'data_pipelines.export', '--train=arc1:training',
+      'experiments.export_puzzles', '--train=arc1:training',
       '--evaluate=arc1:evaluation', '--num_aug=50', f'--out={published}',
     )  # fmt: skip
     for title, *arguments in (
@@ -207,7 +208,7 @@ def input_pipeline() -> None:
         f'--evaluate={published}',
       ),
     ):
-      found = json.loads(_python('experiments.benchmark_input', *arguments))
+      found = json.loads(_python('experiments.benchmarks.input', *arguments))
       print(
         f'{title:28}  {found["examples"]:9,.0f} examples/s  '
         f'{found["batches"]:6.1f} batches of 768/s  peak '

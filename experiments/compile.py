@@ -19,10 +19,12 @@ from absl import flags, logging
 from jax.sharding import Mesh
 
 from data_pipelines import puzzles
-from experiments import build, cost, launch, targets
-from hrm_jax import sharding
-from hrm_jax.errors import ConfigError
-from hrm_jax.train_step import TrainSetup
+from data_pipelines.errors import ConfigError
+from experiments.cli import launch
+from experiments.planning import cost, targets
+from hrm_jax import build
+from hrm_jax.parallel import sharding
+from hrm_jax.training.step import TrainSetup
 
 _TARGET = flags.DEFINE_string(
   'target', None, 'Devices, e.g. tpu:v5e:2x4, gpu:h100:8, cpu:8, here.'

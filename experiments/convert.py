@@ -29,18 +29,19 @@ import ml_collections
 import numpy as np
 from absl import flags, logging
 
-from data_pipelines import data_flags, encoding, files, identifiers
+from data_pipelines import files
+from data_pipelines.arc import encoding
+from data_pipelines.errors import ConfigError
+from data_pipelines.published import identifiers
 from data_pipelines.puzzle_set import BLANK_NAME, PuzzleSet
-from experiments import all_config, build, launch
-from hrm_jax import (
-  checkpoints,
-  published,
-  puzzle_table,
-  sharding,
-  state_dicts,
-  train_step,
-)
-from hrm_jax.errors import ConfigError
+from experiments.cli import data_flags, launch
+from hrm_jax import build
+from hrm_jax.parallel import sharding
+from hrm_jax.published import all_config, state_dicts
+from hrm_jax.published import names as published
+from hrm_jax.training import puzzle_table
+from hrm_jax.training import step as train_step
+from hrm_jax.workdir import checkpoints
 
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint', None, 'State dict of the published code.'

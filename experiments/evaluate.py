@@ -13,10 +13,11 @@ import pathlib
 import jax
 from absl import flags, logging
 
-from data_pipelines.judging import Judge
-from experiments import evaluation, evaluation_flags, launch
-from hrm_jax import checkpoints, inference
-from hrm_jax.errors import ConfigError
+from data_pipelines.errors import ConfigError
+from data_pipelines.scoring import Judge
+from experiments.cli import evaluation, evaluation_flags, launch
+from hrm_jax.inference import predict as inference
+from hrm_jax.workdir import checkpoints
 
 _HALTING = flags.DEFINE_enum(
   'halting',

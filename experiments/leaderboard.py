@@ -17,13 +17,15 @@ import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from data_pipelines import data_flags, files
-from experiments import charts, launch, paper_scale, runs
-from experiments import published_results as published
-from experiments.paper_scale import PaperSet
-from experiments.runs import Group
-from hrm_jax import checkpoints
-from hrm_jax.errors import ConfigError
+from data_pipelines import files
+from data_pipelines.errors import ConfigError
+from experiments.cli import data_flags, launch
+from experiments.drawing import charts
+from experiments.reporting import paper_scale, runs
+from experiments.reporting import published_results as published
+from experiments.reporting.paper_scale import PaperSet
+from experiments.reporting.runs import Group
+from hrm_jax.workdir import checkpoints
 
 _PASS = 'eval/pass@2/'
 _EXACT = 'eval/exact'

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from data_pipelines import data_flags
-from experiments import charts, launch, runs
-from hrm_jax.errors import ConfigError
+from data_pipelines.errors import ConfigError
+from experiments.cli import data_flags, launch
+from experiments.drawing import charts
+from experiments.reporting import runs
 
 _METRIC = flags.DEFINE_string(
   'metric', 'exact', "Of the evaluations in metrics.jsonl, without 'eval/'."

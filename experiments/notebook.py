@@ -29,7 +29,8 @@ from typing import Any
 from IPython import display
 from PIL import Image
 
-from experiments import charts, quiet_jax, training_curves
+from experiments.cli import quiet_jax
+from experiments.drawing import charts, training_curves
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _ENVIRONMENT = _ROOT / '.venv_notebook'

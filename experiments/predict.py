@@ -24,17 +24,14 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from data_pipelines import (
-  data_flags,
-  judging,
-  picture,
-  question_set,
-  terminal,
-  voting,
-)
-from experiments import launch, own_puzzles
-from experiments.own_puzzles import Checkpoint, Fitting, Predicted
-from hrm_jax.errors import ConfigError
+from data_pipelines import scoring as judging
+from data_pipelines.arc import voting
+from data_pipelines.drawing import pictures as picture
+from data_pipelines.drawing import terminal
+from data_pipelines.errors import ConfigError
+from data_pipelines.questions import pipeline as question_set
+from experiments.cli import data_flags, launch, own_puzzles
+from experiments.cli.own_puzzles import Checkpoint, Fitting, Predicted
 
 # Test inputs that are traced at most, and puzzles that are shown as text.
 _MAX_TRACED, _MAX_SHOWN = 10, 10

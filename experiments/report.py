@@ -24,27 +24,22 @@ from absl import flags, logging
 from flax.traverse_util import flatten_dict
 
 import hrm_jax
-from data_pipelines import data_flags, files, voting
+from data_pipelines import files
+from data_pipelines.arc import voting
+from data_pipelines.errors import ConfigError
 from data_pipelines.puzzle_set import PuzzleSet
-from experiments import (
-  build,
-  charts,
-  gallery,
-  launch,
-  own_puzzles,
-  paper_scale,
-  runs,
-  training_curves,
-)
-from experiments import published_results as published
-from hrm_jax import checkpoints
-from hrm_jax.errors import ConfigError
+from experiments.cli import data_flags, launch, own_puzzles
+from experiments.drawing import charts, training_curves
+from experiments.reporting import gallery, paper_scale, runs
+from experiments.reporting import published_results as published
+from hrm_jax import build
+from hrm_jax.workdir import checkpoints
 
 _MAX_TASKS = flags.DEFINE_integer(
   'max_tasks', 100, 'Puzzles to show, spread evenly over those scored.',
   lower_bound=1,
 )  # fmt: skip
-_TEMPLATE = pathlib.Path(__file__).with_name('report.html')
+_TEMPLATE = pathlib.Path(gallery.__file__).with_name('report.html')
 
 
 def main(_) -> None:

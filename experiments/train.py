@@ -13,19 +13,16 @@ import numpy as np
 from absl import flags, logging
 
 from data_pipelines import files
-from experiments import build, evaluation, launch, metrics, weights_and_biases
-from hrm_jax import (
-  checkpoints,
-  inference,
-  preemption,
-  processes,
-  sharding,
-  train_step,
-  training,
-  workdir_lock,
-)
-from hrm_jax.errors import ConfigError
-from hrm_jax.train_state import TrainState
+from data_pipelines.errors import ConfigError
+from experiments.cli import evaluation, launch
+from hrm_jax import build
+from hrm_jax.inference import predict as inference
+from hrm_jax.parallel import preemption, processes, sharding
+from hrm_jax.training import loop as training
+from hrm_jax.training import step as train_step
+from hrm_jax.training.state import TrainState
+from hrm_jax.workdir import checkpoints, metrics, weights_and_biases
+from hrm_jax.workdir import lock as workdir_lock
 
 _WANDB = flags.DEFINE_string(
   'wandb', None, 'Project of Weights & Biases that gets the metrics too.'

@@ -17,10 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import launch
-from hrm_jax import act, published, sharding, train_step
-from hrm_jax.errors import ConfigError
+from data_pipelines.errors import ConfigError
+from experiments.cli import launch
 from hrm_jax.models import KINDS
+from hrm_jax.parallel import sharding
+from hrm_jax.published import names as published
+from hrm_jax.training import act
+from hrm_jax.training import step as train_step
 
 _GOLDEN = flags.DEFINE_multi_string(
   'golden', None, 'Golden .npz file; may be given several times.'

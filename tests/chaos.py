@@ -31,16 +31,18 @@ import time
 from collections.abc import Callable, Sequence
 
 # Before JAX, which it keeps quiet.
-from experiments import build
+from hrm_jax import build
 
 # isort: split
 import jax
 import numpy as np
 from absl import flags, logging
 
-from data_pipelines import command
-from hrm_jax import checkpoints, preemption, train_step
-from hrm_jax.errors import ConfigError
+from data_pipelines.errors import ConfigError
+from experiments.cli import command
+from hrm_jax.parallel import preemption
+from hrm_jax.training import step as train_step
+from hrm_jax.workdir import checkpoints
 from tests import disks
 
 KINDS = ('kill', 'signal', 'double_signal', 'truncate', 'fill')

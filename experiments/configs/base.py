@@ -70,7 +70,7 @@ def get_config(kind: str = 'hrm') -> ml_collections.ConfigDict:
   config.keep_every = 0
 
   # A loss or gradient that is not finite, or a loss that many times its mean (0
-  # for any): stop, skip or rollback (see hrm_jax.divergence).
+  # for any): stop, skip or rollback (see hrm_jax.training.divergence).
   divergence = config.divergence = ml_collections.ConfigDict()
   divergence.policy = 'stop'
   divergence.loss_spike = 0.0
@@ -80,7 +80,7 @@ def get_config(kind: str = 'hrm') -> ml_collections.ConfigDict:
   # same update.
   config.microbatches = 1
 
-  # Devices along each axis (see hrm_jax.sharding); -1 is what the others leave.
+  # Devices along each axis; -1 is what the others leave.
   mesh = config.mesh = ml_collections.ConfigDict()
   mesh.data = -1
   mesh.fsdp = 1
@@ -97,7 +97,7 @@ def get_config(kind: str = 'hrm') -> ml_collections.ConfigDict:
   data.num_aug = 1000
   data.seed = 0
   # Held-out answers that are trained on: those that may be, by name as
-  # `python -m data_pipelines.leaks` prints them; or all of them.
+  # `python -m experiments.leaks` prints them; or all of them.
   data.known_leaks = ()
   data.allow_leaks = False
 
@@ -117,7 +117,7 @@ def get_config(kind: str = 'hrm') -> ml_collections.ConfigDict:
   # kept), cpu, pallas (TPU), cudnn (GPU, in bfloat16), or auto.
   model.attention = 'auto'
   # What one kernel computes where attention is pallas: attention, block or
-  # level (see hrm_jax.models.tpu_blocks).
+  # level (see hrm_jax.models.attention.tpu_blocks).
   model.fusion = 'block'
   # Blocks, of each level or of the one stack.
   if kind == 'hrm':

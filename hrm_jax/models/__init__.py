@@ -17,12 +17,12 @@ Shape letters, used as suffixes everywhere:
 
 from hrm_jax.models.base import ReasoningModel as ReasoningModel
 from hrm_jax.models.hrm import HRM as HRM
-from hrm_jax.models.recurrent import TwoStateModel as TwoStateModel
 from hrm_jax.models.transformer import Direct as Direct
 from hrm_jax.models.transformer import (
   RecurrentTransformer as RecurrentTransformer,
 )
 from hrm_jax.models.trm import TRM as TRM
+from hrm_jax.models.two_state import TwoStateModel as TwoStateModel
 
 # By the name that `config.model.kind` gives.
 KINDS: dict[str, type[ReasoningModel]] = {

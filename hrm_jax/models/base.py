@@ -9,8 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hrm_jax.errors import ConfigError
-from hrm_jax.models import attention, layers
+from data_pipelines.errors import ConfigError
+from hrm_jax.models import layers
+from hrm_jax.models.attention import dispatch as attention
 
 POS_ENCODINGS = ('rope', 'learned', 'none')
 # All other numbers among the attributes must be positive.

@@ -1,7 +1,7 @@
 """The Hierarchical Reasoning Model (arXiv 2506.21734, section 2)."""
 
 from hrm_jax.models.layers import Level
-from hrm_jax.models.recurrent import TwoStateModel
+from hrm_jax.models.two_state import TwoStateModel
 
 
 class HRM(TwoStateModel):

@@ -10,8 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hrm_jax import sharding
-from hrm_jax.models import attention, tpu_blocks
+from hrm_jax.models.attention import dispatch as attention
+from hrm_jax.models.attention import tpu_blocks
+from hrm_jax.parallel import sharding
 
 RMS_NORM_EPSILON = 1e-5
 

@@ -1,7 +1,7 @@
 """The Tiny Recursive Model (arXiv 2510.04871)."""
 
 from hrm_jax.models.layers import Level
-from hrm_jax.models.recurrent import TwoStateModel
+from hrm_jax.models.two_state import TwoStateModel
 
 
 class TRM(TwoStateModel):

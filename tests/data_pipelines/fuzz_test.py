@@ -25,14 +25,17 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from data_pipelines import arc, encoding, maze, questions, sudoku
-from data_pipelines.arc import Pair
+from data_pipelines.arc import encoding
+from data_pipelines.arc import tasks as arc
+from data_pipelines.arc.tasks import Pair
 from data_pipelines.errors import DataError
-from data_pipelines.maze import Maze
-from data_pipelines.published_set import PublishedSet
+from data_pipelines.published.reader import PublishedSet
 from data_pipelines.puzzle_set import IGNORE_LABEL
-from data_pipelines.question_set import QuestionSet
-from data_pipelines.sudoku import Sudoku
+from data_pipelines.questions import loading as questions
+from data_pipelines.questions import maze, sudoku
+from data_pipelines.questions.maze import Maze
+from data_pipelines.questions.pipeline import QuestionSet
+from data_pipelines.questions.sudoku import Sudoku
 
 
 def cases(count):

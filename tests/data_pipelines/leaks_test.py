@@ -1,309 +1,244 @@
-"""The command that finds leaks, and what a run is told of them."""
+"""The leak check: made-up pairs, and what leaks in ARC-1 and ARC-2."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
+import itertools
 import time
 
 import numpy as np
 import pytest
 
-from data_pipelines import export, leak_check, leaks, maze, puzzles, sudoku
-from data_pipelines.errors import DataError
-from data_pipelines.leak_check import Leak, Verdict
-from data_pipelines.maze import Maze
-from data_pipelines.sudoku import Sudoku
+from data_pipelines import leaks as leak_check
+from data_pipelines.arc import encoding
+from data_pipelines.arc import tasks as arc
 
-ROOT = pathlib.Path(__file__).parents[2]
-
-
-def pair(inputs, output):
-  return {'input': inputs, 'output': output}
+INPUT = np.array([[0, 0, 1], [2, 0, 3]], np.uint8)
+OUTPUT = np.array([[1, 1], [0, 4], [4, 0]], np.uint8)
+# A place of 0 that it has in no augmentation of training.
+PERMUTATION = np.array([7, 3, 9, 0, 1, 8, 2, 6, 5, 4], np.uint8)
 
 
-SHOWN = pair([[0, 1], [2, 0], [0, 0]], [[1, 1, 2]])
-# Turned by a quarter, 1 and 2 exchanged with 5 and 7.
-TURNED = pair([[5, 0, 0], [0, 7, 0]], [[7], [5], [5]])
-OTHER = pair([[3, 4, 4]], [[0, 9]])
-THIRD = pair([[6, 0], [6, 6]], [[1], [2]])
-
-
-def write_tasks(directory, **tasks):
-  """A directory of tasks of one demonstration and one test each."""
-  directory.mkdir()
-  for name, (demonstration, test) in tasks.items():
-    contents = {'train': [demonstration], 'test': [test]}
-    (directory / f'{name}.json').write_text(json.dumps(contents))
-  return directory
-
-
-@pytest.fixture
-def tasks(tmp_path):
-  trained = write_tasks(tmp_path / 'trained', ours=(THIRD, SHOWN))
-  leaking = write_tasks(tmp_path / 'leaking', theirs=(OTHER, TURNED))
-  clean = write_tasks(
-    tmp_path / 'clean',
-    theirs=(OTHER, pair(TURNED['input'], [[0, 1, 2, 3]])),
+def _named(task, place, inputs, output):
+  grids = (
+    None if g is None else np.array(g, np.uint8) for g in (inputs, output)
   )
-  return trained, leaking, clean
+  return leak_check.NamedPair(task, place, arc.Pair(*grids))
 
 
-def run(*arguments):
-  return subprocess.run(
-    [sys.executable, '-m', 'data_pipelines.leaks', *map(str, arguments)],
-    cwd=ROOT,
-    env={**os.environ, 'PYTHONPATH': os.environ.get('PYTHONPATH', str(ROOT))},
-    capture_output=True,
-    text=True,
-    timeout=60,
-  )
-
-
-# The command.
-
-
-def test_a_reachable_answer_ends_with_one(tasks, tmp_path):
-  trained, leaking, _ = tasks
-  out = tmp_path / 'leaks.json'
-  done = run(f'--train={trained}', f'--evaluate={leaking}', f'--out={out}')
-  assert (done.returncode, done.stderr) == (1, '')
-  lines = done.stdout.splitlines()
-  assert lines[0] == 'both      ours test[0] -> theirs test[0]'
-  assert lines[5].split()[:5] == ['both', '1', 'held-out', 'of', '1']
-  assert json.loads(out.read_text()) == {
-    'train': str(trained),
-    'evaluate': str(leaking),
-    'answers_reachable': True,
-    'leaks': [
-      {
-        'evaluated': 'theirs',
-        'place': 'test[0]',
-        'trained': 'ours',
-        'trained_place': 'test[0]',
-        'what': 'both',
-      }
-    ],
-  }
-
-
-def test_a_known_input_alone_ends_with_zero(tasks, tmp_path):
-  trained, _, clean = tasks
-  out = tmp_path / 'leaks.json'
-  done = run(f'--train={trained}', f'--evaluate={clean}', f'--out={out}')
-  assert (done.returncode, done.stderr) == (0, '')
-  assert done.stdout.startswith('input     ours test[0] -> theirs test[0]\n')
-  record = json.loads(out.read_text())
-  assert not record['answers_reachable']
-  assert [leak['what'] for leak in record['leaks']] == ['input']
-
-
-def test_mistakes_end_with_two_and_one_line(tasks, tmp_path):
-  trained, _, clean = tasks
-  for arguments, message in (
-    (
-      [f'--train={trained}'],
-      '--evaluate=SPEC is missing, e.g. --evaluate=arc2',
-    ),
-    (
-      [f'--train={trained}', f'--evaluate={clean}', '--out=/dev/null/x.json'],
-      '--out=/dev/null/x.json cannot be written (Not a directory)',
-    ),
-  ):
-    done = run(*arguments)
-    assert (done.returncode, done.stderr) == (2, f'error: {message}\n')
-
-
-def test_what_cannot_be_compared_is_refused(tasks):
-  trained, *_ = tasks
-  for train, evaluate, message in (
-    ('', 'sudoku:box=2x2', '--train=SPEC is missing'),
-    ('arc1', '', '--evaluate=SPEC is missing'),
-    (str(trained), 'sudoku', 'name puzzles of one kind'),
-    (str(trained), '/nowhere', "'/nowhere': no such directory or file"),
-  ):
-    with pytest.raises(DataError, match=message):
-      leaks.find_leaks(train, evaluate)
-
-
-def test_a_set_against_itself(tasks):
-  # Its own tests are trained on then, though no run may be like that.
-  trained, *_ = tasks
-  (leak,) = leaks.find_leaks(str(trained), str(trained))
-  assert leak == Leak('ours', 'test[0]', 'ours', 'test[0]', 'both')
-
-
-def test_questions(tmp_path, monkeypatch):
-  monkeypatch.setenv('HRM_JAX_CACHE', str(tmp_path))
-  spec = 'sudoku:box=2x2:count=5:tests=3:clues=10'
-  assert leaks.find_leaks(f'{spec}:train', f'{spec}:test') == []
-  found = leaks.find_leaks(f'{spec}:train', f'{spec}:train')
-  assert [leak.what for leak in found] == ['both'] * 5
-  assert found[4].evaluated == found[4].trained
-  assert found[4].evaluated.endswith(':5')
-
-
-def test_a_report_counts_held_out_pairs_and_puzzles_once():
-  found = [
-    Leak('a', 'test[0]', 'x', 'train[0]', 'input'),
-    Leak('a', 'test[0]', 'y', 'train[1]', 'both'),
-    Leak('a', 'test[0]', 'z', 'train[1]', 'both'),
-    Leak('a', 'test[1]', 'y', 'train[1]', 'both'),
+def _of(tasks, demonstrations=True, tests=True):
+  return [
+    leak_check.NamedPair(task.name, f'{kind}[{i}]', pair)
+    for task in tasks
+    for kind, pairs in (
+      ('train', task.demonstrations if demonstrations else ()),
+      ('test', task.tests if tests else ()),
+    )
+    for i, pair in enumerate(pairs)
   ]
-  lines = leaks.report(found).splitlines()
-  assert [line.split()[0] for line in lines[:4]] == ['input', *['both'] * 3]
-  counts = {words[0]: words[1:5] for words in map(str.split, lines[5:])}
-  assert counts == {
-    'input': ['1', 'held-out', 'of', '1'],
-    'output': ['0', 'held-out', 'of', '0'],
-    'question': ['0', 'held-out', 'of', '0'],
-    'both': ['2', 'held-out', 'of', '1'],
-  }
+
+
+def _kinds(trained, held_out):
+  """The kinds of leaks between pairs of grids: one trained, one held out."""
+  found = leak_check.between_pairs(
+    [_named('t', 'train[0]', *trained)], [_named('e', 'test[0]', *held_out)]
+  )
+  assert len(found) <= 1
+  return ''.join(leak.what for leak in found)
+
+
+# Made-up pairs.
+
+
+@pytest.mark.parametrize('transform', range(8))
+@pytest.mark.parametrize('colours', [np.arange(10), PERMUTATION])
+def test_turned_and_recoloured(transform, colours):
+  pair = [colours[encoding.dihedral(g, transform)] for g in (INPUT, OUTPUT)]
+  assert _kinds((INPUT, OUTPUT), pair) == 'both'
+  assert _kinds((INPUT, OUTPUT), (pair[0], None)) == 'question'
+  assert _kinds((INPUT, OUTPUT), (pair[0], [[1, 2, 3, 4]])) == 'input'
+  assert _kinds((INPUT, OUTPUT), ([[1, 2, 3, 4]], pair[1])) == 'output'
+  # Input and output do not change places.
+  assert _kinds((INPUT, OUTPUT), (pair[1], pair[0])) == ''
+
+
+@pytest.mark.parametrize('which', [0, 1])
+@pytest.mark.parametrize('cell', range(6))
+def test_a_changed_cell(which, cell):
+  pair = [INPUT.copy(), OUTPUT.copy()]
+  # Another colour that the grid has too, so that no permutation undoes it.
+  pair[which].flat[cell] = pair[which].flat[cell] == 0
+  assert _kinds((INPUT, OUTPUT), pair) == ('output', 'input')[which]
+
+
+def test_input_and_output_must_be_changed_alike():
+  # Turned or recoloured one without the other, both are still the same alone.
+  turned = (np.rot90(INPUT), np.rot90(OUTPUT, 2))
+  assert _kinds((INPUT, OUTPUT), turned) == 'output'
+  recoloured = (INPUT, PERMUTATION[OUTPUT])
+  assert _kinds((INPUT, OUTPUT), recoloured) == 'output'
+  # Two colours of the output become one.
+  assert _kinds((INPUT, [[1, 2]]), (INPUT, [[1, 1]])) == 'input'
+
+
+def test_shapes_count():
+  row = np.array([[0, 1, 0, 2, 0, 3]], np.uint8)
+  assert _kinds((row, OUTPUT), (row.reshape(2, 3), [[5]])) == ''
+  assert _kinds((row, OUTPUT), (row.reshape(6, 1), [[5]])) == 'input'
+
+
+def test_grids_of_one_colour_tell_nothing():
+  for grid in ([[5]], [[0, 0], [0, 0]]):
+    assert _kinds((grid, OUTPUT), (grid, INPUT)) == ''
+    assert _kinds((INPUT, grid), (OUTPUT, grid)) == ''
+    assert _kinds((grid, OUTPUT), (grid, None)) == ''
+    assert _kinds((grid, OUTPUT), (grid, OUTPUT)) == 'both'
+  assert _kinds(([[1, 1]], [[2]]), ([[3, 3]], [[4]])) == 'both'
+  assert _kinds(([[1, 1]], [[2]]), ([[3, 3]], [[3]])) == ''
+
+
+def test_unknown_outputs():
+  assert _kinds((INPUT, None), (INPUT, OUTPUT)) == 'input'
+  assert _kinds((INPUT, None), (INPUT, None)) == 'question'
+  assert _kinds((INPUT, OUTPUT), (OUTPUT, None)) == ''
+
+
+def test_the_worst_of_each_trained_task_at_its_first_place():
+  other = [[1, 2, 3, 4]]
+  trained = [
+    _named('b', 'train[0]', INPUT, other),
+    _named('b', 'train[1]', np.rot90(INPUT), np.rot90(OUTPUT)),
+    _named('b', 'test[0]', INPUT, OUTPUT),
+    _named('a', 'train[0]', INPUT, other),
+    _named('a', 'train[1]', other, OUTPUT),
+    _named('none', 'train[0]', other, INPUT),
+    _named('c', 'train[0]', other, other),
+    _named('c', 'train[1]', np.flip(INPUT), other),
+    _named('c', 'test[0]', INPUT, None),
+  ]
+  held_out = [
+    _named('z', 'test[0]', INPUT, OUTPUT),
+    _named('y', 'test[0]', [[1, 2]], [[1], [2]]),
+    _named('y', 'test[1]', INPUT, None),
+  ]
+  assert leak_check.between_pairs(trained, held_out) == [
+    leak_check.Leak('z', 'test[0]', 'b', 'train[1]', 'both'),
+    leak_check.Leak('z', 'test[0]', 'a', 'train[1]', 'output'),
+    leak_check.Leak('z', 'test[0]', 'c', 'train[1]', 'input'),
+    leak_check.Leak('y', 'test[1]', 'b', 'train[0]', 'question'),
+    leak_check.Leak('y', 'test[1]', 'a', 'train[0]', 'question'),
+    leak_check.Leak('y', 'test[1]', 'c', 'train[1]', 'question'),
+  ]
+  for shuffled in itertools.permutations(held_out):
+    found = leak_check.between_pairs(trained[::-1], shuffled)
+    assert {(x.evaluated, x.place, x.trained, x.what) for x in found} == {
+      (x.evaluated, x.place, x.trained, x.what)
+      for x in leak_check.between_pairs(trained, held_out)
+    }
+  assert leak_check.between_pairs([], held_out) == []
+  assert leak_check.between_pairs(trained, []) == []
+
+
+def _same(ours, theirs):
+  """Slowly: some transform, and then a mapping of colours, does it."""
+  for transform in range(8):
+    turned = [encoding.dihedral(g, transform) for g in ours]
+    if [g.shape for g in turned] != [g.shape for g in theirs]:
+      continue
+    mapped = {
+      (int(a), int(b))
+      for g, h in zip(turned, theirs, strict=True)
+      for a, b in zip(g.flat, h.flat, strict=True)
+    }
+    befores, afters = zip(*mapped, strict=True)
+    if len(set(befores)) == len(set(afters)) == len(mapped):
+      return True
+  return False
+
+
+def test_small_pairs_against_the_definition():
+  rng = np.random.default_rng(0)
+
+  def grid():
+    return rng.integers(0, 3, rng.integers(1, 3, 2), dtype=np.uint8)
+
+  pairs = [(grid(), grid()) for _ in range(120)]
+  counts = dict.fromkeys(('both', 'output', 'input', ''), 0)
+  for ours, theirs in itertools.product(pairs[:60], pairs[60:]):
+    if _same(ours, theirs):
+      expected = 'both'
+    elif np.ptp(theirs[1]) and _same(ours[1:], theirs[1:]):
+      expected = 'output'
+    elif np.ptp(theirs[0]) and _same(ours[:1], theirs[:1]):
+      expected = 'input'
+    else:
+      expected = ''
+    assert _kinds(ours, theirs) == expected, (ours, theirs)
+    counts[expected] += 1
+  assert min(counts.values()) > 20, counts
 
 
 # The real sets.
 
-
-def test_arc2_trains_most_of_arc1():
-  begin = time.monotonic()
-  found = leaks.find_leaks('arc2:training', 'arc1:evaluation')
-  assert time.monotonic() - begin < 20
-  answers = {leak.evaluated for leak in found if leak.what == 'both'}
-  assert 376 <= len(answers) <= 400
-
-
-def test_what_leaks_inside_arc1():
-  found = leaks.find_leaks('arc1:training', 'arc1:evaluation')
-  names = {leak.name for leak in found if leak.what == 'both'}
-  assert '40853293->070dd51e' in names
-  # A task's own demonstrations are trained on too.
-  assert '3979b1a8->3979b1a8' in names
-
-
-# What a run is told.
-
-LEAKS = [
-  Leak('e', 'test[0]', 'a', 'train[0]', 'both'),
-  Leak('e', 'test[0]', 'b', 'train[0]', 'both'),
-  Leak('e', 'test[1]', 'a', 'train[0]', 'both'),
-  Leak('f', 'test[0]', 'a', 'train[0]', 'output'),
-  Leak('g', 'test[0]', 'a', 'train[0]', 'input'),
+# Seven held-out tests that a demonstration of their own task shows, turned or
+# recoloured (none as it is), and two that another task has.
+ARC1_BOTH = [
+  ('00576224', 'test[0]', '00576224', 'train[1]'),
+  ('070dd51e', 'test[0]', '40853293', 'test[0]'),
+  ('3979b1a8', 'test[0]', '3979b1a8', 'train[0]'),
+  ('50a16a69', 'test[0]', 'caa06a1f', 'train[2]'),
+  ('66e6c45b', 'test[0]', '66e6c45b', 'train[0]'),
+  ('94414823', 'test[0]', '94414823', 'train[0]'),
+  ('992798f6', 'test[0]', '992798f6', 'train[3]'),
+  ('ca8de6ea', 'test[0]', 'ca8de6ea', 'train[0]'),
+  ('f3e62deb', 'test[0]', 'f3e62deb', 'train[3]'),
 ]
 
 
-def test_answers_that_leak_are_refused():
-  verdict = Verdict(LEAKS, ['a->f'], False)
-  assert verdict.refused == LEAKS[:3]
-  assert verdict.refusal().startswith(
-    'Training would show 2 held-out answers: a->e, b->e; leave'
-  )
-  assert '\n' not in verdict.refusal()
+@pytest.fixture(scope='module')
+def evaluation():
+  tasks = arc.load_tasks('arc1:evaluation').tasks
+  return _of(tasks, tests=False), _of(tasks, demonstrations=False)
 
 
-def test_known_names_and_permission_let_a_run_start_but_are_recorded():
-  # Each name counts for itself: b shows the answer as well.
-  assert Verdict(LEAKS, ['a->e'], False).refused == [LEAKS[1]]
-  for verdict, allowed in (
-    (Verdict(LEAKS, ['a->e', 'b->e'], False), False),
-    (Verdict(LEAKS, [], True), True),
-  ):
-    assert verdict.refused == []
-    assert verdict.answers == [LEAKS[0], LEAKS[2]]
-    assert verdict.note() == '\nTrained on 2 held-out answers: a->e'
-    assert verdict.metrics() == {'eval/leaking_answers': 2.0}
-    assert verdict.record() == {
-      'answers': 2,
-      'names': ['a->e'],
-      'allow_leaks': allowed,
-    }
+def _count(found, what):
+  return sum(leak.what == what for leak in found)
 
 
-def test_inputs_and_outputs_alone_are_no_answers():
-  verdict = Verdict(LEAKS[3:], [], False)
-  assert verdict.refused == verdict.answers == []
-  assert verdict.note() == ''
-  assert verdict.record() == {'answers': 0, 'names': [], 'allow_leaks': False}
+def test_arc1_evaluation_in_arc2_training(evaluation):
+  start = time.monotonic()
+  trained = _of(arc.load_tasks('arc2:training').tasks)
+  found = leak_check.between_pairs(trained, evaluation[1])
+  assert time.monotonic() - start < 10
+  both = [leak for leak in found if leak.what == 'both']
+  assert len({leak.evaluated for leak in both}) == 376
+  # The one under another name is both a leak of ARC-1 and of ARC-2.
+  assert [x.trained for x in both if x.trained != x.evaluated] == ['caa06a1f']
+  assert [_count(found, k) for k in ('both', 'output', 'input')] == [
+    396,
+    66,
+    34,
+  ]
 
 
-def test_many_names_are_cut_short():
-  many = [Leak(str(i), 'test[0]', 'a', 'train[0]', 'both') for i in range(7)]
-  assert Verdict(many, [], False).refusal().startswith(
-    'Training would show 7 held-out answers: a->0, a->1, a->2, a->3, a->4 and '
-    '2 more; leave'
-  )  # fmt: skip
-  assert Verdict(many[:1], [], False).note() == (
-    '\nTrained on 1 held-out answer: a->0'
-  )
+def test_inside_arc1(evaluation):
+  demonstrations, tests = evaluation
+  trained = _of(arc.load_tasks('arc1:training').tasks) + demonstrations
+  found = leak_check.between_pairs(trained, tests)
+  assert [
+    (x.evaluated, x.place, x.trained, x.trained_place)
+    for x in found
+    if x.what == 'both'
+  ] == ARC1_BOTH
+  assert (_count(found, 'output'), _count(found, 'input')) == (70, 30)
+  assert len({x.evaluated for x in found if x.what == 'output'}) == 25
+  assert len({x.evaluated for x in found if x.what == 'input'}) == 11
 
 
-# Sudokus and mazes.
-
-
-def between(domain, trained, held_out):
-  # Answers play no part: each question stands for its own.
-  found = leak_check.between_questions(
-    domain,
-    leak_check.Asked(trained, trained, 't{}'.format),
-    leak_check.Asked(held_out, held_out, 'h{}'.format),
-  )
-  assert {(leak.place, leak.what) for leak in found} <= {('question', 'both')}
-  return [(leak.evaluated, leak.trained) for leak in found]
-
-
-def images(domain, questions, variant):
-  """Question i in its variant number `variant[i]`."""
-  keys = np.arange(len(questions), dtype=np.uint64) + np.uint64(99)
-  shown, _ = domain.augment(questions, questions, np.array(variant), keys)
-  return shown
-
-
-@pytest.mark.parametrize('box', [(2, 2), (2, 3), (3, 3)])
-def test_images_of_sudokus(box):
-  domain = Sudoku(*box)
-  made = sudoku.generate(domain, 6, 0, domain.seq_len * 2 // 3).questions
-  trained = made[[0, 1, 2, 1]]
-  held_out = images(domain, made[[1, 5, 0, 4]], [1, 1, 2, 0])
-  assert not np.array_equal(held_out[0], made[1])
-  assert between(domain, trained, held_out) == [('h0', 't1'), ('h2', 't0')]
-  # A clue less is another puzzle.
-  held_out[:, np.flatnonzero(held_out[0] > 1)[0]] = 1
-  assert between(domain, trained, held_out[:1]) == []
-
-
-@pytest.mark.parametrize('transform', range(8))
-def test_images_of_mazes(transform):
-  domain = Maze(6, 6)
-  made = maze.generate(domain, 4, 0, 6).questions
-  held_out = images(domain, made[[3, 1]], [0, transform])
-  assert between(domain, made[:3], held_out) == [('h1', 't1')]
-
-
-def test_unknown_puzzles_are_compared_cell_by_cell():
-  trained = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.uint8)
-  held_out = np.array([[5, 6, 7, 8], [2, 1, 4, 3], [1, 2, 3, 4]], np.int64)
-  assert between(None, trained, held_out) == [('h0', 't1'), ('h2', 't0')]
-
-
-def test_a_published_directory_against_tasks(tasks, tmp_path):
-  trained, *_ = tasks
-  data = puzzles.load_puzzles('', str(trained), 30, 2, 0)
-  export.export(data, tmp_path / 'published', 'hrm', 0)
-  # The published directory trains on demonstrations, and holds out `ours`.
-  found = leaks.find_leaks(str(trained), str(tmp_path / 'published'))
-  assert [leak.name for leak in found if leak.reaches_answer] == ['ours->ours']
-  assert leaks.find_leaks('', str(trained)) == []
-
-
-def test_an_answer_not_known_here_may_be_reached(tasks, tmp_path):
-  trained, leaking, _ = tasks
-  unknown = tmp_path / 'unknown'
-  unknown.mkdir()
-  for path in leaking.glob('*.json'):
-    task = json.loads(path.read_text())
-    for pair in task['test']:
-      del pair['output']
-    (unknown / path.name).write_text(json.dumps(task))
-  (leak,) = leaks.find_leaks(str(trained), str(unknown))
-  assert leak.what == 'question'
-  assert leak_check.Verdict([leak], (), False).refused == [leak]
+def test_inside_arc2():
+  tasks = arc.load_tasks('arc2:evaluation').tasks
+  trained = _of(arc.load_tasks('arc2:training').tasks)
+  trained += _of(tasks, tests=False)
+  found = leak_check.between_pairs(trained, _of(tasks, demonstrations=False))
+  assert found == [
+    leak_check.Leak('269e22fb', 'test[0]', '269e22fb', 'train[0]', 'output'),
+    leak_check.Leak('269e22fb', 'test[1]', '269e22fb', 'train[0]', 'output'),
+    leak_check.Leak('89565ca0', 'test[0]', 'b7999b51', 'test[0]', 'output'),
+  ]

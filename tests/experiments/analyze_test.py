@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.arc import Pair, Task
-from experiments import analyses, analyze, evaluate, evaluation, train
+from data_pipelines.arc.tasks import Pair, Task
+from data_pipelines.errors import ConfigError
+from experiments import analyze, evaluate, train
+from experiments.analysis import analyses
+from experiments.cli import evaluation
 from experiments.configs import arc1
-from hrm_jax.errors import ConfigError
 
 # More than the run's own; and beyond them.
 _SEGMENTS = 4

@@ -12,10 +12,10 @@ import sys
 import pytest
 
 from data_pipelines import puzzles
+from data_pipelines.errors import ConfigError
 from experiments import compile as command
-from experiments import cost, targets
 from experiments.configs import sudoku
-from hrm_jax.errors import ConfigError
+from experiments.planning import cost, targets
 
 _ROOT = pathlib.Path(__file__).parents[2]
 # Of the hub, but nothing is downloaded.

@@ -5,9 +5,9 @@ import math
 import jax
 import pytest
 
-from experiments import build
 from experiments.configs import arc1, arc2, base, comparison, maze, sudoku
-from hrm_jax.train_state import count_parameters
+from hrm_jax import build
+from hrm_jax.training.state import count_parameters
 
 ALL = {
   'arc1': (arc1, ('paper', 'demo')),

@@ -19,12 +19,16 @@ from absl import flags
 from absl.testing import flagsaver
 
 from data_pipelines import files
-from data_pipelines.errors import DataError
+from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.puzzles import load_puzzles
-from experiments import build, convert, evaluate, leaderboard, runs, train
+from experiments import convert, evaluate, leaderboard, train
 from experiments.configs import arc1, sudoku
-from hrm_jax import checkpoints, sharding, state_dicts, train_step
-from hrm_jax.errors import ConfigError
+from experiments.reporting import runs
+from hrm_jax import build
+from hrm_jax.parallel import sharding
+from hrm_jax.published import state_dicts
+from hrm_jax.training import step as train_step
+from hrm_jax.workdir import checkpoints
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 D, BLOCKS, ROWS = 16, 2, 5

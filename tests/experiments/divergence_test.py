@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import build, train
-from hrm_jax import checkpoints, sharding, train_step
-from hrm_jax.errors import ConfigError
+from data_pipelines.errors import ConfigError
+from experiments import train
+from hrm_jax import build
+from hrm_jax.parallel import sharding
+from hrm_jax.training import step as train_step
+from hrm_jax.workdir import checkpoints
 
 # Whichever step works on this batch has it.
 _BAD_BATCH, _SAVED, _END = 5, 4, 8

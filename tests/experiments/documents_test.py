@@ -15,10 +15,10 @@ _COMMAND = re.compile(
 )
 # Where flags are defined that several commands take.
 _SHARED = (
-  'experiments/launch.py',
-  'experiments/own_puzzles.py',
-  'experiments/evaluation_flags.py',
-  'data_pipelines/data_flags.py',
+  'experiments/cli/launch.py',
+  'experiments/cli/own_puzzles.py',
+  'experiments/cli/evaluation_flags.py',
+  'experiments/cli/data_flags.py',
 )
 
 pytestmark = pytest.mark.parametrize(

@@ -7,9 +7,13 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import build, evaluate, evaluation, train
-from hrm_jax import checkpoints, train_step, workdir_lock
-from hrm_jax.errors import ConfigError
+from data_pipelines.errors import ConfigError
+from experiments import evaluate, train
+from experiments.cli import evaluation
+from hrm_jax import build
+from hrm_jax.training import step as train_step
+from hrm_jax.workdir import checkpoints
+from hrm_jax.workdir import lock as workdir_lock
 from tests.golden import make_run
 
 

@@ -9,12 +9,14 @@ import pytest
 from PIL import Image, ImageColor
 
 from data_pipelines import puzzles
-from data_pipelines.maze import Maze
-from data_pipelines.sudoku import Sudoku
-from experiments import charts, leaderboard, paper_scale, runs
-from experiments import published_results as published
+from data_pipelines.errors import ConfigError
+from data_pipelines.questions.maze import Maze
+from data_pipelines.questions.sudoku import Sudoku
+from experiments import leaderboard
 from experiments.configs import arc1, arc2, base, maze, sudoku
-from hrm_jax.errors import ConfigError
+from experiments.drawing import charts
+from experiments.reporting import paper_scale, runs
+from experiments.reporting import published_results as published
 
 # The published table: system, parameters, ARC-1, ARC-2,
 # Sudoku-Extreme 1k, Maze-Hard, source.

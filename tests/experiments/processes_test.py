@@ -13,7 +13,8 @@ import pytest
 
 from experiments import evaluate, train
 from experiments.configs import arc1
-from hrm_jax import checkpoints, preemption
+from hrm_jax.parallel import preemption
+from hrm_jax.workdir import checkpoints
 from tests import devices
 
 _ROOT = pathlib.Path(__file__).parents[2]

@@ -7,10 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipelines import export, puzzles
-from experiments import build, evaluate, train
+from data_pipelines import puzzles
+from data_pipelines.errors import ConfigError
+from experiments import evaluate, train
+from experiments import export_puzzles as export
 from experiments.configs import arc1, arc2, maze, sudoku
-from hrm_jax.errors import ConfigError
+from hrm_jax import build
 
 SUDOKU = 'sudoku:box=2x2:clues=10:count=20:tests=9'
 MAZE = 'maze:size=4x4:path=3:count=12:tests=9'

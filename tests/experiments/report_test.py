@@ -13,10 +13,14 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from data_pipelines import files, leak_check
-from experiments import build, evaluate, report
-from hrm_jax import checkpoints, sharding, train_step
-from hrm_jax.errors import ConfigError
+from data_pipelines import files
+from data_pipelines import leaks as leak_check
+from data_pipelines.errors import ConfigError
+from experiments import evaluate, report
+from hrm_jax import build
+from hrm_jax.parallel import sharding
+from hrm_jax.training import step as train_step
+from hrm_jax.workdir import checkpoints
 
 # What a user's data may be called; a file's name has no slash.
 HOSTILE = '<b onclick=alert(1)>&"\'@DATA@'

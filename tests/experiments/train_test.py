@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipelines.errors import DataError
-from experiments import build, evaluate, evaluation, train
+from data_pipelines.errors import ConfigError, DataError
+from experiments import evaluate, train
+from experiments.cli import evaluation
 from experiments.configs import arc1, base
-from hrm_jax import checkpoints
-from hrm_jax.errors import ConfigError
+from hrm_jax import build
+from hrm_jax.workdir import checkpoints
 
 
 def _config(**changes):

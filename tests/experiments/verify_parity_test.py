@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
+from data_pipelines.errors import ConfigError
 from experiments import verify_parity
-from hrm_jax.errors import ConfigError
 
 _GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 _FILES = sorted(path.name for path in _GOLDEN.glob('*.npz'))

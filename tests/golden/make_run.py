@@ -23,10 +23,13 @@ import ml_collections
 import numpy as np
 from absl import app, logging
 
-from experiments import build, evaluate, train
+from experiments import evaluate, train
 from experiments.configs import arc1
-from hrm_jax import checkpoints, preemption, training
-from hrm_jax.train_state import TrainState
+from hrm_jax import build
+from hrm_jax.parallel import preemption
+from hrm_jax.training import loop as training
+from hrm_jax.training.state import TrainState
+from hrm_jax.workdir import checkpoints
 
 GOLDEN = pathlib.Path(__file__).parent
 # How often the run asks whether to stop: once while it is scored, and at each

@@ -1,0 +1,1 @@
+"""ARC tasks: files, encoding, augmentation, batches, votes and scores."""

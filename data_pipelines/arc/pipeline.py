@@ -1,0 +1,336 @@
+"""ARC tasks as training batches and evaluation rows, encoded on the fly."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent import futures
+
+import numpy as np
+
+from data_pipelines import leaks as leak_check
+from data_pipelines import puzzle_set, quiet, sampler
+from data_pipelines import scoring as judging
+from data_pipelines.arc import augmentation, encoding
+from data_pipelines.arc.tasks import Task, TaskSet
+from data_pipelines.errors import DataError
+from data_pipelines.puzzle_set import (
+  IGNORE_LABEL,
+  Batch,
+  EvaluationRows,
+  PuzzleSet,
+)
+
+tf = quiet.tensorflow()
+
+# Pairs of one task are numbered in a byte.
+_MAX_PAIRS = 255
+# Batches whose indices are handed to TensorFlow at once.
+_BLOCK = 64
+
+
+class ArcSet(PuzzleSet):
+  """Tasks to train on and to be scored on, with their augmentations.
+
+  Attributes:
+    version: which data exactly.
+    tasks: the training set's tasks, then the evaluation set's.
+    num_train: how many of them belong to the training set.
+    canvas: side of the canvas, cells.
+    table: the augmentations.
+  """
+
+  vocab_size = encoding.VOCAB_SIZE
+
+  def __init__(
+    self,
+    train: TaskSet | None,
+    evaluate: TaskSet | None,
+    canvas: int,
+    num_aug: int,
+    seed: int,
+    allow_shared: bool = False,
+    identifier_names: Sequence[str] | None = None,
+  ):
+    """Chooses the tasks that fit the canvas and draws their augmentations.
+
+    Args:
+      train: demonstrations and test pairs are trained on; None for no such.
+      evaluate: demonstrations are trained on, test pairs are held out and
+        scored; None for no such.
+      canvas: side of the canvas; tasks with a larger grid are left out.
+      num_aug: augmentations of each task besides the identity.
+      seed: of the augmentations.
+      allow_shared: whether a task may stand in both sets; the one that is
+        trained on whole then has `@train` added to its name.
+      identifier_names: of a checkpoint, to predict with it: the augmentations
+        are those that they name.
+
+    Raises:
+      DataError: no task fits, a setting is out of range, a task stands in both
+        sets, or one that is scored has no name.
+    """
+    if train is None and evaluate is None:
+      raise DataError(
+        "data.train and data.evaluate are both empty; name one, e.g. 'arc1'"
+      )
+    if not 1 <= canvas <= encoding.CANVAS:
+      raise DataError(f'data.canvas={canvas} must lie in 1 … {encoding.CANVAS}')
+    if num_aug < 0:
+      raise DataError(f'data.num_aug={num_aug} must not be negative')
+    parts = [
+      [task for task in tasks.tasks if task.fits(canvas)] if tasks else []
+      for tasks in (train, evaluate)
+    ]
+    self.tasks: list[Task] = parts[0] + parts[1]
+    self.num_train = len(parts[0])
+    self.canvas = canvas
+    self.version = puzzle_set.version_of(train, evaluate)
+    for tasks, fitting in zip((train, evaluate), parts, strict=True):
+      if tasks and not fitting:
+        raise DataError(
+          f'data.canvas={canvas}: no task of {tasks.version} fits; raise it '
+          '(30 fits all) or name other tasks'
+        )
+    trained_names, names = (
+      {task.name for task in part}
+      for part in (self.tasks[: self.num_train], self.evaluation_tasks)
+    )
+    twice = sorted(trained_names & names)
+    if allow_shared:
+      self.tasks[: self.num_train] = [
+        dataclasses.replace(task, name=f'{task.name}@train')
+        if task.name in names
+        else task
+        for task in self.tasks[: self.num_train]
+      ]
+    elif twice:
+      raise DataError(
+        f'data.train and data.evaluate share the tasks {", ".join(twice[:5])}'
+        f'{" …" if len(twice) > 5 else ""}; a task can be in one of them only, '
+        'or with data.allow_leaks=True in both (data.evaluate alone trains on '
+        'its demonstrations too)'
+      )
+    for name in [task.name for task in self.tasks]:
+      if name == puzzle_set.BLANK_NAME or (
+        encoding.parse_augmentation_name(name)[0] != name
+      ):
+        raise DataError(
+          f"task '{name}' has the name of a puzzle identifier that is not its "
+          'own; rename it'
+        )
+
+    trained = [
+      task.pairs if index < self.num_train else task.demonstrations
+      for index, task in enumerate(self.tasks)
+    ]
+    # A training pair without its output has nothing to teach.
+    trained = [
+      [i for i, pair in enumerate(pairs) if pair.output is not None]
+      for pairs in trained
+    ]
+    self._pairs_trained = np.array([len(pairs) for pairs in trained])
+    if self._pairs_trained.max() > _MAX_PAIRS:
+      name = self.tasks[int(self._pairs_trained.argmax())].name
+      raise DataError(
+        f"task '{name}' has more than {_MAX_PAIRS} pairs; split it into several"
+      )
+    if identifier_names is None:
+      self.table = augmentation.draw(
+        self.tasks, self._pairs_trained, num_aug, seed
+      )
+    else:
+      self.table = augmentation.named(self.tasks, identifier_names)
+      self._check_scored()
+    self.variants = np.diff(self.table.start)
+    self.members = np.repeat(self._pairs_trained, self.variants)
+    self._pair_of_member = np.concatenate(trained)
+    self._first_member = np.cumsum(np.r_[0, self._pairs_trained])
+    self._canvases, self._sizes, self._first_pair = _encode_all(
+      self.tasks, canvas
+    )
+    self._names = None
+
+  def _check_scored(self) -> None:
+    counts = np.diff(self.table.start)[self.num_train :]
+    unknown = [
+      task.name
+      for task, count in zip(self.evaluation_tasks, counts, strict=True)
+      if not count
+    ]
+    if unknown:
+      raise DataError(
+        f'the checkpoint has no puzzle identifier of {len(unknown)} tasks that '
+        f"are to be scored, e.g. '{unknown[0]}'; evaluate with the data that "
+        'it was trained on'
+      )
+
+  @property
+  def seq_len(self) -> int:
+    """Cells of a puzzle."""
+    return self.canvas**2
+
+  @property
+  def num_identifiers(self) -> int:
+    """Puzzle identifiers, the blank one (0) included."""
+    return len(self.table) + 1
+
+  @property
+  def evaluation_tasks(self) -> list[Task]:
+    """The tasks that are scored."""
+    return self.tasks[self.num_train :]
+
+  def identifier_names(self) -> list[str]:
+    """The name of each puzzle identifier."""
+    if self._names is None:
+      self._names = self.table.names(self.tasks)
+    return self._names
+
+  def describe(self) -> str:
+    """One line for the log."""
+    held_out = sum(len(task.tests) for task in self.evaluation_tasks)
+    return (
+      f'{self.version}: {len(self.tasks)} tasks that fit {self.canvas} × '
+      f'{self.canvas}, {self._pairs_trained.sum()} training pairs, '
+      f'{len(self.table)} augmented tasks, {held_out} test inputs held out'
+    )
+
+  def evaluation_rows(
+    self, max_augmentations: int | None = None, max_puzzles: int | None = None
+  ) -> EvaluationRows:
+    columns = []
+    for task in sampler.spread(len(self.evaluation_tasks), max_puzzles):
+      first, end = self.table.start[self.num_train + task :][:2]
+      if max_augmentations is not None:
+        end = min(end, first + max_augmentations)
+      pair = self._first_pair[self.num_train + task]
+      pair += len(self.evaluation_tasks[task].demonstrations)
+      for test in range(len(self.evaluation_tasks[task].tests)):
+        columns += [(task, test, r + 1, pair + test) for r in range(first, end)]
+    return EvaluationRows(*np.array(columns, np.int64).reshape(-1, 4).T)
+
+  def judge(self, chosen: EvaluationRows) -> judging.VoteJudge:
+    return judging.VoteJudge(
+      self.evaluation_tasks,
+      chosen.group,
+      chosen.test,
+      self.table.dihedral[chosen.identifier - 1],
+      self.table.colours[chosen.identifier - 1],
+    )
+
+  def leaks(self) -> list[leak_check.Leak]:
+    return leak_check.between_tasks(
+      self.tasks[: self.num_train], self.evaluation_tasks
+    )
+
+  def _evaluation_index(self, chosen: EvaluationRows) -> Batch:
+    shift = np.zeros((len(chosen), 2), np.int64)
+    return self._index(chosen.example, chosen.identifier - 1, shift)
+
+  def _train_index(self, examples: sampler.Examples) -> Batch:
+    row = self.table.start[examples.group] + examples.variant
+    member = self._first_member[examples.group] + examples.member
+    pair = self._first_pair[examples.group] + self._pair_of_member[member]
+    room = self.canvas - self._sizes[self.table.dihedral[row], pair]
+    shift = (examples.noise * (room + 1)).astype(np.int64)
+    shift[examples.member == self.table.fixed_pair[row]] = 0
+    return self._index(pair, row, shift)
+
+  def _index(
+    self, pair: np.ndarray, row: np.ndarray, shift: np.ndarray
+  ) -> Batch:
+    """What TensorFlow needs to build the batch, a few bytes a row."""
+    colour_token = np.empty((len(row), encoding.VOCAB_SIZE), np.int32)
+    colour_token[:, : encoding.FIRST_COLOUR] = (encoding.PAD, encoding.END)
+    colour_token[:, encoding.FIRST_COLOUR :] = (
+      self.table.colours[row] + encoding.FIRST_COLOUR
+    )
+    return {
+      'canvas': self.table.dihedral[row].astype(np.int64)
+      * self._canvases.shape[1]
+      + pair,
+      'token': colour_token,
+      'shift': shift.astype(np.int32),
+      'puzzle_identifiers': (row + 1).astype(np.int32),
+    }
+
+  def _batches(self, indices: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches that `indices` describes, encoded by TensorFlow.
+
+    TensorFlow gets the indices in blocks and never calls Python: a thread of
+    `from_generator` that is at work when the interpreter ends, be it by Ctrl-C
+    or an error, waits for Python for ever, and Python for the thread.
+    """
+    side, size = self.canvas, self.seq_len
+    canvases = tf.constant(self._canvases.reshape(-1, 2, size))
+    cell_row = tf.repeat(tf.range(side), side)
+    cell_column = tf.tile(tf.range(side), [side])
+
+    options = tf.data.Options()
+    # Nothing is left to tune, and freeing a tuned iterator can take a second.
+    options.autotune.enabled = False
+
+    @tf.function  # Traced once, not in every block.
+    def encode(index):
+      grids = tf.gather(canvases, index['canvas'])  # [B, 2, S]
+      grids = tf.gather(index['token'], tf.cast(grids, tf.int32), batch_dims=1)
+      # The cell that each cell of the shifted canvas comes from.
+      row = cell_row - index['shift'][:, :1]
+      column = cell_column - index['shift'][:, 1:]
+      inside = (row >= 0) & (column >= 0)
+      source = tf.where(inside, row * side + column, 0)
+      inputs, labels = (
+        tf.where(
+          inside, tf.gather(grids[:, i], source, batch_dims=1), encoding.PAD
+        )
+        for i in (0, 1)
+      )
+      return {
+        'inputs': inputs,
+        'labels': tf.where(labels == encoding.PAD, IGNORE_LABEL, labels),
+        'puzzle_identifiers': index['puzzle_identifiers'],
+      }
+
+    def next_block() -> list[Iterator[Batch]]:
+      block = list(itertools.islice(indices, _BLOCK))
+      if not block:
+        return []
+      dataset = tf.data.Dataset.from_tensor_slices(
+        {name: np.stack([index[name] for index in block]) for name in block[0]}
+      )
+      dataset = dataset.map(encode, num_parallel_calls=2, deterministic=True)
+      dataset = dataset.prefetch(4).with_options(options)
+      batches = dataset.as_numpy_iterator()
+      return [itertools.chain([next(batches)], batches)]
+
+    # The next block is made ready while this one is used.
+    with futures.ThreadPoolExecutor(1) as pool:
+      ready = pool.submit(next_block)
+      while blocks := ready.result():
+        ready = pool.submit(next_block)
+        yield from blocks[0]
+
+
+def _encode_all(
+  tasks: Sequence[Task], canvas: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Every pair under every dihedral transform, unshifted, original colours.
+
+  Returns:
+    canvases: uint8 [8, pairs, 2, S]; an unknown output is all padding.
+    sizes: int64 [8, pairs, 2], the larger height and width of each pair.
+    first_pair: int64 [tasks + 1].
+  """
+  pairs = [pair for task in tasks for pair in task.pairs]
+  first_pair = np.cumsum([0] + [len(task.pairs) for task in tasks])
+  canvases = np.zeros((8, len(pairs), 2, canvas**2), np.uint8)
+  sizes = np.zeros((8, len(pairs), 2), np.int64)
+  for index, pair in enumerate(pairs):
+    for transform in range(8):
+      for role, grid in enumerate((pair.input, pair.output)):
+        if grid is not None:
+          turned = encoding.dihedral(grid, transform)
+          canvases[transform, index, role] = encoding.encode(turned, canvas)
+          sizes[transform, index] = np.maximum(
+            sizes[transform, index], turned.shape
+          )
+  return canvases, sizes, first_pair

@@ -1,0 +1,217 @@
+"""From the predictions for a test input to attempts, a score, a submission.
+
+Each augmentation of a test input votes for one grid. The grids with most votes
+are the attempts, and a test output is solved where one of them equals it cell
+for cell. Candidates are kept by (task name, index of the test input).
+
+Shape letters: N predictions of one test input, C canvas side, G groups of
+equal grids.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from data_pipelines.arc.tasks import Task
+
+ATTEMPTS = (1, 2, 5, 10, 100, 1000)
+
+
+class Candidate(NamedTuple):
+  """A grid that was predicted for a test input.
+
+  Attributes:
+    grid: uint8 [h, w], colours 0 to 9.
+    votes: how many predictions equal it.
+    confidence: the mean of their confidences.
+  """
+
+  grid: np.ndarray
+  votes: int
+  confidence: float
+
+
+Candidates = Mapping[tuple[str, int], Sequence[Candidate]]
+
+
+class Tally(NamedTuple):
+  """So many solved out of so many scored."""
+
+  solved: float
+  scored: int
+
+  @property
+  def rate(self) -> float:
+    """The share solved, 0 to 1; NaN where nothing was scored."""
+    return self.solved / self.scored if self.scored else float('nan')
+
+
+class Score(NamedTuple):
+  """What was solved within some number of attempts, by the rules in use.
+
+  Attributes:
+    outputs: mean over test outputs (Kaggle).
+    tasks: mean over tasks of the share of their outputs that was solved (ARC
+      Prize, TRM); `solved` is the sum of the shares.
+    whole_tasks: tasks with all of their outputs solved (HRM's notebook).
+  """
+
+  outputs: Tally
+  tasks: Tally
+  whole_tasks: Tally
+
+
+def vote(
+  grids_NCC: np.ndarray,
+  height_N: np.ndarray,
+  width_N: np.ndarray,
+  confidence_N: np.ndarray,
+  first: int | None = None,
+) -> list[Candidate]:
+  """Ranks the grids predicted for one test input.
+
+  More votes come first, then the higher mean confidence, then the smaller
+  canvas when compared as bytes: the order of the predictions never matters. A
+  prediction of 0 x 0 is no grid and is dropped.
+
+  Args:
+    grids_NCC: uint8 [N, C, C] of `encoding.decode`: equal grids are equal
+      canvases.
+    height_N: [N], rows of each grid.
+    width_N: [N], columns of each grid.
+    confidence_N: [N], of each prediction: sigmoid of its q_halt.
+    first: how many candidates to return; None for all.
+
+  Returns:
+    Candidates, best first; none if all predictions are 0 x 0.
+  """
+  # By rising confidence, so that rounding in the sums below does not depend on
+  # the order of the predictions either.
+  order = np.argsort(confidence_N)
+  order = order[height_N[order] > 0]
+  # As one opaque item each, canvases are compared whole, byte by byte.
+  _, canvas, _ = grids_NCC.shape
+  items = grids_NCC[order].reshape(-1).view(f'V{canvas * canvas}')
+  _, member_G, group_N, votes_G = np.unique(
+    items, return_index=True, return_inverse=True, return_counts=True
+  )
+  sum_G = np.bincount(group_N, confidence_N[order], len(votes_G))
+  confidence_G = sum_G / votes_G
+  # lexsort is stable and `unique` sorts by bytes: that settles the last ties.
+  ranking = np.lexsort((-confidence_G, -votes_G))[:first]
+  candidates = []
+  for group in ranking:
+    member = order[member_G[group]]
+    grid = grids_NCC[member, : height_N[member], : width_N[member]].copy()
+    candidates.append(
+      Candidate(grid, int(votes_G[group]), float(confidence_G[group]))
+    )
+  return candidates
+
+
+def is_solved(
+  candidates: Sequence[Candidate], output: np.ndarray, attempts: int
+) -> bool:
+  """Whether one of the first candidates equals the output, cell for cell."""
+  return any(
+    np.array_equal(candidate.grid, output)
+    for candidate in candidates[:attempts]
+  )
+
+
+def score(
+  candidates: Candidates,
+  tasks: Sequence[Task],
+  attempts: Sequence[int] = ATTEMPTS,
+) -> dict[int, Score]:
+  """pass@k by the three rules in use.
+
+  Args:
+    candidates: by (task name, test index), best first; a missing entry is an
+      unsolved one. A list shorter than k simply has fewer attempts.
+    tasks: a test output that is None is not scored, and a task without a known
+      output does not count.
+    attempts: the numbers of attempts k.
+
+  Returns:
+    The score for each k.
+  """
+  scores = {}
+  for k in attempts:
+    solved_of_task = [
+      [
+        is_solved(candidates.get((task.name, index), ()), pair.output, k)
+        for index, pair in enumerate(task.tests)
+        if pair.output is not None
+      ]
+      for task in tasks
+    ]
+    solved_of_task = [solved for solved in solved_of_task if solved]
+    num_tasks = len(solved_of_task)
+    scores[k] = Score(
+      outputs=Tally(
+        sum(map(sum, solved_of_task)), sum(map(len, solved_of_task))
+      ),
+      tasks=Tally(
+        sum(sum(solved) / len(solved) for solved in solved_of_task), num_tasks
+      ),
+      whole_tasks=Tally(sum(map(all, solved_of_task)), num_tasks),
+    )
+  return scores
+
+
+def format_scores(scores: Mapping[int, Score]) -> str:
+  """A plain-text table of pass@k: a row for each k, a column for each rule."""
+  lines = [
+    '            test outputs                tasks          whole tasks',
+    '   k            (Kaggle)    (ARC Prize, TRM)       (HRM notebook)',
+  ]
+  for k, score_k in scores.items():
+    if not score_k.outputs.scored:
+      return 'No test output is known: nothing to score.'
+    cells = [
+      f'{100 * tally.rate:6.2f} % {tally.solved:{digits}}/{tally.scored:<4}'
+      for tally, digits in zip(score_k, ('4d', '6.1f', '4d'), strict=True)
+    ]
+    lines.append(f'{k:4}  ' + '  '.join(cells).rstrip())
+  return '\n'.join(lines)
+
+
+def copy_baseline(
+  tasks: Sequence[Task], attempts: Sequence[int] = (1,)
+) -> dict[int, Score]:
+  """The score of answering every test input with the input itself."""
+  candidates = {
+    (task.name, index): [Candidate(pair.input, 1, 1.0)]
+    for task in tasks
+    for index, pair in enumerate(task.tests)
+  }
+  return score(candidates, tasks, attempts)
+
+
+def submission(
+  candidates: Candidates, tasks: Sequence[Task]
+) -> dict[str, list[dict[str, list[list[int]]]]]:
+  """Two attempts for every test input, as Kaggle's ARC competitions want them.
+
+  Args:
+    candidates: by (task name, test index), best first.
+    tasks: in the order of the submission.
+
+  Returns:
+    `{name: [{'attempt_1': grid, 'attempt_2': grid}, ...]}` of plain lists. A
+    single candidate is both attempts; without one, both are `[[0]]`.
+  """
+  return {
+    task.name: [
+      _two_attempts(candidates.get((task.name, index), ()))
+      for index in range(len(task.tests))
+    ]
+    for task in tasks
+  }
+
+
+def _two_attempts(candidates: Sequence[Candidate]) -> dict[str, list]:
+  grids = [candidate.grid.tolist() for candidate in candidates[:2]] or [[[0]]]
+  return {'attempt_1': grids[0], 'attempt_2': grids[-1]}

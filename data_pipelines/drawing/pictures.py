@@ -1,0 +1,495 @@
+"""Pictures: of predictions, and of examples as the model sees them."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from data_pipelines import files
+from data_pipelines.arc import encoding
+from data_pipelines.arc.tasks import Task
+from data_pipelines.arc.voting import Candidate, Candidates, is_solved
+from data_pipelines.questions.maze import Maze
+from data_pipelines.questions.sudoku import Sudoku
+
+# The colours 0 to 9 as arcprize.org shows them.
+PALETTE = (
+  '#000000',
+  '#0074d9',
+  '#ff4136',
+  '#2ecc40',
+  '#ffdc00',
+  '#aaaaaa',
+  '#f012be',
+  '#ff851b',
+  '#7fdbff',
+  '#870c25',
+)
+
+PAPER, INK, FAINT, RULE = '#ffffff', '#222222', '#777777', '#d0d0d0'
+SOLVED, WRONG = '#1a7f37', '#c62828'
+GRID_LINE = '#555555'
+
+# Everything below is in pixels.
+MARGIN = 24
+PANEL_GAP = 16  # between the grids of a row
+BLOCK_GAP = 40  # between columns of rows
+ROW_GAP = 18
+LINE = 22  # of text
+CELL, MAX_GRID = 18, 182  # a grid's cells are at most CELL wide
+MAX_ANIMATED = 300  # width of a grid in an animation
+MIN_PANEL = 120  # holds the caption 'solved  1000 votes'
+
+# Milliseconds that an animation shows an update, a segment's and the very last.
+SHORT, LONG, LAST = 250, 900, 2500
+
+
+class Style(NamedTuple):
+  """How the values of a grid are drawn.
+
+  Attributes:
+    colours: of each value.
+    texts: written into the cells of each value.
+    line: between cells.
+    box: cells, [rows, columns], between heavier lines; None for no such.
+    shape: rows and columns of a canvas; None for a square.
+  """
+
+  colours: Sequence[str]
+  texts: Sequence[str]
+  line: str = GRID_LINE
+  box: tuple[int, int] | None = None
+  shape: tuple[int, int] | None = None
+
+
+ARC_GRID = Style(PALETTE, [''] * len(PALETTE))
+# Padding is blank, end-of-grid marks are violet.
+ARC_CANVAS = Style(
+  [PAPER, '#b39ddb', *PALETTE], [''] * encoding.VOCAB_SIZE, '#cccccc'
+)
+
+
+def style_of(domain: Any, vocab_size: int) -> Style:
+  """How tokens are drawn; `domain` is None but for Sudoku and Maze."""
+  if isinstance(domain, Sudoku):
+    digits = [str(digit) for digit in range(1, vocab_size - 1)]
+    box = (domain.box_rows, domain.box_columns)
+    return Style([PAPER] * vocab_size, ['', '', *digits], RULE, box)
+  if isinstance(domain, Maze):
+    colours = [PAPER, '#333333', PAPER, '#2ecc40', '#ff4136', '#7fdbff']
+    shape = (domain.height, domain.width)
+    return Style(colours, ['', '', '', 'S', 'G', ''], RULE, shape=shape)
+  if vocab_size == encoding.VOCAB_SIZE:
+    return ARC_CANVAS
+  return Style([PAPER] * vocab_size, [str(i) for i in range(vocab_size)])
+
+
+class _Panel(NamedTuple):
+  """A grid and what is written under it: a mark in its colour, then a note."""
+
+  grid: np.ndarray | None
+  style: Style
+  mark: str = ''
+  mark_colour: str = INK
+  note: str = ''
+
+
+class _Row(NamedTuple):
+  """What is drawn side by side, under one title and on one scale."""
+
+  title: str
+  panels: list[_Panel]
+
+  @property
+  def cell(self) -> int:
+    """Side of all cells, pixels."""
+    longest = max(
+      max(panel.grid.shape) for panel in self.panels if panel.grid is not None
+    )
+    return max(2, min(CELL, MAX_GRID // longest))
+
+  @property
+  def height(self) -> int:
+    """Pixels."""
+    tallest = max(
+      len(panel.grid) for panel in self.panels if panel.grid is not None
+    )
+    return tallest * self.cell + 1 + 2 * LINE + ROW_GAP
+
+
+def draw_predictions(
+  tasks: Sequence[Task],
+  candidates: Candidates,
+  path: str | os.PathLike,
+  max_rows: int = 40,
+) -> None:
+  """Draws a PNG with one row for each test input of ARC tasks.
+
+  A row shows the test input, the true answer and the first two candidates,
+  each with its votes and, where the answer is known, whether it is right.
+
+  Args:
+    tasks: what to draw, in order; a test output may be None.
+    candidates: by (task name, test index), best first; entries may miss.
+    path: the file to write; it appears whole or not at all.
+    max_rows: test inputs beyond these are left out, and the heading says so.
+  """
+  rows = [
+    _task_row(task, index, candidates.get((task.name, index), ()))
+    for task in tasks
+    for index in range(len(task.tests))
+  ]
+  num_known = sum(row.panels[1].grid is not None for row in rows)
+  num_solved = sum(
+    any(panel.mark == 'solved' for panel in row.panels) for row in rows
+  )
+  if num_known:
+    heading = f'{num_solved} of {num_known} test outputs solved in two attempts'
+  else:
+    heading = f'{len(rows)} test inputs, true answers unknown'
+  columns = ('test input', 'true answer', 'attempt 1', 'attempt 2')
+  _draw(rows, heading, columns, path, max_rows)
+
+
+def draw_answers(
+  style: Style,
+  names: Sequence[str],
+  questions: np.ndarray,
+  labels: np.ndarray,
+  found: Mapping[str, np.ndarray],
+  path: str | os.PathLike,
+  max_rows: int = 24,
+) -> None:
+  """Draws a PNG with one row for each question with one answer.
+
+  Args:
+    style: of the tokens.
+    names: of the puzzles.
+    questions: tokens, [N, S].
+    labels: tokens, [N, S].
+    found: `tokens` [N, S], `exact` [N], `accuracy` [N] and maybe `valid` [N].
+    path: the file to write; it appears whole or not at all.
+    max_rows: questions beyond these are left out, and the heading says so.
+  """
+  rows = []
+  for row in range(min(max_rows, len(names))):
+    if found['exact'][row]:
+      mark = 'exact'
+    elif 'valid' in found and found['valid'][row]:
+      mark = 'valid'
+    else:
+      mark = 'wrong'
+    panel = _Panel(
+      canvas_of(found['tokens'][row], style),
+      style,
+      mark,
+      WRONG if mark == 'wrong' else SOLVED,
+      f'{100 * found["accuracy"][row]:.0f} % of the cells',
+    )
+    panels = [
+      _Panel(canvas_of(tokens[row], style), style)
+      for tokens in (questions, labels)
+    ]
+    rows.append(_Row(names[row], [*panels, panel]))
+  heading = f'{int(found["exact"].sum())} of {len(names)} exact'
+  if len(names) > len(rows):
+    heading += f' (first {len(rows)} shown)'
+  columns = ('question', 'true answer', 'prediction')
+  _draw(rows, heading, columns, path, max_rows)
+
+
+def draw_examples(
+  style: Style,
+  titles: Sequence[str],
+  originals: Mapping[str, np.ndarray],
+  shown: Mapping[str, np.ndarray],
+  heading: str,
+  path: str | os.PathLike,
+) -> None:
+  """Draws a PNG of examples as they are and as the model sees them.
+
+  Args:
+    style: of the tokens.
+    titles: of the examples.
+    originals: `inputs` and `labels` [N, S], cells that do not count being 0.
+    shown: the same, as training shows them.
+    heading: of the picture.
+    path: the file to write; it appears whole or not at all.
+  """
+  rows = [
+    _Row(
+      title,
+      [
+        _Panel(canvas_of(batch[name][row], style), style)
+        for batch in (originals, shown)
+        for name in ('inputs', 'labels')
+      ],
+    )
+    for row, title in enumerate(titles)
+  ]
+  columns = ('input', 'output', 'input as trained on', 'label as trained on')
+  _draw(rows, heading, columns, path, len(rows))
+
+
+class Thought(NamedTuple):
+  """One puzzle's part of a `hrm_jax.inference.traces.Trace`, to be drawn.
+
+  Attributes:
+    levels: the level of each update of a segment, as 'LLHLLH'.
+    tokens: [segments, updates, S], the answer after each update.
+    q: the Q values that are trained, [segments] each, by name.
+    halts: bool [segments], whether it would halt there.
+    answer: [S], the true one; its cells of 0 are not counted. None where it is
+      not known.
+  """
+
+  levels: str
+  tokens: np.ndarray
+  q: Mapping[str, np.ndarray]
+  halts: np.ndarray
+  answer: np.ndarray | None
+
+  def told(self, segment: int) -> str:
+    """How the model judges its answer after a segment."""
+    words = [
+      f'{name} {values[segment]:+.2f}' for name, values in self.q.items()
+    ]
+    if self.halts[segment]:
+      words.append('would halt here')
+    return '  '.join(words)
+
+  def right(self, tokens: np.ndarray) -> str:
+    """How many cells of an answer are right; '' where that is not known."""
+    if self.answer is None:
+      return ''
+    counted = self.answer != 0
+    right = (tokens == self.answer) & counted
+    return f'{right.sum()} of {counted.sum()} right'
+
+
+def draw_thought(
+  style: Style,
+  title: str,
+  thought: Thought,
+  path: str | os.PathLike,
+) -> None:
+  """Draws a PNG with one row for each segment, a panel for each update.
+
+  Args:
+    style: of the tokens.
+    title: of the puzzle.
+    thought: what to draw.
+    path: the file to write; it appears whole or not at all.
+  """
+  rows = [
+    _Row(
+      f'segment {number + 1}   {thought.told(number)}',
+      [
+        _Panel(canvas_of(tokens, style), style, note=thought.right(tokens))
+        for tokens in segment
+      ],
+    )
+    for number, segment in enumerate(thought.tokens)
+  ]
+  _draw(rows, title, [f'after {x}' for x in thought.levels], path, len(rows))
+
+
+def animate_thought(
+  style: Style,
+  title: str,
+  question: np.ndarray,
+  thought: Thought,
+  path: str | os.PathLike,
+) -> None:
+  """Draws an animated GIF: the question, and the answer as it forms beside it.
+
+  Args:
+    style: of the tokens.
+    title: of the puzzle.
+    question: tokens, [S].
+    thought: what to draw.
+    path: the file to write; it appears whole or not at all.
+  """
+  small, large = ImageFont.load_default(15), ImageFont.load_default(17)
+  question = canvas_of(question, style)
+  height, width = question.shape
+  cell = max(4, min(40, MAX_ANIMATED // max(height, width)))
+  right = MARGIN + width * cell + BLOCK_GAP
+  widest = 'q_halt -00.00  q_continue -00.00  would halt here'
+  size = (
+    math.ceil(
+      max(
+        right + width * cell, MARGIN + small.getlength(widest),
+        MARGIN + large.getlength(title),
+      )
+      + MARGIN
+    ),
+    2 * MARGIN + 4 * LINE + height * cell + ROW_GAP,
+  )  # fmt: skip
+  frames = []
+  for segment, answers in enumerate(thought.tokens):
+    for update, tokens in enumerate(answers):
+      image = Image.new('RGB', size, PAPER)
+      draw = ImageDraw.Draw(image)
+      draw.text((MARGIN, MARGIN), title, INK, large)
+      top = MARGIN + LINE + ROW_GAP // 2
+      for left, grid in ((MARGIN, question), (right, canvas_of(tokens, style))):
+        _draw_grid(draw, left, top, _Panel(grid, style), cell)
+      top += height * cell + ROW_GAP // 2
+      done = f'segment {segment + 1} of {len(thought.tokens)}, update '
+      done += f'{update + 1} of {len(answers)} ({thought.levels[update]})'
+      draw.text((MARGIN, top), done, INK, small)
+      draw.text((MARGIN, top + LINE), thought.right(tokens), FAINT, small)
+      if update == len(answers) - 1:
+        colour = SOLVED if thought.halts[segment] else INK
+        draw.text(
+          (MARGIN, top + 2 * LINE), thought.told(segment), colour, small
+        )
+      frames.append(image)
+  times = [SHORT] * len(frames)
+  times[len(thought.levels) - 1 :: len(thought.levels)] = [LONG] * len(
+    thought.tokens
+  )
+  times[-1] = LAST
+  with files.replacing(path) as part:
+    # Palettes of few colours; equal frames are kept for their time.
+    frames[0].save(
+      part, format='GIF', save_all=True, append_images=frames[1:],
+      duration=times, loop=0,
+    )  # fmt: skip
+
+
+def canvas_of(tokens: np.ndarray, style: Style) -> np.ndarray:
+  """Tokens [S] as the canvas that they are; one row where that is not known."""
+  side = math.isqrt(len(tokens))
+  square = (side, side) if side**2 == len(tokens) else (1, -1)
+  return tokens.reshape(style.shape or square)
+
+
+def _task_row(task: Task, index: int, candidates: Sequence[Candidate]) -> _Row:
+  title = task.name
+  if len(task.tests) > 1:
+    title += f'   test {index + 1} of {len(task.tests)}'
+  test = task.tests[index]
+  panels = [_Panel(test.input, ARC_GRID, note=_size(test.input))]
+  if test.output is None:
+    panels.append(_Panel(None, ARC_GRID, note='unknown'))
+  else:
+    panels.append(_Panel(test.output, ARC_GRID, note=_size(test.output)))
+  for attempt in (0, 1):
+    if attempt >= len(candidates):
+      panels.append(_Panel(None, ARC_GRID, note='no prediction'))
+      continue
+    candidate = candidates[attempt]
+    mark, colour = '', INK
+    if test.output is not None:
+      right = is_solved([candidate], test.output, 1)
+      mark, colour = ('solved', SOLVED) if right else ('wrong', WRONG)
+    votes = f'{candidate.votes} vote' + 's' * (candidate.votes != 1)
+    panels.append(_Panel(candidate.grid, ARC_GRID, mark, colour, votes))
+  return _Row(title, panels)
+
+
+def _size(grid: np.ndarray) -> str:
+  height, width = grid.shape
+  return f'{height} x {width}'
+
+
+def _draw(
+  rows: Sequence[_Row],
+  heading: str,
+  columns: Sequence[str],
+  path: str | os.PathLike,
+  max_rows: int,
+) -> None:
+  """Draws rows down one block, then the next, under a heading."""
+  if len(rows) > max_rows:
+    heading += f' (first {max_rows} shown)'
+    rows = rows[:max_rows]
+  small = ImageFont.load_default(13)
+  widths = [
+    panel.grid.shape[1] * row.cell + 1
+    for row in rows
+    for panel in row.panels
+    if panel.grid is not None
+  ]
+  names = [math.ceil(small.getlength(column)) for column in columns]
+  pitch = max([MIN_PANEL, *widths, *names]) + PANEL_GAP
+  block_width = len(columns) * pitch - PANEL_GAP + BLOCK_GAP
+  # As many blocks, columns of rows, as make the picture about square.
+  height = sum(row.height for row in rows)
+  num_blocks = max(1, round(math.sqrt(height / block_width)))
+  per_block = max(1, math.ceil(len(rows) / num_blocks))
+  blocks = [
+    rows[start : start + per_block]
+    for start in range(0, max(1, len(rows)), per_block)
+  ]
+
+  top = MARGIN + 2 * LINE
+  tallest = max(sum(row.height for row in block) for block in blocks)
+  large = ImageFont.load_default(17)
+  width = max(len(blocks) * block_width - BLOCK_GAP, large.getlength(heading))
+  size = (
+    2 * MARGIN + math.ceil(width),
+    top + LINE + tallest + MARGIN - ROW_GAP,
+  )
+  image = Image.new('RGB', size, PAPER)
+  draw = ImageDraw.Draw(image)
+  draw.text((MARGIN, MARGIN), heading, INK, large)
+  for i, block in enumerate(blocks):
+    _draw_block(draw, MARGIN + i * block_width, top, block, columns, pitch)
+  with files.replacing(path) as part:
+    image.save(part, format='PNG')
+
+
+def _draw_block(
+  draw: ImageDraw.ImageDraw,
+  left: int,
+  top: int,
+  rows: Sequence[_Row],
+  columns: Sequence[str],
+  pitch: int,
+) -> None:
+  """Draws rows under their headings, panels `pitch` pixels apart."""
+  small, medium = ImageFont.load_default(13), ImageFont.load_default(15)
+  for i, text in enumerate(columns):
+    draw.text((left + i * pitch, top), text, FAINT, small)
+  top += LINE
+  for row in rows:
+    right = left + len(columns) * pitch - PANEL_GAP
+    draw.line((left, top, right, top), RULE)
+    draw.text((left, top + 5), row.title, INK, medium)
+    for i, panel in enumerate(row.panels):
+      x, y = left + i * pitch, top + 5 + LINE
+      if panel.grid is not None:
+        _draw_grid(draw, x, y, panel, row.cell)
+        y += panel.grid.shape[0] * row.cell + 4
+      draw.text((x, y), panel.mark, panel.mark_colour, small)
+      if panel.mark:
+        x += draw.textlength(panel.mark, small) + 8
+      draw.text((x, y), panel.note, FAINT, small)
+    top += row.height
+
+
+def _draw_grid(
+  draw: ImageDraw.ImageDraw, left: int, top: int, panel: _Panel, cell: int
+) -> None:
+  style = panel.style
+  font = ImageFont.load_default(max(5, round(0.75 * cell)))
+  for (row, column), value in np.ndenumerate(panel.grid):
+    x, y = left + column * cell, top + row * cell
+    draw.rectangle((x, y, x + cell, y + cell), style.colours[value], style.line)
+    if style.texts[value]:
+      centre = (x + cell / 2, y + cell / 2)
+      draw.text(centre, style.texts[value], INK, font, anchor='mm')
+  if style.box:
+    height, width = panel.grid.shape
+    for row in range(0, height + 1, style.box[0]):
+      y = top + row * cell
+      draw.line((left, y, left + width * cell, y), INK)
+    for column in range(0, width + 1, style.box[1]):
+      x = left + column * cell
+      draw.line((x, top, x, top + height * cell), INK)

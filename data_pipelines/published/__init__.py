@@ -1,0 +1,1 @@
+"""The published on-disk format of puzzles, read and written."""

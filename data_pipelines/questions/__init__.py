@@ -1,0 +1,1 @@
+"""Sudokus and mazes: questions with answers."""

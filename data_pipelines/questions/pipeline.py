@@ -1,0 +1,150 @@
+"""Sudokus and mazes as training batches and evaluation rows."""
+
+import functools
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipelines import hashing, puzzle_set, sampler
+from data_pipelines import leaks as leak_check
+from data_pipelines import scoring as judging
+from data_pipelines.errors import DataError
+from data_pipelines.puzzle_set import (
+  BLANK_IDENTIFIER,
+  Batch,
+  EvaluationRows,
+  PuzzleSet,
+)
+from data_pipelines.questions.loading import Questions
+
+
+class QuestionSet(PuzzleSet):
+  """Questions with one answer each; all share the blank puzzle identifier.
+
+  As in the paper, augmentation multiplies the questions that are trained on
+  (section 3): variant 0 is the question itself, each other one a symmetric
+  image of it, always the same for the same seed. Images are made when they are
+  needed. Evaluation sees the questions as they are.
+
+  Attributes:
+    domain: `Sudoku` or `Maze`.
+    train: what is trained on, or None.
+    evaluate: what is scored, or None.
+  """
+
+  def __init__(
+    self,
+    train: Questions | None,
+    evaluate: Questions | None,
+    num_aug: int,
+    seed: int,
+  ):
+    """Puts training and evaluation questions of one domain together.
+
+    Args:
+      train: trained on; None for none.
+      evaluate: held out and scored; None for none.
+      num_aug: variants of each training question besides itself.
+      seed: of the variants.
+
+    Raises:
+      DataError: they do not fit together, or a setting is out of range.
+    """
+    given = [questions for questions in (train, evaluate) if questions]
+    self.domain = given[0].domain
+    if given[-1].domain != self.domain:
+      raise DataError(
+        f'data.train ({train.origin}) holds {train.domain}, data.evaluate '
+        f'({evaluate.origin}) {evaluate.domain}; name puzzles of one kind'
+      )
+    if num_aug < 0:
+      raise DataError(f'data.num_aug={num_aug} must not be negative')
+    most = self.domain.max_variants
+    if most is not None and num_aug >= most:
+      raise DataError(
+        f'data.num_aug={num_aug}: {self.domain} have {most - 1} augmentations '
+        'besides the puzzle itself; lower it'
+      )
+    self.train, self.evaluate = train, evaluate
+    self.version = puzzle_set.version_of(train, evaluate)
+    self.vocab_size = self.domain.vocab_size
+    self.seq_len = self.domain.seq_len
+    count = len(train.questions) if train else 0
+    self.variants = np.full(count, num_aug + 1)
+    self.members = np.broadcast_to(np.uint8(1), count * (num_aug + 1))
+    self._seed = seed
+
+  def describe(self) -> str:
+    held_out = len(self.evaluate.questions) if self.evaluate else 0
+    return (
+      f'{self.version}: {self.domain}, {len(self.variants):,} puzzles to train '
+      f'on, {len(self.members):,} with their augmentations, {held_out:,} held '
+      'out'
+    )
+
+  def evaluation_rows(
+    self, max_augmentations: int | None = None, max_puzzles: int | None = None
+  ) -> EvaluationRows:
+    count = len(self.evaluate.questions) if self.evaluate else 0
+    chosen = sampler.spread(count, max_puzzles)
+    nothing = np.zeros_like(chosen)
+    return EvaluationRows(chosen, nothing, nothing, chosen)
+
+  def judge(self, chosen: EvaluationRows) -> judging.AnswerJudge:
+    return judging.AnswerJudge(
+      self.domain,
+      self.vocab_size,
+      self.evaluate.questions[chosen.example],
+      self.evaluate.answers[chosen.example],
+      [name_of(self.evaluate, example) for example in chosen.example],
+    )
+
+  def leaks(self) -> Sequence[leak_check.Leak]:
+    if not self.train or not self.evaluate:
+      return []
+    return leak_check.between_questions(
+      self.domain,
+      *(
+        leak_check.Asked(
+          source.questions, source.answers, functools.partial(name_of, source)
+        )
+        for source in (self.train, self.evaluate)
+      ),
+    )
+
+  def _train_index(self, examples: sampler.Examples) -> Batch:
+    questions, answers = self.domain.augment(
+      self.train.questions[examples.group],
+      self.train.answers[examples.group],
+      examples.variant,
+      _keys(self._seed, examples.group, examples.variant),
+    )
+    return _batch(questions, answers)
+
+  def _evaluation_index(self, chosen: EvaluationRows) -> Batch:
+    return _batch(
+      self.evaluate.questions[chosen.example],
+      self.evaluate.answers[chosen.example],
+    )
+
+
+def name_of(source: Questions, index: int) -> str:
+  """The file's name and row, wherever the file lies."""
+  return f'{os.path.basename(source.origin)}:{source.rows[index]}'
+
+
+def _batch(questions: np.ndarray, answers: np.ndarray) -> Batch:
+  return {
+    'inputs': questions.astype(np.int32),
+    'labels': answers.astype(np.int32),
+    'puzzle_identifiers': np.full(len(questions), BLANK_IDENTIFIER, np.int32),
+  }
+
+
+def _keys(seed: int, group: np.ndarray, variant: np.ndarray) -> np.ndarray:
+  """A random number for each variant of each group, uint64."""
+  key = np.random.SeedSequence(seed).generate_state(1, np.uint64)
+  for part in (group, variant):
+    key = hashing.mix(key + part.astype(np.uint64))
+  return key

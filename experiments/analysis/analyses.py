@@ -1,0 +1,701 @@
+"""What `experiments.analyze` measures: one function for each figure."""
+
+import dataclasses
+import datetime
+import functools
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+
+from data_pipelines import sampler
+from data_pipelines.arc import voting
+from data_pipelines.puzzle_set import (
+  BLANK_IDENTIFIER,
+  IGNORE_LABEL,
+  Batch,
+  EvaluationRows,
+  PuzzleSet,
+)
+from data_pipelines.scoring import Judge
+from experiments.cli import evaluation
+from hrm_jax.inference import predict as inference
+from hrm_jax.inference import probes as analysis
+from hrm_jax.inference import traces
+from hrm_jax.parallel import sharding
+from hrm_jax.training import step as train_step
+from hrm_jax.workdir import checkpoints
+
+# As many as in the paper: puzzles whose trajectories are looked at.
+TRAJECTORIES = 100
+# Parts of these that the participation ratio is drawn over.
+_PARTS = 10
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+# Segments that the paper's evaluations go up to; small runs are walked as far.
+_SEGMENTS = 16
+# Seconds between two lines of progress.
+_PROGRESS_SECONDS = 20.0
+
+_PAPER = 'HRM, arXiv 2506.21734'
+
+
+class Finding(NamedTuple):
+  """What one analysis found, all of it as JSON takes it.
+
+  Attributes:
+    definition: what is measured: in words, as a formula, and its source.
+    settings: rows, segments and whatever else it was measured with.
+    numbers: the results, which the figure is drawn from.
+    headline: the result in a line.
+  """
+
+  definition: dict[str, str]
+  settings: dict[str, Any]
+  numbers: dict[str, Any]
+  headline: str
+
+
+class Walked(NamedTuple):
+  """All that one walk of the held-out rows through the segments gave.
+
+  Attributes:
+    after: scores after 1, 2, ... segments.
+    act: scores where each row ends at its own halt.
+    votes: scores by the number of augmentations that vote, at halt_max_steps.
+    calibration: of q_halt, at halt_max_steps.
+  """
+
+  after: list[Judge]
+  act: Judge
+  votes: dict[int, Judge]
+  calibration: analysis.Calibration
+
+
+@dataclasses.dataclass(eq=False)
+class Subject:
+  """A checkpoint, and the held-out puzzles that it is looked at with.
+
+  Attributes:
+    workdir: of its run.
+    step: of its training.
+    position: with the name of each row of the table.
+    setup: of its training.
+    mesh: whose devices share the rows.
+    variables: of the model.
+    puzzle_table: float32 [R, E], the rows that are needed.
+    puzzles: the run's.
+    chosen: the held-out rows.
+    identifiers: row of the table of each puzzle identifier.
+    batch_size: rows at a time.
+    segments: that a walk goes, `halt_max_steps` at least.
+    seed: of the order of the tasks, and of the swapped identifiers.
+  """
+
+  workdir: pathlib.Path
+  step: int
+  position: checkpoints.Position
+  setup: train_step.TrainSetup
+  mesh: Mesh
+  variables: Any
+  puzzle_table: chex.Array
+  puzzles: PuzzleSet
+  chosen: EvaluationRows
+  identifiers: np.ndarray
+  batch_size: int
+  segments: int
+  seed: int
+
+  @property
+  def halt_max_steps(self) -> int:
+    """Segments that the run trains and evaluates with at most."""
+    return self.setup.act.halt_max_steps
+
+  @property
+  def answers_known(self) -> bool:
+    """Whether anything held out can be scored."""
+    tasks = self.puzzles.evaluation_tasks
+    return not tasks or any(
+      pair.output is not None for task in tasks for pair in task.tests
+    )
+
+  @functools.cached_property
+  def walked(self) -> Walked:
+    """One walk for all analyses that need one."""
+    return _walk(self)
+
+
+def load(
+  workdir: pathlib.Path,
+  step: int | None = None,
+  max_augmentations: int = 0,
+  max_puzzles: int = 0,
+  batch_size: int | None = None,
+  segments: int | None = None,
+  seed: int = 0,
+) -> tuple[Subject, dict[str, Any]]:
+  """Reads a checkpoint and what its run holds out.
+
+  Returns:
+    The subject, and the record of what leaks (see `leak_check.Verdict`).
+
+  Raises:
+    ConfigError, DataError: there is no such checkpoint, or its data cannot be
+      used.
+  """
+  found = evaluation.held_out(
+    workdir, step, max_augmentations, max_puzzles, batch_size
+  )
+  variables, puzzle_table, identifiers = found.restore(BLANK_IDENTIFIER)
+  most = found.setup.act.halt_max_steps
+  subject = Subject(
+    workdir=workdir,
+    step=found.step,
+    position=found.position,
+    setup=found.setup,
+    mesh=found.mesh,
+    variables=variables,
+    puzzle_table=puzzle_table,
+    puzzles=found.puzzles,
+    chosen=found.chosen,
+    identifiers=identifiers,
+    batch_size=found.batch_size,
+    segments=max(segments or max(2 * most, _SEGMENTS), most),
+    seed=seed,
+  )
+  return subject, found.leaking.record()
+
+
+def not_applicable(name: str, subject: Subject) -> str | None:
+  """Why an analysis has nothing to say of this checkpoint; None if it has."""
+  model, chosen = subject.setup.model, subject.chosen
+  scored = name not in ('dimensions', 'residuals')
+  if not len(chosen):
+    return 'nothing is held out: config.data.evaluate names no puzzles'
+  if scored and not subject.answers_known:
+    return 'no held-out answer is known'
+  in_segments = name in ('residuals', 'segments', 'halting', 'calibration')
+  if in_segments and not model.recurrent:
+    return 'direct prediction has no segments'
+  if name in ('halting', 'calibration') and subject.setup.act.halting == 'none':
+    return 'no Q value was trained (act.halting=none)'
+  if name == 'augmentations':
+    if not subject.puzzles.evaluation_tasks:
+      return 'one answer a puzzle: augmentations do not vote'
+    if _place(chosen).max() == 0:
+      return 'there is one augmentation of each task'
+  if name == 'identifiers':
+    if not model.puzzle_emb_ndim:
+      return 'the model has no puzzle embeddings (model.puzzle_emb_ndim=0)'
+    if len(np.unique(chosen.identifier)) == 1:
+      return 'all puzzles share one identifier'
+    if len(np.unique(chosen.group)) == 1:
+      return 'there is one task: its identifier cannot be swapped'
+  return None
+
+
+def dimensions(subject: Subject) -> Finding:
+  """Participation ratios of the states, trained against fresh."""
+  setup, mesh = subject.setup, subject.mesh
+  segments = subject.halt_max_steps if setup.model.recurrent else 1
+  rows = _trajectories(subject)
+  tasks = np.random.default_rng(subject.seed).permutation(np.unique(rows.group))
+  ends = np.unique(np.arange(1, _PARTS + 1) * len(tasks) // _PARTS)
+  ends = ends[ends > 0]
+  parts = [
+    np.flatnonzero(np.isin(rows.group, part))
+    for part in np.split(tasks, ends[:-1])
+  ]
+  size = sharding.round_up(
+    mesh, 'batch', min(subject.batch_size, max(map(len, parts)))
+  )
+  # Each part in batches of its own, filled up by its last row.
+  padded = [np.pad(part, (0, -len(part) % size), 'edge') for part in parts]
+  counted = np.concatenate(
+    [
+      np.arange(len(full)) < len(part)
+      for part, full in zip(parts, padded, strict=True)
+    ]
+  )
+  last = np.cumsum([len(full) // size for full in padded])
+  fresh = train_step.sharded_init(
+    dataclasses.replace(
+      setup, batch_size=sharding.count(mesh, 'batch'), microbatches=1
+    ),
+    mesh,
+  )
+  measure = analysis.sharded_state_moments(setup.model, segments, mesh)
+  progress = _Progress('Trajectories: batch', 2 * int(last[-1]))
+  ratios = {'trained': {}, 'fresh': {}}
+  for found, variables, table in (
+    (ratios['trained'], subject.variables, subject.puzzle_table),
+    (ratios['fresh'], fresh.predicting, fresh.puzzle_table),
+  ):
+    moments: analysis.StateMoments = {}
+    for number, batch in enumerate(
+      _batches(subject, rows.take(np.concatenate(padded)), size), 1
+    ):
+      mask = counted[(number - 1) * size : number * size]
+      measure(variables, *_embedded(table, batch), mask, moments)
+      progress.add(1)
+      if number in last:
+        _add_ratios(found, moments)
+  vectors = {
+    state: {pooling: int(sums.count) for pooling, sums in pooled.items()}
+    for state, pooled in moments.items()
+  }
+  last_of = {
+    network: {state: pooled['tokens'][-1] for state, pooled in found.items()}
+    for network, found in ratios.items()
+  }
+  return Finding(
+    {
+      'words': 'Participation ratio of the covariance of the states that the '
+      'network goes through while it solves distinct, unaugmented puzzles, one '
+      'trajectory each. A trajectory is z_H after each of its updates and z_L '
+      'after each of its own, over all segments of all puzzles so far; initial '
+      'states are left out. Pooling "tokens", the one in the figure, takes the '
+      "D-vector of every token (the puzzle's prefix and padding included) as "
+      'one state; "mean_token" the mean of them over the tokens. The paper '
+      'says neither which of these a state is nor how long a trajectory: '
+      'figures compare within this file. "fresh" is the same network with the '
+      'random weights that the run started from (its seed) and a puzzle table '
+      'of zeros, given the same inputs.',
+      'formula': 'PR = (Σ λ_i)² / Σ λ_i², λ_i the eigenvalues of C = '
+      'mean((x − mean(x)) (x − mean(x))ᵀ); 1 ≤ PR ≤ D',
+      'source': f'{_PAPER}, section 4 (Brain Correspondence), figure 8',
+      'published': 'Sudoku-Extreme Full, 100 trajectories, D = 512: z_H 89.95, '
+      'z_L 30.22 trained; z_H 40.75, z_L 42.09 untrained',
+    },
+    {
+      'seed': subject.seed,
+      'initial_seed': setup.seed,
+      'segments': segments,
+      'rows': len(rows),
+      'hidden_size': setup.model.hidden_size,
+      'vectors': vectors,
+    },
+    {
+      'tasks': ends.tolist(),
+      'participation_ratio': ratios,
+    },
+    '; '.join(
+      f'{network} '
+      + ', '.join(f'{state} {value:.1f}' for state, value in last.items())
+      for network, last in last_of.items()
+    )
+    + f' of {setup.model.hidden_size}, {ends[-1]} tasks',
+  )
+
+
+def residuals(subject: Subject) -> Finding:
+  """How far each update moves the state."""
+  setup, mesh = subject.setup, subject.mesh
+  rows = _trajectories(subject)
+  size = sharding.round_up(mesh, 'batch', min(subject.batch_size, len(rows)))
+  trace = traces.sharded_trace(setup.model, setup.act, subject.segments, mesh)
+  found = []
+  progress = _Progress('Residuals: row', len(rows))
+  for batch in _batches(subject, rows, size):
+    puzzles, inputs = _embedded(subject.puzzle_table, batch)
+    found.append(
+      jax.device_get(trace(subject.variables, puzzles, inputs).residuals)
+    )
+    progress.add(size)
+  # [segments, updates, rows]
+  found = np.concatenate(found, axis=-1)[..., : len(rows)].astype(np.float64)
+  levels = setup.model.update_levels
+  numbers = {}
+  for level in sorted(set(levels)):
+    mine = [update for update, name in enumerate(levels) if name == level]
+    values = found[:, mine]
+    numbers[f'z_{level}'] = {
+      # Counted from 1 over all updates of both states.
+      'update': [
+        segment * len(levels) + update + 1
+        for segment in range(len(values))
+        for update in mine
+      ],
+      'mean': values.mean(axis=-1).ravel().tolist(),
+      'quantiles': {
+        str(q): np.quantile(values, q, axis=-1).ravel().tolist()
+        for q in QUANTILES
+      },
+    }
+  return Finding(
+    {
+      'words': 'How far an update moves the state that it changes: the norm, '
+      'over all tokens and dimensions, of the new state less the old one. Mean '
+      'and quantiles over the rows, which are the unaugmented puzzles.',
+      'formula': 'r_i = ‖z^{i+1} − z^i‖ over [T, D], z = z_L or z_H',
+      'source': f'{_PAPER}, section 2 (Hierarchical convergence), figure 3',
+    },
+    {
+      'segments': subject.segments,
+      'halt_max_steps': subject.halt_max_steps,
+      'updates_of_a_segment': levels,
+      'rows': len(rows),
+    },
+    numbers,
+    '; '.join(
+      f'{state} {values["mean"][0]:.1f} at first, {values["mean"][-1]:.2f} at '
+      'last'
+      for state, values in numbers.items()
+    ),
+  )
+
+
+def segments(subject: Subject) -> Finding:
+  """Accuracy after 1, 2, ... segments, from one walk."""
+  scores = [_scores(judge) for judge in subject.walked.after]
+  name = _headline_score(scores[0])
+  counts = list(range(1, len(scores) + 1))
+  shown = [2**k for k in range(len(scores).bit_length())]
+  return Finding(
+    {
+      'words': 'Scores of the held-out rows where every row takes k segments, '
+      'none halting: as experiments.evaluate --halting=fixed --segments=k '
+      'gives them. exact: share of rows with every counted cell right; '
+      'accuracy: mean share of their counted cells that are right; pass@n, '
+      'ARC: share of test outputs that one of the n answers with most votes '
+      'equals.',
+      'formula': 'score(k) = score of argmax lm_head(z_H after k segments)',
+      'source': f'{_PAPER}, section 3 (inference-time scaling), figure 5; '
+      'arcprize.org/blog/hrm-analysis',
+    },
+    {
+      **_rows_of(subject),
+      'segments': len(scores),
+      'halt_max_steps': subject.halt_max_steps,
+    },
+    {'segments': counts, **_columns(scores)},
+    f'{name} '
+    + ', '.join(f'{100 * scores[k - 1][name]:.1f} % at {k}' for k in shown),
+  )
+
+
+def augmentations(subject: Subject) -> Finding:
+  """Accuracy by the number of augmentations that vote."""
+  votes = subject.walked.votes
+  scores = [_scores(judge) for judge in votes.values()]
+  return Finding(
+    {
+      'words': 'Scores where the first n augmentations of each test input '
+      'vote, the identity first: as experiments.evaluate '
+      '--max_augmentations=n gives them. Of an input with fewer, all vote.',
+      'formula': 'pass@k(n) = share of test outputs that one of the k grids '
+      'with most of n votes equals',
+      'source': f'{_PAPER}, section 3 (ARC evaluation, 1000 augmentations and '
+      'two attempts); arcprize.org/blog/hrm-analysis (few suffice)',
+    },
+    {**_rows_of(subject), 'segments': subject.halt_max_steps},
+    {'augmentations': list(votes), **_columns(scores)},
+    'pass@2 '
+    + ', '.join(
+      f'{100 * score["pass@2"]:.1f} % of {count}'
+      for count, score in zip(votes, scores, strict=True)
+    ),
+  )
+
+
+def halting(subject: Subject) -> Finding:
+  """All segments against each row's own halt."""
+  fixed = subject.walked.after[subject.halt_max_steps - 1]
+  numbers = {
+    mode: {**_scores(judge), 'segments': judge.metrics['eval/steps']}
+    for mode, judge in (('fixed', fixed), ('act', subject.walked.act))
+  }
+  name = _headline_score(numbers['fixed'])
+  return Finding(
+    {
+      'words': 'Scores and mean segments where every row takes all segments '
+      '(fixed), and where a row is answered at its own first halt (act): as '
+      'experiments.evaluate --halting gives them.',
+      'formula': 'halt at the first segment with '
+      + (
+        'q_halt > q_continue'
+        if subject.setup.act.halting == 'q_learning'
+        else 'q_halt > 0'
+      )
+      + f', at {subject.halt_max_steps} in any case',
+      'source': f'{_PAPER}, section 2 (Adaptive computational time), figure 5',
+    },
+    {**_rows_of(subject), 'halt_max_steps': subject.halt_max_steps},
+    numbers,
+    '; '.join(
+      f'{mode} {name} {100 * found[name]:.1f} %, {found["segments"]:.2f} '
+      'segments'
+      for mode, found in numbers.items()
+    ),
+  )
+
+
+def identifiers(subject: Subject) -> Finding:
+  """The right puzzle identifier against a blank or a wrong one."""
+  predict = inference.sharded_predict(
+    subject.setup.model, subject.setup.act, 'fixed', subject.mesh
+  )
+  known = subject.identifiers
+  numbers = {}
+  for way, rows in (
+    ('right', known),
+    ('blank', np.full_like(known, known[BLANK_IDENTIFIER])),
+    ('swapped', known[_swapped(subject)]),
+  ):
+    logging.info('Identifiers: %s', way)
+    judge = evaluation.evaluate(
+      subject.puzzles,
+      subject.chosen,
+      rows,
+      predict,
+      subject.variables,
+      subject.puzzle_table,
+      subject.batch_size,
+    )
+    numbers[way] = _scores(judge)
+  name = _headline_score(numbers['right'])
+  return Finding(
+    {
+      'words': 'Scores where each row is given its own row of the puzzle table '
+      '(right), row 0 (blank: never trained, zeros), or the row of another '
+      "task, that task's augmentation of the same number (swapped: the tasks "
+      'in a random ring, each takes the next). Inputs, labels and the undoing '
+      'of augmentations stay as they are.',
+      'formula': 'score(table[id]) against score(table[0]) and '
+      'score(table[id of another task])',
+      'source': 'arcprize.org/blog/hrm-analysis (puzzle identifier blanked: '
+      '0 %)',
+    },
+    {
+      **_rows_of(subject),
+      'segments': subject.halt_max_steps,
+      'seed': subject.seed,
+    },
+    numbers,
+    f'{name} '
+    + ', '.join(
+      f'{100 * scores[name]:.1f} % {way}' for way, scores in numbers.items()
+    ),
+  )
+
+
+def calibration(subject: Subject) -> Finding:
+  """Whether q_halt tells how sure an answer may be taken for."""
+  found = subject.walked.calibration
+  edges = np.linspace(0, 1, found.bins + 1)
+  rows = int(found.count.sum())
+  return Finding(
+    {
+      'words': 'Rows by sigmoid(q_halt) after all segments, in equal bins: '
+      'mean confidence of a bin, and the share of its rows with every counted '
+      'cell right, which q_halt is trained to tell. Rows without a known '
+      'answer are left out. ECE is the expected calibration error.',
+      'formula': 'ECE = Σ_b n_b / n · |right_b / n_b − mean confidence_b|',
+      'source': f'{_PAPER}, section 2 (Adaptive computational time); Guo et '
+      'al., arXiv 1706.04599, for ECE',
+    },
+    {'rows': rows, 'segments': subject.halt_max_steps, 'bins': found.bins},
+    {
+      'edges': edges.tolist(),
+      'count': found.count.tolist(),
+      'confidence': _shares(found.confidence, found.count),
+      'exact': _shares(found.right, found.count),
+      'mean_confidence': _number(found.confidence.sum() / max(rows, 1)),
+      'mean_exact': _number(found.right.sum() / max(rows, 1)),
+      'ece': _number(found.error),
+    },
+    f'ECE {found.error:.3f}; mean confidence '
+    f'{found.confidence.sum() / max(rows, 1):.3f}, exact '
+    f'{found.right.sum() / max(rows, 1):.3f}',
+  )
+
+
+# By name, in the order in which they are made.
+ANALYSES: dict[str, Callable[[Subject], Finding]] = {
+  'dimensions': dimensions,
+  'residuals': residuals,
+  'segments': segments,
+  'augmentations': augmentations,
+  'halting': halting,
+  'identifiers': identifiers,
+  'calibration': calibration,
+}
+
+
+def _walk(subject: Subject) -> Walked:
+  puzzles, chosen, mesh = subject.puzzles, subject.chosen, subject.mesh
+  most = subject.halt_max_steps
+  size = sharding.round_up(mesh, 'batch', min(subject.batch_size, len(chosen)))
+  walk = analysis.sharded_walk(
+    subject.setup.model, subject.setup.act, subject.segments, mesh
+  )
+  place = _place(chosen)
+  counts = _counts(place.max() + 1) if puzzles.evaluation_tasks else []
+  walked = Walked(
+    after=[puzzles.judge(chosen) for _ in range(subject.segments)],
+    act=puzzles.judge(chosen),
+    votes={
+      count: puzzles.judge(chosen.take(np.flatnonzero(place < count)))
+      for count in counts
+    },
+    calibration=analysis.Calibration(),
+  )
+  progress = _Progress('Walk: row', len(chosen))
+  done = 0
+  for batch in _batches(subject, chosen, size):
+    found, halts = jax.device_get(
+      walk(
+        subject.variables,
+        subject.puzzle_table,
+        sharding.global_batch(mesh, batch),
+      )
+    )
+    rows = np.arange(min(size, len(chosen) - done))
+
+    def after(steps, rows=rows, found=found):
+      return inference.Predictions(*(leaf[steps - 1, rows] for leaf in found))
+
+    for steps, judge in enumerate(walked.after, 1):
+      judge.add(after(steps))
+    walked.act.add(after(analysis.steps_to_halt(halts, most)[rows]))
+    for count, judge in walked.votes.items():
+      judge.add(after(most, rows[place[done + rows] < count]))
+    last = after(most)
+    known = (batch['labels'][rows] != IGNORE_LABEL).any(axis=1)
+    # Its own sigmoid, as votes take it: in float64.
+    confidence = 1 / (1 + np.exp(-last.q_halt[known].astype(np.float64)))
+    walked.calibration.add(confidence, last.exact[known])
+    done += len(rows)
+    progress.add(len(rows))
+  for judge in (*walked.after, walked.act, *walked.votes.values()):
+    judge.finish()
+  return walked
+
+
+def _batches(
+  subject: Subject, rows: EvaluationRows, size: int
+) -> Iterator[Batch]:
+  """Batches with the checkpoint's puzzle identifiers."""
+  for batch in subject.puzzles.evaluation_batches(rows, size):
+    identifiers = subject.identifiers[batch['puzzle_identifiers']]
+    yield {**batch, 'puzzle_identifiers': identifiers}
+
+
+def _embedded(table: chex.Array, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+  """Puzzle embeddings and inputs of a batch."""
+  rows = jax.device_get(table[batch['puzzle_identifiers']])
+  return rows, batch['inputs']
+
+
+def _add_ratios(
+  found: dict[str, dict[str, list[float | None]]],
+  moments: analysis.StateMoments,
+) -> None:
+  """Appends the participation ratios of all states so far."""
+  for state, pooled in moments.items():
+    for pooling, sums in pooled.items():
+      ratio = analysis.participation_ratio(sums.covariance)
+      ratios = found.setdefault(state, {}).setdefault(pooling, [])
+      ratios.append(_number(ratio))
+
+
+def _trajectories(subject: Subject) -> EvaluationRows:
+  """The unaugmented test inputs of some puzzles, spread over the chosen."""
+  rows = subject.chosen.take(np.flatnonzero(_place(subject.chosen) == 0))
+  groups = np.unique(rows.group)
+  groups = groups[sampler.spread(len(groups), TRAJECTORIES)]
+  return rows.take(np.flatnonzero(np.isin(rows.group, groups)))
+
+
+def _place(rows: EvaluationRows) -> np.ndarray:
+  """Of each row its number among those of its test input, from 0."""
+  changes = (np.diff(rows.group) != 0) | (np.diff(rows.test) != 0)
+  first = np.r_[0, np.flatnonzero(changes) + 1]
+  length = np.diff(np.r_[first, len(rows)])
+  return np.arange(len(rows)) - np.repeat(first, length)
+
+
+def _counts(most: int) -> list[int]:
+  """1, 3, 10, 30, ... and `most`, with nothing just below it."""
+  steps = (digit * 10**power for power in range(9) for digit in (1, 3))
+  return [*(count for count in steps if count < 0.9 * most), int(most)]
+
+
+def _swapped(subject: Subject) -> np.ndarray:
+  """For each chosen puzzle identifier one of another task's."""
+  chosen = subject.chosen
+  own = {
+    group: np.unique(chosen.identifier[chosen.group == group])
+    for group in np.unique(chosen.group)
+  }
+  ring = np.random.default_rng(subject.seed).permutation(list(own))
+  swapped = np.arange(len(subject.identifiers))
+  for group, other in zip(ring, np.roll(ring, -1), strict=True):
+    index = np.arange(len(own[group])) % len(own[other])
+    swapped[own[group]] = own[other][index]
+  return swapped
+
+
+def _scores(judge: Judge) -> dict[str, float]:
+  """The scores that the figures show, by short names."""
+  names = {'exact': 'eval/exact', 'accuracy': 'eval/accuracy'}
+  names |= {'valid': 'eval/valid'}
+  names |= {f'pass@{k}': f'eval/pass@{k}/outputs' for k in voting.ATTEMPTS[:2]}
+  return {
+    short: judge.metrics[name]
+    for short, name in names.items()
+    if name in judge.metrics
+  }
+
+
+def _headline_score(scores: dict[str, float]) -> str:
+  return 'pass@2' if 'pass@2' in scores else 'exact'
+
+
+def _columns(scores: list[dict[str, float]]) -> dict[str, list[float]]:
+  return {name: [score[name] for score in scores] for name in scores[0]}
+
+
+def _rows_of(subject: Subject) -> dict[str, int]:
+  chosen = subject.chosen
+  return {
+    'rows': len(chosen),
+    'puzzles': len(np.unique(chosen.group)),
+    'most_augmentations': int(_place(chosen).max()) + 1,
+  }
+
+
+def _shares(part: np.ndarray, count: np.ndarray) -> list[float | None]:
+  """None where there is nothing to share."""
+  return [float(p / n) if n else None for p, n in zip(part, count, strict=True)]
+
+
+def _number(value: float) -> float | None:
+  """JSON has no NaN."""
+  return None if np.isnan(value) else float(value)
+
+
+class _Progress:
+  """A line in the log every so many seconds, with the time left."""
+
+  def __init__(self, what: str, total: int):
+    self._what, self._total, self._done = what, total, 0
+    self._start = self._shown = time.monotonic()
+
+  def add(self, count: int) -> None:
+    """So many more are done."""
+    self._done += count
+    now = time.monotonic()
+    if now - self._shown > _PROGRESS_SECONDS and self._done < self._total:
+      self._shown = now
+      left = (now - self._start) / self._done * (self._total - self._done)
+      logging.info(
+        '%s %d of %d, %s left',
+        self._what, self._done, self._total,
+        datetime.timedelta(seconds=round(left)),
+      )  # fmt: skip

@@ -1,0 +1,1 @@
+"""What `hrm-jax benchmark` measures."""

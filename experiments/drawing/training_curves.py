@@ -1,0 +1,138 @@
+"""The curves of a training run: read from its metrics.jsonl, and drawn.
+
+Without JAX, so that a notebook can look on while another process trains.
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from data_pipelines import files, sampler
+from data_pipelines.errors import ConfigError, DataError
+from experiments.drawing import charts
+
+# Points of a curve at most; the eye has no use for more.
+_MAX_POINTS = 500
+
+# Title, whether in percent, and metrics of each chart.
+_CHARTS = (
+  ('Loss', False, ('loss', 'lm_loss', 'q_halt_loss', 'q_continue_loss')),
+  (
+    'Training examples, augmented',
+    True,
+    ('exact_accuracy', 'accuracy', 'q_halt_accuracy'),
+  ),
+  (
+    'Held-out puzzles, evaluated while training',
+    True,
+    (
+      'eval/exact',
+      'eval/accuracy',
+      'eval/valid',
+      'eval/pass@1/outputs',
+      'eval/pass@2/outputs',
+    ),
+  ),
+  ('Segments until a puzzle halts', False, ('steps',)),
+  ('Learning rate', False, ('learning_rate',)),
+  ('Gradient norm', False, ('gradient_norm',)),
+)
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The lines of a metrics.jsonl, without one that is not written to its end.
+
+  Raises:
+    ConfigError: there is no such file, or it is damaged.
+  """
+  try:
+    texts = files.read(path).decode().split('\n')
+  except DataError as error:
+    raise ConfigError(
+      f'{error}; --runs must name directories that experiments.train has '
+      'written'
+    ) from None
+  except UnicodeDecodeError as error:
+    raise ConfigError(
+      f'{path}: not UTF-8 text (byte {error.start}); restore the file'
+    ) from None
+  found = []
+  # What follows the last line break is empty, or a line cut off.
+  for number, text in enumerate(texts[:-1], 1):
+    try:
+      line = json.loads(text)
+      if not isinstance(line, dict) or type(line.get('step')) is not int:
+        raise ValueError('no object with a step')
+    except ValueError as error:
+      raise ConfigError(
+        f'{path}: line {number} is damaged ({error}); remove that line'
+      ) from None
+    found.append(line)
+  return found
+
+
+def collect(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+  """What there is to draw: charts with their series, those without left out.
+
+  Args:
+    lines: of `read`.
+
+  Returns:
+    For each chart its `title`, whether it is in `percent`, and its `series`:
+    a `name` and `points`, pairs of a step and a value, None where that is no
+    finite number.
+  """
+  found = []
+  for title, percent, names in _CHARTS:
+    series = []
+    for name in names:
+      # Of a step that was done again, the last time counts.
+      values = {line['step']: line[name] for line in lines if name in line}
+      steps = sorted(values)
+      spread = sampler.spread(len(steps), _MAX_POINTS)
+      # The last one too: it is written beside the curve.
+      steps = sorted({steps[i] for i in spread} | {*steps[-1:]})
+      points = [[step, _number(values[step])] for step in steps]
+      if points:
+        name = name.removeprefix('eval/')
+        series.append({'name': name, 'points': points})
+    if series:
+      found.append({'title': title, 'percent': percent, 'series': series})
+  return found
+
+
+def _number(value: Any) -> float | None:
+  """To four digits; None for what no chart can show."""
+  if type(value) not in (int, float) or not math.isfinite(value):
+    return None
+  return float(f'{value:.4g}')
+
+
+def draw(found: Sequence[dict[str, Any]]) -> charts.Figure:
+  """The charts of `collect`, beside each other."""
+  figure = charts.figure(3.2 * len(found), 2.6)
+  for axes, chart in zip(
+    figure.subplots(1, len(found), squeeze=False)[0], found, strict=True
+  ):
+    for series, colour in zip(chart['series'], charts.LINES, strict=False):
+      steps, values = zip(*series['points'], strict=True)
+      # None makes a gap.
+      values = [math.nan if value is None else value for value in values]
+      axes.plot(
+        steps, values, color=colour, marker='.', markersize=4,
+        label=series['name'],
+      )  # fmt: skip
+    if chart['percent']:
+      charts.show_percent(axes.yaxis)
+      axes.set_ylim(0, 1)
+    else:
+      axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+    axes.set_title(chart['title'], fontsize=8, loc='left')
+    axes.tick_params(labelsize=7)
+    axes.grid(alpha=0.3)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.legend(fontsize=7, framealpha=0.6)
+  return figure

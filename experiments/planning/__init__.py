@@ -1,0 +1,1 @@
+"""What a training step costs, told by the compiler."""

@@ -1,0 +1,349 @@
+"""What a compiled training step takes: memory, arithmetic, traffic, time."""
+
+import dataclasses
+import math
+import re
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from data_pipelines.errors import ConfigError
+from experiments.planning import hlo
+from experiments.planning.targets import Hardware, Target
+from hrm_jax.parallel import sharding
+from hrm_jax.training import flops, rngs
+from hrm_jax.training import step as train_step
+
+# Largest buffers that are named.
+_NAMED = 5
+_UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """Of one step on one device; None is not known.
+
+  Attributes:
+    fits: whether the memory is enough.
+    peak_bytes: of memory, at the least where it does not fit.
+    memory_bytes: by kind.
+    buffers: the largest, as text; where it does not fit.
+    flops: that the program computes.
+    ideal_flops: see `hrm_jax.training.flops.ideal_step_flops`.
+    accessed_bytes: of memory, read and written.
+    collectives: exchanges between devices.
+    least_collective_bytes: see `least_collective_bytes`.
+    compile_seconds: that the compiler took.
+    times: at full rate, in seconds: 'arithmetic', 'memory', 'network'.
+    compiled: the program.
+  """
+
+  fits: bool
+  peak_bytes: int
+  ideal_flops: float
+  least_collective_bytes: int
+  compile_seconds: float
+  memory_bytes: dict[str, int] | None = None
+  buffers: tuple[str, ...] = ()
+  flops: float | None = None
+  accessed_bytes: float | None = None
+  collectives: list[hlo.Collective] | None = None
+  times: dict[str, float] | None = None
+  compiled: jax.stages.Compiled | None = dataclasses.field(
+    default=None, repr=False
+  )
+
+  @property
+  def collective_bytes(self) -> dict[str, int] | None:
+    """What a device puts into exchanges, by kind."""
+    if self.collectives is None:
+      return None
+    total = dict.fromkeys(hlo.KINDS, 0)
+    for exchange in self.collectives:
+      total[exchange.kind] += exchange.times * exchange.operand_bytes
+    return total
+
+  @property
+  def largest_operand_bytes(self) -> int | None:
+    """Of all exchanges."""
+    if self.collectives is None:
+      return None
+    return max((c.operand_bytes for c in self.collectives), default=0)
+
+  @property
+  def sent_bytes(self) -> float | None:
+    """What a device sends, as in a ring."""
+    if self.collectives is None:
+      return None
+    return sum(c.times * c.sent_bytes for c in self.collectives)
+
+  @property
+  def bound(self) -> str | None:
+    """What takes longest at full rate."""
+    return max(self.times, key=self.times.get) if self.times else None
+
+  @property
+  def seconds(self) -> float | None:
+    """A step's time at the roofline."""
+    return self.times[self.bound] if self.times else None
+
+
+def of_step(setup: train_step.TrainSetup, mesh: Mesh, target: Target) -> Cost:
+  """Compiles the step that training runs.
+
+  Raises:
+    ConfigError: the mesh does not divide the model or the batch.
+  """
+  traced = train_step.trace(setup, mesh)
+  lowered = traced.lower()
+  begin = time.perf_counter()
+
+  def facts():
+    return {
+      'ideal_flops': flops.ideal_step_flops(setup) / mesh.size,
+      'least_collective_bytes': least_collective_bytes(setup, mesh),
+      'compile_seconds': time.perf_counter() - begin,
+    }
+
+  try:
+    compiled = lowered.compile(target.compiler_options or None)
+  except jax.errors.JaxRuntimeError as error:
+    if 'memory space vmem' in str(error):
+      raise ConfigError(
+        f'{target.name}: a kernel does not fit on the chip; set '
+        '--config.model.fusion=attention or '
+        '--config.model.attention=xla_recompute'
+      ) from None
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    return Cost(
+      fits=False,
+      peak_bytes=needed_bytes(str(error)),
+      buffers=listed_buffers(str(error)) or _largest_arrays(traced, mesh),
+      **facts(),
+    )
+  found = facts()
+  memory = _memory(compiled)
+  # Results that lie where arguments did are counted twice.
+  peak = sum(memory.values()) - 2 * memory['aliased']
+  with sharding.using(mesh):
+    platform = sharding.platform()
+  if platform == 'tpu':
+    # What does not fit the compiler refuses; kinds overlap a little.
+    peak = min(peak, int(target.hardware.memory))
+  fits = peak <= target.hardware.memory
+  program = _program(compiled, mesh.size)
+  arithmetic, accessed = _work(compiled, program, platform)
+  cost = Cost(
+    fits=fits,
+    peak_bytes=peak,
+    memory_bytes=memory,
+    buffers=() if fits else _largest_arrays(traced, mesh),
+    flops=arithmetic,
+    accessed_bytes=accessed,
+    collectives=program.collectives() if program else None,
+    compiled=compiled,
+    **found,
+  )
+  return dataclasses.replace(cost, times=_times(cost, target.hardware))
+
+
+class Run(NamedTuple):
+  """What steps took that were run.
+
+  Attributes:
+    steps: how many, but the first.
+    seconds: their median.
+    peak_bytes: of a device's memory, since JAX started; None is not known.
+  """
+
+  steps: int
+  seconds: float
+  peak_bytes: int | None
+
+
+def run(
+  setup: train_step.TrainSetup,
+  mesh: Mesh,
+  compiled: jax.stages.Compiled,
+  seconds: float = 20.0,
+) -> Run:
+  """Runs the program of `of_step` on random puzzles for about so long."""
+  limits = {
+    'inputs': (1, setup.model.vocab_size),
+    'labels': (1, setup.model.vocab_size),
+    'puzzle_identifiers': (0, setup.num_puzzle_identifiers),
+  }
+  abstract = train_step.abstract_batch(setup, mesh)
+  batch = jax.jit(
+    lambda: {
+      name: jax.random.randint(
+        rngs.stream_key(setup.seed, name), abstract[name].shape, *limits[name]
+      )
+      for name in abstract
+    },
+    out_shardings=sharding.by_batch(mesh),
+  )()
+  state = train_step.sharded_init(setup, mesh)
+  times = []
+  # The first loads the program.
+  while len(times) < 2 or sum(times[1:]) < seconds:
+    begin = time.perf_counter()
+    state, *_ = jax.block_until_ready(compiled(state, batch))
+    times.append(time.perf_counter() - begin)
+  stats = jax.local_devices()[0].memory_stats() or {}
+  return Run(
+    len(times) - 1, statistics.median(times[1:]), stats.get('peak_bytes_in_use')
+  )
+
+
+def least_collective_bytes(setup: train_step.TrainSetup, mesh: Mesh) -> int:
+  """What a device cannot help to put into exchanges, with parameters copied.
+
+  Operands, of n devices that share the batch: the float32 gradient of each
+  dense parameter once, 4 · P; of the puzzle rows the embeddings found for the
+  whole batch, 4 · B · E, and the gradients of a device's own rows,
+  4 · B · E / n. One device has nothing to exchange.
+  """
+  if mesh.size == 1:
+    return 0
+  state = train_step.abstract_state(setup, mesh)
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  rows = setup.batch_size * setup.model.puzzle_emb_ndim
+  own = rows // sharding.count(mesh, 'batch')
+  return 4 * (parameters + rows + own)
+
+
+def copied_bytes(setup: train_step.TrainSetup, mesh: Mesh) -> int:
+  """Parameters, their average and optimizer state of one device."""
+  state = train_step.abstract_state(setup, mesh)
+  return sum(
+    leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
+    for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state))
+  )
+
+
+def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+  """Bytes by kind; `aliased` are outputs that lie where arguments did."""
+  stats = compiled.memory_analysis()
+  return {
+    'arguments': stats.argument_size_in_bytes,
+    'outputs': stats.output_size_in_bytes,
+    'aliased': stats.alias_size_in_bytes,
+    'temporaries': stats.temp_size_in_bytes,
+    'program': stats.generated_code_size_in_bytes,
+  }
+
+
+def _program(
+  compiled: jax.stages.Compiled, num_devices: int
+) -> hlo.Program | None:
+  """The text as read; None where the compiler does not give it."""
+  try:
+    text = compiled.as_text()
+  except jax.errors.JaxRuntimeError:
+    return None
+  return hlo.Program(text, num_devices) if text else None
+
+
+def _work(
+  compiled: jax.stages.Compiled, program: hlo.Program | None, platform: str
+) -> tuple[float | None, float | None]:
+  """FLOPs and bytes accessed.
+
+  XLA counts the body of a loop once; its figures are corrected by the ratio
+  that the text gives. Of GPUs it leaves out what libraries compute: there, the
+  text's own. Without the text nothing is known.
+  """
+  if program is None:
+    return None, None
+  told = {} if platform == 'gpu' else compiled.cost_analysis() or {}
+  out = []
+  for name, count in (
+    ('flops', program.flops),
+    ('bytes accessed', program.bytes_accessed),
+  ):
+    once, all_loops = count(loops=False), count(loops=True)
+    out.append(told[name] * all_loops / once if told and once else all_loops)
+  return tuple(out)
+
+
+def _times(cost: Cost, hardware: Hardware) -> dict[str, float] | None:
+  if hardware.flops is None or cost.flops is None:
+    return None
+  return {
+    'arithmetic': cost.flops / hardware.flops,
+    'memory': cost.accessed_bytes / hardware.memory_bandwidth,
+    'network': cost.sent_bytes / hardware.network_bandwidth,
+  }
+
+
+def needed_bytes(message: str) -> int:
+  """Bytes that the TPU compiler asks for, in any form of its message."""
+  found = re.search(
+    r'(?:temporaries \(|Used |hbm usage >= )([0-9.]+)([KMGT])', message
+  )
+  return int(float(found[1]) * _UNITS[found[2]]) if found else 0
+
+
+def listed_buffers(message: str) -> tuple[str, ...]:
+  """The largest allocations, where the TPU compiler's message lists them."""
+  out = []
+  for entry in re.split(r'\n\s*[0-9]+\. Size: ', message)[1 : _NAMED + 1]:
+    size = entry.split()[0]
+    shape = re.search(r'Shape: (\S+?\])', entry)
+    name = re.search(r'op_name="([^"]*)"', entry)
+    out.append(
+      f'{size[:-1]} {size[-1]}iB  {shape[1] if shape else ""}  '
+      f'{_short(name[1]) if name else ""}'.rstrip()
+    )
+  return tuple(out)
+
+
+def _short(name: str) -> str:
+  """The end of an operation's path, where it says enough."""
+  parts = [
+    part
+    for part in re.split(r'[/()]', name)
+    if part and part not in ('jit', 'step', 'shard_map', 'jvp', 'transpose')
+  ]
+  return '/'.join(parts[-4:])
+
+
+def _largest_arrays(traced: Any, mesh: Mesh) -> tuple[str, ...]:
+  """The largest results of the step's operations on a device, before XLA."""
+  same_size: dict[int, list[str]] = {}
+  for size, text in _results(traced.jaxpr.jaxpr, mesh.size == 1):
+    same_size.setdefault(size, []).append(text)
+  return tuple(
+    f'{size / 2**30:.2f} GiB  {texts[0]}'
+    + f' and {len(texts) - 1} more of this size' * (len(texts) > 1)
+    for size, texts in sorted(same_size.items(), reverse=True)[:_NAMED]
+  )
+
+
+def _results(jaxpr: Any, local: bool) -> Iterator[tuple[int, str]]:
+  """Bytes, and shape and name, of what operations return on one device."""
+  for equation in jaxpr.eqns:
+    inner = local or equation.primitive.name == 'shard_map'
+    called = [
+      getattr(value, 'jaxpr', value)
+      for value in jax.tree.leaves(list(equation.params.values()))
+    ]
+    called = [value for value in called if hasattr(value, 'eqns')]
+    for value in called:
+      yield from _results(value, inner)
+    # What calls others returns what these do.
+    for result in equation.outvars if local and not called else ():
+      kind = result.aval
+      if jnp.issubdtype(getattr(kind, 'dtype', bool), jnp.number):
+        name = f'{equation.source_info.name_stack}/{equation.primitive.name}'
+        yield (
+          kind.size * kind.dtype.itemsize,
+          f'{kind.str_short()}  {_short(name)}',
+        )

@@ -1,0 +1,1 @@
+"""What `hrm-jax report` and `hrm-jax compare` show."""

@@ -1,0 +1,384 @@
+"""Puzzles with what was answered and how, as plain JSON for the report.
+
+A grid is a text: a character for each cell (base 36), rows apart by `/`. Of a
+canvas, padding at the ends of rows and rows of padding at the end are left out.
+"""
+
+import collections
+import csv
+import io
+import pathlib
+import string
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from data_pipelines import files, puzzle_set, sampler
+from data_pipelines.arc import tasks as arc
+from data_pipelines.arc import voting
+from data_pipelines.arc.voting import Candidate
+from data_pipelines.drawing import pictures as picture
+from data_pipelines.drawing.pictures import Thought
+from data_pipelines.errors import ConfigError
+from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
+from experiments.cli import evaluation
+from experiments.cli.own_puzzles import Checkpoint, thought_of
+from hrm_jax.inference import traces
+from hrm_jax.parallel import sharding
+
+# Attempts that count, and ranked answers that are shown.
+_ATTEMPTS, _SHOWN = 2, 5
+# An answer with at most this share of its cells wrong is nearly right.
+NEARLY = 0.2
+
+_CHARACTERS = np.frombuffer(
+  (string.digits + string.ascii_lowercase).encode(), np.uint8
+)
+
+
+def gather(
+  checkpoint: Checkpoint,
+  puzzles: PuzzleSet,
+  directory: pathlib.Path | None,
+  num_rows: int,
+  max_puzzles: int,
+) -> dict[str, Any]:
+  """Puzzles, spread evenly over those that were scored, and how to draw them.
+
+  Each one's status is `solved` (all of its outputs, in two attempts), `nearly`
+  (one output is, or an answer of the right size is wrong in `NEARLY` of its
+  cells at most, of a Sudoku or maze of those to be filled, or the true answer
+  is among the ranked ones), `failed`, or `unscored`.
+
+  Args:
+    checkpoint: that predicted, of `own_puzzles.load`.
+    puzzles: of its run.
+    directory: of the evaluation; None for none: then nothing is scored.
+    num_rows: that the evaluation predicted, augmentations included.
+    max_puzzles: at most so many are shown.
+
+  Returns:
+    `entries`; `counts` of each status, over all that were scored; `styles` of
+    grids and of canvases; `copied_cells`, of Sudokus and mazes the share of
+    cells that are right in the question as its own answer.
+
+  Raises:
+    ConfigError, DataError: the files of the evaluation are damaged, or are not
+      of these puzzles.
+  """
+  rows = puzzles.evaluation_rows(1)
+  found = {'entries': [], 'counts': {}, 'styles': {}, 'copied_cells': None}
+  if not len(rows):
+    return found
+  if puzzles.domain is None:
+    source = _Tasks(puzzles, rows, directory, num_rows)
+  else:
+    source = _Questions(puzzles, rows, directory)
+  style = picture.style_of(puzzles.domain, puzzles.vocab_size)
+  grid_style = picture.ARC_GRID if puzzles.domain is None else style
+  shown = sampler.spread(len(source.statuses), max_puzzles)
+  entries = [source.entry(index) for index in shown]
+  chosen = np.concatenate([source.rows_of(index) for index in shown])
+  thoughts = _think(checkpoint, puzzles, source.rows.take(chosen))
+  tests = (test for entry in entries for test in entry['tests'])
+  for test, (inputs, thought) in zip(tests, thoughts, strict=True):
+    source.complete(test, inputs, thought, style)
+    test['trace'] = _trace(thought, style)
+  found['entries'] = entries
+  found['copied_cells'] = source.copied_cells
+  found['counts'] = dict(collections.Counter(source.statuses))
+  found['styles'] = {
+    'grid': grid_style._asdict(),
+    'canvas': style._asdict(),
+  }
+  return found
+
+
+class _Tasks:
+  """ARC tasks, with the answers of predictions.json."""
+
+  copied_cells = None
+
+  def __init__(self, puzzles, rows, directory, num_rows):
+    self.rows = rows
+    everything = puzzles.evaluation_rows()
+    # Of a partial evaluation it is not known here how many rows voted.
+    self._votes = collections.Counter(
+      zip(everything.group.tolist(), everything.test.tolist(), strict=True)
+      if len(everything) == num_rows
+      else ()
+    )
+    self._tasks = puzzles.evaluation_tasks
+    self._candidates = _read_votes(directory)
+    self._groups = [
+      group
+      for group in np.unique(rows.group)
+      if directory is None or self._tasks[group].name in self._candidates
+    ]
+    if len(self._groups) < len(self._candidates) or any(
+      len(self._candidates[task.name]) != len(task.tests)
+      for task in (self._tasks[group] for group in self._groups)
+      if directory is not None
+    ):
+      raise ConfigError(
+        f'{directory}/predictions.json: has other tasks than the run holds '
+        'out; evaluate again'
+      )
+    self.statuses = [self._status(self._tasks[g]) for g in self._groups]
+
+  def rows_of(self, index: int) -> np.ndarray:
+    return np.flatnonzero(self.rows.group == self._groups[index])
+
+  def _status(self, task: arc.Task) -> str:
+    solved, near = [], False
+    for test, pair in enumerate(task.tests):
+      if task.name not in self._candidates or pair.output is None:
+        continue
+      found = self._candidates[task.name][test]
+      solved.append(voting.is_solved(found, pair.output, _ATTEMPTS))
+      near |= voting.is_solved(found, pair.output, len(found)) or any(
+        candidate.grid.shape == pair.output.shape
+        and np.mean(candidate.grid != pair.output) <= NEARLY
+        for candidate in found[:_ATTEMPTS]
+      )
+    if not solved:
+      return 'unscored'
+    if all(solved):
+      return 'solved'
+    return 'nearly' if any(solved) or near else 'failed'
+
+  def entry(self, index: int) -> dict[str, Any]:
+    task = self._tasks[self._groups[index]]
+    tests = []
+    for row in self.rows_of(index):
+      number = self.rows.test[row]
+      pair = task.tests[number]
+      ranked = self._candidates.get(task.name, [[]] * len(task.tests))[number]
+      test = {
+        'votes': self._votes[int(self.rows.group[row]), int(number)],
+        'input': _text(pair.input),
+        'truth': None if pair.output is None else _text(pair.output),
+        'attempts': [
+          {
+            'grid': _text(candidate.grid),
+            'votes': candidate.votes,
+            'confidence': round(candidate.confidence, 3),
+          }
+          for candidate in ranked[:_SHOWN]
+        ],
+      }
+      tests.append(test)
+    return {
+      'name': task.name,
+      'concept': arc.concept_of(task.name),
+      'status': self.statuses[index],
+      'demonstrations': [
+        [_text(pair.input), _text(pair.output)] for pair in task.demonstrations
+      ],
+      'tests': tests,
+    }
+
+  def complete(self, test, inputs, thought, style) -> None:
+    """Nothing is missing."""
+
+
+class _Questions:
+  """Sudokus and mazes, with the answers of predictions.csv."""
+
+  def __init__(self, puzzles, rows, directory):
+    self._characters = puzzles.domain.characters
+    self._lines = _read_lines(directory)
+    self._path = directory and directory / 'predictions.csv'
+    if directory is not None and len(self._lines) != len(rows):
+      rows = puzzles.evaluation_rows(None, len(self._lines))
+    self.rows = rows
+    if directory is not None and len(self._lines) != len(rows):
+      raise self._other_puzzles()
+    self.statuses = [self._status(line) for line in self._lines]
+    self.copied_cells = None
+    if directory is None:
+      self.statuses = ['unscored'] * len(rows)
+      return
+    self.copied_cells = sum(
+      a == b
+      for line in self._lines
+      for a, b in zip(line['question'], line['answer'], strict=True)
+    ) / sum(len(line['answer']) for line in self._lines)
+
+  def rows_of(self, index: int) -> np.ndarray:
+    return np.array([index])
+
+  def _status(self, line: dict[str, str]) -> str:
+    if 1.0 in (line['exact'], line.get('valid')):
+      return 'solved'
+    wrong, open_cells = (
+      sum(a != b for a, b in zip(text, line['answer'], strict=True))
+      for text in (line['prediction'], line['question'])
+    )
+    return 'nearly' if wrong <= NEARLY * open_cells else 'failed'
+
+  def entry(self, index: int) -> dict[str, Any]:
+    # The question comes with the trace, as tokens.
+    test = {'attempts': []}
+    name = f'puzzle {index + 1}'
+    if self._lines:
+      line = self._lines[index]
+      name = line['puzzle']
+      test['attempts'] = [
+        {
+          'grid': line['prediction'],
+          'confidence': round(line['confidence'], 3),
+          'exact': line['exact'] == 1,
+          'valid': line.get('valid') == 1,
+        }
+      ]
+      test['question'] = line['question']
+    return {
+      'name': name,
+      'concept': None,
+      'status': self.statuses[index],
+      'demonstrations': [],
+      'tests': [test],
+    }
+
+  def complete(self, test, inputs, thought, style) -> None:
+    """Fills in the grids, and compares the question with the file's."""
+    question = ''.join(self._characters[token] for token in inputs)
+    if test.pop('question', question) != question:
+      raise self._other_puzzles()
+    test['input'] = _text(picture.canvas_of(inputs, style))
+    test['truth'] = None
+    if thought.answer is not None:
+      test['truth'] = _text(picture.canvas_of(thought.answer, style))
+    for attempt in test['attempts']:
+      tokens = [self._characters.index(c) for c in attempt['grid']]
+      attempt['grid'] = _text(
+        picture.canvas_of(np.array(tokens, np.uint8), style)
+      )
+
+  def _other_puzzles(self) -> ConfigError:
+    return ConfigError(
+      f'{self._path}: has other puzzles than the run holds out; evaluate again'
+    )
+
+
+def _read_votes(
+  directory: pathlib.Path | None,
+) -> dict[str, list[list[Candidate]]]:
+  """Ranked answers of each task's test inputs."""
+  if directory is None:
+    return {}
+  path = directory / 'predictions.json'
+  contents = files.parse_json(files.read(path), path)
+  try:
+    return {
+      name: [
+        [
+          Candidate(
+            np.array(one['grid'], np.uint8).reshape(len(one['grid']), -1),
+            int(one['votes']),
+            float(one['confidence']),
+          )
+          for one in ranked
+        ]
+        for ranked in tests
+      ]
+      for name, tests in contents.items()
+    }
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise _damaged(path, error) from None
+
+
+def _read_lines(directory: pathlib.Path | None) -> list[dict[str, Any]]:
+  """The lines of predictions.csv, numbers as such."""
+  if directory is None:
+    return []
+  path = directory / 'predictions.csv'
+  texts = ('puzzle', 'question', 'answer', 'prediction')
+  try:
+    lines = list(csv.DictReader(io.StringIO(files.read(path).decode())))
+    lines = [
+      {k: v if k in texts else float(v) for k, v in line.items()}
+      for line in lines
+    ]
+    for line in lines:
+      if (
+        not len(line['question'])
+        == len(line['answer'])
+        == len(line['prediction'])
+        or not {'exact', 'confidence'} <= line.keys()
+      ):
+        raise ValueError(f'puzzle {line["puzzle"]}')
+  except (csv.Error, KeyError, TypeError, ValueError) as error:
+    raise _damaged(path, error) from None
+  return lines
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> ConfigError:
+  return ConfigError(
+    f'{path}: damaged ({type(error).__name__}: {error}); evaluate again'
+  )
+
+
+def _think(
+  checkpoint: Checkpoint, puzzles: PuzzleSet, rows: EvaluationRows
+) -> Iterator[tuple[np.ndarray, Thought]]:
+  """The input, tokens [S], and the trace of each row, batch by batch."""
+  setup, mesh = checkpoint.setup, checkpoint.mesh
+  known = evaluation.match_identifiers(
+    puzzles, rows, checkpoint.position.identifier_names
+  )
+  size = sharding.round_up(
+    mesh, 'batch', min(len(rows), checkpoint.config.evaluation.batch_size)
+  )
+  run = traces.sharded_trace(
+    setup.model, setup.act, setup.act.halt_max_steps, mesh
+  )
+  left = len(rows)
+  for batch in puzzles.evaluation_batches(rows, size):
+    identifiers = known[batch['puzzle_identifiers']]
+    found = jax.device_get(
+      run(
+        checkpoint.variables,
+        np.asarray(checkpoint.puzzle_table[identifiers]),
+        batch['inputs'],
+      )
+    )
+    labels = puzzle_set.padded(batch['labels'])
+    for row in range(min(left, size)):
+      yield batch['inputs'][row], thought_of(setup, found, labels[row], row)
+    left -= size
+
+
+def _trace(thought: Thought, style: picture.Style) -> dict[str, Any]:
+  """A trace; equal answers are there once, in `frames`, and `order` tells the
+  one of each update of each segment."""
+  frames, rights, order = {}, [], []
+  for tokens in thought.tokens.reshape(-1, thought.tokens.shape[-1]):
+    text = _text(picture.canvas_of(tokens, style), trimmed=True)
+    if text not in frames:
+      frames[text] = len(frames)
+      rights.append(thought.right(tokens))
+    order.append(frames[text])
+  label = None
+  if thought.answer is not None:
+    label = _text(picture.canvas_of(thought.answer, style), trimmed=True)
+  return {
+    'levels': thought.levels,
+    'frames': list(frames),
+    'right': rights,
+    'order': order,
+    'told': [thought.told(k) for k in range(len(thought.tokens))],
+    'label': label,
+  }
+
+
+def _text(grid: np.ndarray, trimmed: bool = False) -> str:
+  rows: Sequence[str] = [
+    _CHARACTERS[row].tobytes().decode() for row in np.asarray(grid)
+  ]
+  if not trimmed:
+    return '/'.join(rows)
+  return '/'.join(row.rstrip('0') for row in rows).rstrip('/')

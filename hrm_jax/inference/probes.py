@@ -1,0 +1,262 @@
+"""What goes on inside of a model, in numbers: measures of the papers.
+
+What is counted over many rows is added up on the host, batch by batch: memory
+does not grow with the rows.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from hrm_jax.inference import predict as inference
+from hrm_jax.parallel import sharding
+from hrm_jax.training import act
+
+# What stands for a state [T, D] among those that are pooled: each token's
+# D-vector, or the one mean of them.
+POOLINGS = ('tokens', 'mean_token')
+
+
+class Scatter(NamedTuple):
+  """How vectors lie about their mean; float32, or float64 on the host.
+
+  Attributes:
+    count: of the vectors, [].
+    mean: [D].
+    products: the sum of (x − mean)(x − mean)ᵀ, [D, D].
+  """
+
+  count: chex.Array
+  mean: chex.Array
+  products: chex.Array
+
+
+def scatter(x_BTD: chex.Array, counted_B: chex.Array) -> Scatter:
+  """That of the B · T vectors of the rows that count; one of them must.
+
+  Args:
+    x_BTD: vectors of any float type.
+    counted_B: bool.
+  """
+  chex.assert_rank(x_BTD, 3)
+  x, counted = x_BTD.astype(jnp.float32), counted_B.astype(jnp.float32)
+  count = jnp.sum(counted) * x.shape[1]
+  mean = jnp.einsum('b,btd->d', counted, x, precision='highest') / count
+  # About the mean before they are squared: float32 has no digits to waste.
+  x = (x - mean) * counted[:, None, None]
+  products = jnp.einsum('bti,btj->ij', x, x, precision='highest')
+  return Scatter(count, mean, products)
+
+
+class Moments:
+  """Mean and covariance of vectors that come in parts, in float64.
+
+  Parts are put together as in Chan, Golub and LeVeque (1979): sums of squares
+  are only ever taken about a mean.
+  """
+
+  def __init__(self):
+    self.count = 0.0
+    self._mean = self._products = 0.0
+
+  def add(self, part: Scatter) -> None:
+    """Takes the vectors of `scatter`."""
+    count, mean, products = (np.asarray(x, np.float64) for x in part)
+    total = self.count + count
+    shift = mean - self._mean
+    between = np.outer(shift, shift) * (self.count * count / total)
+    self._products = self._products + products + between
+    self._mean = self._mean + shift * (count / total)
+    self.count = float(total)
+
+  @property
+  def covariance(self) -> np.ndarray:
+    """Float64 [D, D], of all vectors so far (divided by their count)."""
+    return self._products / self.count
+
+
+def participation_ratio(covariance_DD: np.ndarray) -> float:
+  """PR = (Σλ)² / Σλ² over the eigenvalues λ of a covariance.
+
+  From 1, where the vectors lie on a line, to D, where they spread equally in
+  all directions; NaN where they do not spread (HRM paper, section 4). The sums
+  are the trace of the covariance and of its square: none is decomposed.
+  """
+  squares = float(np.sum(np.square(covariance_DD)))
+  if not squares:
+    return float('nan')
+  return float(np.trace(covariance_DD)) ** 2 / squares
+
+
+# By state and by pooling.
+StateMoments = dict[str, dict[str, Moments]]
+MeasureFunction = Callable[
+  [Any, chex.Array, chex.Array, chex.Array, StateMoments], None
+]
+
+
+def sharded_state_moments(
+  model: nn.Module, segments: int, mesh: Mesh
+) -> MeasureFunction:
+  """The function that adds a batch's states to their moments.
+
+  `measure(variables, puzzles_BE, inputs_BS, counted_B, moments)` works on the
+  rows for so many segments. To `moments['z_L']['tokens']` and so on, made where
+  they are missing, it adds z_L after each of its updates and z_H after each of
+  its own: a row's trajectory, the initial state left out. The mesh must divide
+  the rows; rows that `counted_B` (bool) leaves out fill up a batch.
+
+  Args:
+    model: any module with the face of `hrm_jax.models`.
+    segments: of each trajectory.
+    mesh: whose devices share the rows.
+  """
+
+  def look(counted, after):
+    return {
+      name: {
+        'tokens': scatter(state, counted),
+        'mean_token': scatter(jnp.mean(state, 1, keepdims=True), counted),
+      }
+      for name, state in after._asdict().items()
+    }
+
+  def start(variables, puzzles, inputs):
+    x = model.apply(variables, inputs, puzzles, method='embed')
+    return model.apply(variables, len(inputs), method='initial_state'), x
+
+  def segment(variables, z, x, counted):
+    with sharding.using(mesh):
+      variables = sharding.constrain_whole(variables)
+      return model.apply(
+        variables, z, x, lambda _, z, __: look(counted, z), method='walk'
+      )
+
+  split, whole = sharding.by_batch(mesh), sharding.replicated(mesh)
+  start = jax.jit(start, in_shardings=(None, split, split), out_shardings=split)
+  segment = jax.jit(
+    segment,
+    donate_argnums=1,
+    in_shardings=(None, split, split, split),
+    out_shardings=(split, whole),
+  )
+
+  def measure(variables, puzzles_BE, inputs_BS, counted_B, moments):
+    z, x = start(variables, puzzles_BE, inputs_BS)
+    for _ in range(segments):
+      z, seen = segment(variables, z, x, counted_B)
+      for state, pooled in jax.device_get(seen).items():
+        for pooling, found in pooled.items():
+          sums = moments.setdefault(state, {}).setdefault(pooling, Moments())
+          for update, level in enumerate(model.update_levels):
+            if state == f'z_{level}':
+              sums.add(Scatter(*(leaf[update] for leaf in found)))
+
+  return measure
+
+
+class Walk(NamedTuple):
+  """What rows answer after each segment.
+
+  Attributes:
+    found: leaves [segments, B, ...], as after so many segments.
+    halts: bool [segments, B], whether `ActSettings.wants_halt` would end there.
+  """
+
+  found: inference.Predictions
+  halts: chex.Array
+
+
+WalkFunction = Callable[[Any, chex.Array, act.Batch], Walk]
+
+
+def sharded_walk(
+  model: nn.Module, settings: act.ActSettings, segments: int, mesh: Mesh
+) -> WalkFunction:
+  """The jitted `walk(variables, table, batch)`: rows worked on, none halting.
+
+  After segment k it has what `inference.sharded_predict` gives in mode 'fixed'
+  with k segments, for every k at the price of the last.
+
+  Args:
+    model: any module with the face of `hrm_jax.models`.
+    settings: when a row would halt.
+    segments: how many, more than `halt_max_steps` too.
+    mesh: whose devices share the rows and must divide them.
+  """
+
+  def run(variables, table, batch):
+    with sharding.using(mesh):
+      variables = sharding.constrain_whole(variables)
+      size = len(batch['inputs'])
+      x = inference.embed(model, variables, table, batch)
+
+      def segment(z, number):
+        z = model.apply(variables, z, x, method='segment_without_gradient')
+        # Answers are read beside the segment, and change nothing in how it is
+        # computed: sums stay those of `sharded_predict`.
+        logits, q = model.apply(
+          variables, jax.lax.optimization_barrier(z), method='heads'
+        )
+        steps = jnp.full(size, number + 1)
+        found = inference.answers(logits, q, steps, batch['labels'])
+        return z, Walk(found, settings.wants_halt(q))
+
+      z = model.apply(variables, size, method='initial_state')
+      return jax.lax.scan(segment, z, jnp.arange(segments))[1]
+
+  split = sharding.by_batch(mesh)
+  return jax.jit(
+    run,
+    # Parameters as they are: they may be split.
+    in_shardings=(None, sharding.place(mesh, 'puzzles'), split),
+    out_shardings=sharding.replicated(mesh),
+  )
+
+
+def steps_to_halt(halts_KB: np.ndarray, halt_max_steps: int) -> np.ndarray:
+  """Segments until each row's own first halt, at most so many; int [B]."""
+  halts = halts_KB[:halt_max_steps]
+  return np.where(halts.any(axis=0), halts.argmax(axis=0) + 1, halt_max_steps)
+
+
+class Calibration:
+  """How well confidences tell the chance of being right, in equal bins.
+
+  Attributes:
+    bins: B of them; bin b is [b / B, (b + 1) / B), the last with its end.
+    count: rows of each bin, int64 [B].
+    confidence: the sum of their confidences, float64 [B].
+    right: how many of them are right, int64 [B].
+  """
+
+  def __init__(self, bins: int = 10):
+    self.bins = bins
+    self.count = np.zeros(bins, np.int64)
+    self.confidence = np.zeros(bins)
+    self.right = np.zeros(bins, np.int64)
+
+  def add(self, confidence: np.ndarray, right: np.ndarray) -> None:
+    """Takes rows: confidences in [0, 1], and whether they were right."""
+    confidence = np.asarray(confidence, np.float64)
+    index = np.minimum((confidence * self.bins).astype(int), self.bins - 1)
+    np.add.at(self.count, index, 1)
+    np.add.at(self.confidence, index, confidence)
+    np.add.at(self.right, index, np.asarray(right, np.int64))
+
+  @property
+  def error(self) -> float:
+    """ECE = Σ_b n_b / n · |right_b / n_b − confidence_b / n_b|; NaN of no rows.
+
+    The expected calibration error of Guo et al. (arXiv 1706.04599).
+    """
+    total = self.count.sum()
+    if not total:
+      return float('nan')
+    return float(np.abs(self.right - self.confidence).sum() / total)

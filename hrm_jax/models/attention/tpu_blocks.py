@@ -1,0 +1,365 @@
+"""Blocks of a level as Pallas kernels that hold a whole sequence on a TPU.
+
+XLA writes the projections, the gates and the norms of a block to memory, and
+their traffic, not arithmetic, would set the time of a step. Here a sequence is
+read, goes through a block or through a whole level on the chip, and is written
+once. Where gradients flow, what is kept of a block is its input, the output of
+the attention heads, the state between its halves and the scale of either norm;
+the backward kernels compute projections, scores and gates again.
+
+Sums run in float32 throughout; products are rounded to the activation dtype
+where a matrix product takes them, and sums of residuals are not.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from hrm_jax.models.attention import tpu as tpu_attention
+from hrm_jax.models.attention.tpu import dot, sequence, whole
+
+
+class Settings(NamedTuple):
+  """What is static.
+
+  Attributes:
+    num_heads: N.
+    rope: whether q and k are turned by their positions.
+    epsilon: of the norms.
+    whole_level: all blocks in one kernel where no gradient flows and they have
+      room on the chip.
+  """
+
+  num_heads: int
+  rope: bool
+  epsilon: float
+  whole_level: bool
+
+
+class Weights(NamedTuple):
+  """Of one block, float32 [rows, columns]."""
+
+  qkv: chex.Array
+  out: chex.Array
+  gate_up: chex.Array
+  down: chex.Array
+
+
+def fits(T: int, D: int, F: int, itemsize: int) -> bool:
+  """Whether a block's kernels have room on the chip.
+
+  The largest, the MLP's backward one, holds its weights, their float32
+  gradients and what it computes of a sequence; at T = 901, D = 512 and F = 1536
+  the compiler asks for 27.4 MB in bfloat16, this says 28.
+  """
+  weights = 3 * D * F * (itemsize + 4)
+  return weights + _activation_bytes(T, F, itemsize) <= tpu_attention.VMEM_BYTES
+
+
+def _level_fits(x_BTD: chex.Array, blocks: tuple[Weights, ...]) -> bool:
+  """Whether the weights of all blocks have room at once."""
+  itemsize = x_BTD.dtype.itemsize
+  weights = itemsize * sum(w.size for block in blocks for w in block)
+  F = len(blocks[0].down)
+  activations = _activation_bytes(x_BTD.shape[1], F, itemsize)
+  return weights + activations <= tpu_attention.VMEM_BYTES
+
+
+def _activation_bytes(T: int, F: int, itemsize: int) -> int:
+  return T * F * (6 + 2 * itemsize)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def level(
+  x_BTD: chex.Array, blocks: tuple[Weights, ...], settings: Settings
+) -> chex.Array:
+  """The blocks in order, as `layers.Level`, on one device."""
+  if settings.whole_level and _level_fits(x_BTD, blocks):
+    return _forward_call(x_BTD, blocks, settings, keep=False)[0]
+  for weights in blocks:
+    x_BTD = _forward_call(x_BTD, (weights,), settings, keep=False)[0]
+  return x_BTD
+
+
+def _level_forward(x_BTD, blocks, settings):
+  kept = []
+  for weights in blocks:
+    out, *between = _forward_call(x_BTD, (weights,), settings, keep=True)
+    kept.append((weights, x_BTD, *between, out))
+    x_BTD = out
+  return x_BTD, tuple(kept)
+
+
+def _level_backward(settings, kept, dout):
+  gradients = []
+  for weights, x, heads, scale, middle, out_scale, out in reversed(kept):
+    dout, *mlp = _mlp_backward_call(weights, middle, out, out_scale, dout)
+    dout, *attention = _attention_backward_call(
+      weights, x, heads, middle, scale, dout, settings
+    )
+    gradients.append(Weights(*attention, *mlp))
+  return dout, tuple(reversed(gradients))
+
+
+level.defvjp(_level_forward, _level_backward)
+
+
+def _forward_call(x_BTD, blocks, settings, keep) -> list[chex.Array]:
+  """The output and, of one block, what its gradient needs."""
+  B, T, D = x_BTD.shape
+  F = blocks[0].down.shape[0]
+  dtype = x_BTD.dtype
+  matrices = [w.astype(dtype) for weights in blocks for w in weights]
+  out = [jax.ShapeDtypeStruct((B, T, D), dtype)]
+  if keep:
+    scale = jax.ShapeDtypeStruct((B, 1, T), jnp.float32)
+    out += [out[0], scale, out[0], scale]
+  flops = len(blocks) * (
+    tpu_attention.forward_flops(T, D, settings.num_heads)
+    + 2 * T * D * (4 * D + 3 * F)
+  )
+  table = _rope_table(x_BTD, settings)
+  return pl.pallas_call(
+    functools.partial(_forward_kernel, settings=settings, keep=keep),
+    grid=(B,),
+    in_specs=[
+      whole(*table.shape),
+      sequence(T, D),
+      *(whole(*matrix.shape) for matrix in matrices),
+    ],
+    out_specs=[sequence(*array.shape[1:]) for array in out],
+    out_shape=out,
+    scratch_shapes=[
+      pltpu.VMEM((T, 3 * D), dtype),
+      pltpu.VMEM((T, D), dtype),
+    ],
+    cost_estimate=tpu_attention.cost(
+      flops=B * flops,
+      exponentials=len(blocks) * B * T * (settings.num_heads * T + F),
+      moved=[x_BTD, *matrices, *out],
+    ),
+    **tpu_attention.call_settings(),
+  )(table, x_BTD, *matrices)
+
+
+def _forward_kernel(rope_ref, x_ref, *refs, settings, keep):
+  *refs, qkv_ref, heads_ref = refs
+  if keep:
+    *refs, out_ref, kept_heads_ref, scale_ref, middle_ref, out_scale_ref = refs
+  else:
+    *refs, out_ref = refs
+  dtype = x_ref.dtype
+  x = x_ref[...]
+  for block in range(0, len(refs), 4):
+    weights = Weights(*refs[block : block + 4])
+    qkv_ref[...] = dot(x, weights.qkv[...], (1, 0)).astype(dtype)
+    tpu_attention.heads_forward(
+      rope_ref, qkv_ref, heads_ref, settings.num_heads
+    )
+    sums = x + dot(heads_ref[...], weights.out[...], (1, 0))
+    middle, scale = _norm(sums, settings.epsilon)
+    middle = middle.astype(dtype)
+    gate, up = _gates(middle, weights.gate_up, dtype)
+    hidden = (gate * jax.nn.sigmoid(gate) * up).astype(dtype)
+    sums = middle + dot(hidden, weights.down[...], (1, 0))
+    x, out_scale = _norm(sums, settings.epsilon)
+    x = x.astype(dtype)
+    if keep:
+      kept_heads_ref[...] = heads_ref[...]
+      scale_ref[...] = _as_row(scale)
+      middle_ref[...] = middle
+      out_scale_ref[...] = _as_row(out_scale)
+  out_ref[...] = x
+
+
+def _mlp_backward_call(weights, middle, out, out_scale, dout):
+  """Gradients at the MLP's input, at gate_up and at down."""
+  B, T, D = middle.shape
+  F = weights.down.shape[0]
+  dtype = middle.dtype
+  gate_up, down = weights.gate_up.astype(dtype), weights.down.astype(dtype)
+  results = [middle, weights.gate_up, weights.down]
+  return pl.pallas_call(
+    _mlp_backward_kernel,
+    grid=(B,),
+    in_specs=[
+      sequence(T, D),
+      sequence(T, D),
+      sequence(1, T),
+      sequence(T, D),
+      whole(*gate_up.shape),
+      whole(*down.shape),
+    ],
+    out_specs=[
+      sequence(T, D),
+      whole(*gate_up.shape),
+      whole(*down.shape),
+    ],
+    out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in results],
+    cost_estimate=tpu_attention.cost(
+      # gate_up once more, and both products' two gradients.
+      flops=B * 2 * T * D * F * (2 + 2 * 3),
+      exponentials=B * T * F,
+      moved=[middle, out, out_scale, dout, gate_up, down, *results],
+    ),
+    **tpu_attention.call_settings(),
+  )(middle, out, out_scale, dout, gate_up, down)
+
+
+def _mlp_backward_kernel(
+  middle_ref,
+  out_ref,
+  scale_ref,
+  dout_ref,
+  gate_up_ref,
+  down_ref,
+  dmiddle_ref,
+  dgate_up_ref,
+  ddown_ref,
+):
+  _start_at_zero(dgate_up_ref, ddown_ref)
+  dtype = middle_ref.dtype
+  F = down_ref.shape[0]
+  middle = middle_ref[...]
+  dsums = _norm_gradient(out_ref[...], scale_ref[...], dout_ref[...])
+  dy = dsums.astype(dtype)
+
+  gate, up = _gates(middle, gate_up_ref, dtype)
+  sigmoid = jax.nn.sigmoid(gate)
+  silu = gate * sigmoid
+  ddown_ref[...] += dot((silu * up).astype(dtype), dy, (0, 0))
+  dhidden = dot(dy, down_ref[...], (1, 1))
+  dup = (dhidden * silu).astype(dtype)
+  dgate = dhidden * up * (sigmoid + silu * (1 - sigmoid))
+  dgate = dgate.astype(dtype)
+  dgate_up_ref[:, :F] += dot(middle, dgate, (0, 0))
+  dgate_up_ref[:, F:] += dot(middle, dup, (0, 0))
+  dmiddle = dsums + dot(dgate, gate_up_ref[:, :F], (1, 1))
+  dmiddle += dot(dup, gate_up_ref[:, F:], (1, 1))
+  dmiddle_ref[...] = dmiddle.astype(dtype)
+
+
+def _attention_backward_call(
+  weights, x, heads, middle, scale, dmiddle, settings
+):
+  """Gradients at the block's input, at qkv and at out."""
+  B, T, D = x.shape
+  dtype = x.dtype
+  qkv, out = weights.qkv.astype(dtype), weights.out.astype(dtype)
+  results = [x, weights.qkv, weights.out]
+  table = _rope_table(x, settings)
+  flops = tpu_attention.backward_flops(T, D, settings.num_heads)
+  # qkv once more, and both products' two gradients.
+  flops += 2 * T * D * D * (3 + 2 * 4)
+  return pl.pallas_call(
+    functools.partial(_attention_backward_kernel, num_heads=settings.num_heads),
+    grid=(B,),
+    in_specs=[
+      whole(*table.shape),
+      sequence(T, D),
+      sequence(T, D),
+      sequence(T, D),
+      sequence(1, T),
+      sequence(T, D),
+      whole(*qkv.shape),
+      whole(*out.shape),
+    ],
+    out_specs=[sequence(T, D), whole(*qkv.shape), whole(*out.shape)],
+    out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in results],
+    scratch_shapes=[
+      pltpu.VMEM((T, 3 * D), dtype),
+      pltpu.VMEM((T, D), dtype),
+      pltpu.VMEM((T, 3 * D), dtype),
+    ],
+    cost_estimate=tpu_attention.cost(
+      flops=B * flops,
+      exponentials=B * settings.num_heads * T * T,
+      moved=[x, heads, middle, scale, dmiddle, qkv, out, *results],
+    ),
+    **tpu_attention.call_settings(),
+  )(table, x, heads, middle, scale, dmiddle, qkv, out)
+
+
+def _attention_backward_kernel(
+  rope_ref,
+  x_ref,
+  heads_ref,
+  middle_ref,
+  scale_ref,
+  dmiddle_ref,
+  weights_qkv_ref,
+  weights_out_ref,
+  dx_ref,
+  dweights_qkv_ref,
+  dweights_out_ref,
+  qkv_ref,
+  dheads_ref,
+  dqkv_ref,
+  *,
+  num_heads,
+):
+  _start_at_zero(dweights_qkv_ref, dweights_out_ref)
+  dtype = x_ref.dtype
+  x = x_ref[...]
+  dsums = _norm_gradient(middle_ref[...], scale_ref[...], dmiddle_ref[...])
+  dy = dsums.astype(dtype)
+  dx_ref[...] = dy
+  dweights_out_ref[...] += dot(heads_ref[...], dy, (0, 0))
+  dheads_ref[...] = dot(dy, weights_out_ref[...], (1, 1)).astype(dtype)
+  qkv_ref[...] = dot(x, weights_qkv_ref[...], (1, 0)).astype(dtype)
+  tpu_attention.heads_backward(
+    rope_ref, qkv_ref, dheads_ref, dqkv_ref, num_heads
+  )
+  dqkv = dqkv_ref[...]
+  dweights_qkv_ref[...] += dot(x, dqkv, (0, 0))
+  dx = dx_ref[...] + dot(dqkv, weights_qkv_ref[...], (1, 1))
+  dx_ref[...] = dx.astype(dtype)
+
+
+def _start_at_zero(*refs):
+  """Gradients of weights are summed over the sequences."""
+
+  @pl.when(pl.program_id(0) == 0)
+  def _():
+    for ref in refs:
+      ref[...] = jnp.zeros_like(ref)
+
+
+def _gates(x_TD, gate_up_ref, dtype):
+  """Gate and up, each float32 [T, F], rounded as the layers round them."""
+  F = gate_up_ref.shape[1] // 2
+  both = dot(x_TD, gate_up_ref[...], (1, 0)).astype(dtype).astype(jnp.float32)
+  return both[:, :F], both[:, F:]
+
+
+def _norm(sums_TD, epsilon):
+  """RMS norm in float32, and the scale of each row [T, 1]."""
+  mean_square = jnp.mean(jnp.square(sums_TD), axis=-1, keepdims=True)
+  scale = jax.lax.rsqrt(mean_square + epsilon)
+  return sums_TD * scale, scale
+
+
+def _norm_gradient(out_TD, scale_1T, dout_TD):
+  """The gradient through `_norm`, from its output: float32 [T, D]."""
+  out, dout = out_TD.astype(jnp.float32), dout_TD.astype(jnp.float32)
+  mean = jnp.mean(out * dout, axis=-1, keepdims=True)
+  return (dout - out * mean) * _as_column(scale_1T)
+
+
+# A column [T, 1] would take 128 times its size in memory, a row does not.
+def _as_row(column_T1):
+  return jnp.broadcast_to(column_T1, (column_T1.shape[0], 128)).T[:1]
+
+
+def _as_column(row_1T):
+  return jnp.broadcast_to(row_1T, (128, row_1T.shape[1])).T[:, :1]
+
+
+def _rope_table(x_BTD: Any, settings: Settings):
+  _, T, D = x_BTD.shape
+  return tpu_attention.rope_table(T, D // settings.num_heads, settings.rope)

@@ -1,0 +1,347 @@
+"""The device mesh, and where each array of the training state lives.
+
+`jax.jit` with NamedShardings is what `pjit` has become. Arrays name their axes
+(`'batch'`, `'puzzles'`, ...); RULES, the one table, says over which axes of the
+mesh each name is split:
+
+  data    rows of the batch; parameters are copied along it
+  fsdp    rows of the batch too; parameters and optimizer state are split
+  tensor  heads and MLP columns of the same rows
+
+The step opens its mesh by `using(mesh)` while it is traced, and does a device's
+own rows by `over_rows`: inside it what crosses devices is written out, so that
+it can be counted. Along `tensor` XLA finds its own way. Without a mesh all of
+it runs on one device, and the functions here change nothing.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from data_pipelines.errors import ConfigError
+
+AXES = ('data', 'fsdp', 'tensor')
+
+RULES: dict[str | None, tuple[str, ...]] = {
+  None: (),
+  # Rows of a batch and of the carry.
+  'batch': ('data', 'fsdp'),
+  # Rows of the puzzle table.
+  'puzzles': ('data', 'fsdp'),
+  # The hidden size, where it is an axis of a parameter.
+  'embed': ('fsdp',),
+  # Attention heads, and columns of the MLP.
+  'heads': ('tensor',),
+  'mlp': ('tensor',),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSettings:
+  """Devices along each axis of the mesh; -1 is what the others leave.
+
+  Attributes:
+    data: copies of the model, each with its rows of the batch.
+    fsdp: devices that share the parameters, each with its rows of the batch.
+    tensor: devices that share heads and MLP of the same rows.
+  """
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+
+  def shape(self, num_devices: int) -> tuple[int, int, int]:
+    """Sizes of the axes for so many devices.
+
+    Raises:
+      ConfigError: they do not multiply to the devices.
+    """
+    sizes = [self.data, self.fsdp, self.tensor]
+    text = ', '.join(
+      f'mesh.{axis}={size}' for axis, size in zip(AXES, sizes, strict=True)
+    )
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+      raise ConfigError(f'{text}: sizes are positive, one of them may be -1')
+    given = math.prod(size for size in sizes if size != -1)
+    if num_devices % given or (-1 not in sizes and given != num_devices):
+      raise ConfigError(
+        f'{text} do not multiply to the {num_devices} devices; change one, or '
+        'set mesh.data=-1 for what the others leave'
+      )
+    return tuple(num_devices // given if s == -1 else s for s in sizes)
+
+
+def make_mesh(
+  devices: list[jax.Device] | None = None,
+  settings: MeshSettings = MeshSettings(),
+) -> Mesh:
+  """A mesh of all devices (or of those given)."""
+  devices = jax.devices() if devices is None else devices
+  # Those of a process together: it feeds one run of rows.
+  devices = sorted(devices, key=lambda d: (d.process_index, d.id))
+  shape = settings.shape(len(devices))
+  # Auto: Linen's constraints do not work under Explicit axes.
+  return Mesh(
+    np.asarray(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3
+  )
+
+
+def describe(mesh: Mesh) -> str:
+  """Shape and processes for a log line; nothing of one device."""
+  axes = [f'{a}={size}' for a, size in mesh.shape.items() if size > 1]
+  processes = len({device.process_index for device in mesh.devices.flat})
+  if processes > 1:
+    axes.append(f'{processes} processes')
+  return f' ({", ".join(axes)})' if axes else ''
+
+
+def using(mesh: Mesh) -> contextlib.AbstractContextManager:
+  """Makes `mesh` the one that code traced inside runs on."""
+  return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def platform() -> str:
+  """What the code being traced will run on: 'cpu', 'gpu' or 'tpu'."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return jax.default_backend()
+  return {'cuda': 'gpu', 'rocm': 'gpu'}.get(
+    mesh.abstract_device.platform, mesh.abstract_device.platform
+  )
+
+
+def device_kind() -> str:
+  """The device that the code being traced will run on, e.g. 'TPU v5 lite'."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return jax.devices()[0].device_kind
+  return mesh.abstract_device.device_kind
+
+
+def spec(*names: str | None) -> PartitionSpec:
+  """How an array whose axes have these names is split."""
+  return PartitionSpec(*(RULES[name] or None for name in names))
+
+
+def count(mesh: Any, name: str) -> int:
+  """Parts that an axis of this name is split into."""
+  return math.prod(mesh.shape[axis] for axis in RULES[name])
+
+
+def round_up(mesh: Mesh, name: str, size: int) -> int:
+  """The next size that an axis of this name can have in equal parts."""
+  parts = count(mesh, name)
+  return -(-size // parts) * parts
+
+
+def place(mesh: Mesh, *names: str | None) -> NamedSharding:
+  """`spec` on a mesh; without names a whole copy on each device."""
+  return NamedSharding(mesh, spec(*names))
+
+
+def by_batch(mesh: Mesh) -> NamedSharding:
+  """Rows of the batch split over the mesh."""
+  return place(mesh, 'batch')
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """A whole copy on each device."""
+  return place(mesh)
+
+
+def check_batch_size(
+  mesh: Mesh, batch_size: int, field: str, microbatches: int = 1
+) -> None:
+  """Raises ConfigError where the mesh does not divide the batch."""
+  parts = count(mesh, 'batch')
+  if batch_size < 1 or batch_size % (parts * microbatches):
+    times = f' times microbatches={microbatches}' if microbatches > 1 else ''
+    raise ConfigError(
+      f'{field}={batch_size} must be a positive multiple of the {parts} '
+      f'device{"s" * (parts > 1)} that share it{times}; change it, or mesh or '
+      'microbatches'
+    )
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> slice:
+  """The rows of a global batch that this process feeds."""
+  indices = by_batch(mesh).addressable_devices_indices_map((batch_size,))
+  bounds = [index[0].indices(batch_size)[:2] for index in indices.values()]
+  return slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
+
+
+def global_batch(mesh: Mesh, local: dict[str, np.ndarray]) -> dict[str, Any]:
+  """Device arrays of a global batch from each process's own rows."""
+  sharding = by_batch(mesh)
+  return {
+    name: jax.make_array_from_process_local_data(sharding, rows)
+    for name, rows in local.items()
+  }
+
+
+def over_rows(function: Callable, inputs: Any, outputs: Any) -> Callable:
+  """`function` as each device runs it on its rows of the batch.
+
+  Args:
+    function: of arrays; sees its device's parts. It may call `batch_axes` and
+      what stands below it.
+    inputs: a PartitionSpec for each argument, or a tree of them.
+    outputs: the same for the results.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return function
+  # Axes of one device hold nothing for XLA to split.
+  manual = {a for a in AXES if a in RULES['batch'] or mesh.shape[a] == 1}
+  return jax.shard_map(
+    function,
+    in_specs=_only(inputs, manual),
+    out_specs=_only(outputs, manual),
+    axis_names=manual,
+    check_vma=False,
+  )
+
+
+def per_device(
+  function: Callable,
+  inputs: tuple[tuple[str | None, ...], ...],
+  output: tuple[str | None, ...],
+) -> Callable:
+  """`function` as each device runs it on its part of the arrays.
+
+  For kernels, which XLA cannot split.
+
+  Args:
+    function: of arrays; sees the parts.
+    inputs: the axes' names of each argument.
+    output: the axes' names of the result.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  left = set(mesh.auto_axes)
+  if mesh.empty or mesh.size == 1 or not left:
+    return function
+  return jax.shard_map(
+    function,
+    in_specs=_only(tuple(spec(*names) for names in inputs), left),
+    out_specs=_only(spec(*output), left),
+    axis_names=left,
+    check_vma=False,
+  )
+
+
+def _only(specs: Any, axes: set[str]) -> Any:
+  """The specs, of these axes of the mesh alone."""
+
+  def of_one(whole: PartitionSpec) -> PartitionSpec:
+    return PartitionSpec(
+      *(tuple(a for a in split if a in axes) or None for split in _axes(whole))
+    )
+
+  return jax.tree.map(
+    of_one, specs, is_leaf=lambda x: isinstance(x, PartitionSpec)
+  )
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+  """Tells XLA how to split an array along what it splits itself."""
+  mesh = jax.sharding.get_abstract_mesh()
+  left = {axis for axis in mesh.auto_axes if mesh.shape[axis] > 1}
+  if not left:
+    return x
+  return jax.lax.with_sharding_constraint(x, _only(spec(*names), left))
+
+
+def constrain_whole(tree: Any) -> Any:
+  """Arrays put together on each device, where XLA does the splitting."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return tree
+  return jax.lax.with_sharding_constraint(tree, PartitionSpec())
+
+
+def parts(name: str) -> int:
+  """Parts that XLA splits an axis of this name into."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return math.prod(mesh.shape[a] for a in RULES[name] if a in mesh.auto_axes)
+
+
+def batch_axes() -> tuple[str, ...]:
+  """Inside `over_rows`, the mesh axes that the rows are split over."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return tuple(
+    axis
+    for axis in RULES['batch']
+    if axis in mesh.manual_axes and mesh.shape[axis] > 1
+  )
+
+
+def total(tree: Any) -> Any:
+  """Sums over all devices' rows."""
+  axes = batch_axes()
+  return jax.lax.psum(tree, axes) if axes else tree
+
+
+def whole(tree: Any, specs: Any) -> Any:
+  """Arrays split as `specs` say, put together on each device."""
+
+  def gather(x, split):
+    for dimension, axes in _split(split):
+      x = jax.lax.all_gather(x, axes, axis=dimension, tiled=True)
+    return x
+
+  return jax.tree.map(gather, tree, specs)
+
+
+def total_split(tree: Any, specs: Any) -> Any:
+  """Sums over all devices' rows, each device keeping its part of them."""
+
+  def reduce(x, split):
+    left = set(batch_axes())
+    for dimension, axes in _split(split):
+      x = jax.lax.psum_scatter(x, axes, scatter_dimension=dimension, tiled=True)
+      left -= set(axes)
+    return jax.lax.psum(x, tuple(sorted(left))) if left else x
+
+  return jax.tree.map(reduce, tree, specs)
+
+
+def total_of_parts(tree: Any, specs: Any) -> Any:
+  """Sums over the parts of arrays that are split as `specs` say.
+
+  Args:
+    tree: of each array a scalar, what this device's part adds.
+    specs: of the arrays.
+  """
+  scalars, structure = jax.tree.flatten(tree)
+  alike = {}
+  for i, split in enumerate(structure.flatten_up_to(specs)):
+    axes = tuple(axis for _, some in _split(split) for axis in some)
+    if axes:
+      alike.setdefault(axes, []).append(i)
+  for axes, chosen in alike.items():
+    # One exchange for all of them.
+    sums = jax.lax.psum(jnp.stack([scalars[i] for i in chosen]), axes)
+    for i, scalar in zip(chosen, sums, strict=True):
+      scalars[i] = scalar
+  return jax.tree.unflatten(structure, scalars)
+
+
+def _axes(whole: PartitionSpec) -> list[tuple[str, ...]]:
+  """Axes of the mesh for each dimension; a spec holds a single one bare."""
+  return [(s,) if isinstance(s, str) else tuple(s or ()) for s in whole]
+
+
+def _split(whole: PartitionSpec) -> list[tuple[int, tuple[str, ...]]]:
+  """Dimensions that are split over devices of other rows, and over which."""
+  found = []
+  for dimension, axes in enumerate(_axes(whole)):
+    axes = tuple(a for a in axes if a in batch_axes())
+    if axes:
+      found.append((dimension, axes))
+  return found

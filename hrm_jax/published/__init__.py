@@ -1,0 +1,1 @@
+"""The published PyTorch code's tensors, files and settings."""

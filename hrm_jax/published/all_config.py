@@ -1,0 +1,132 @@
+"""all_config.yaml, in which the published code keeps a run's settings."""
+
+import contextlib
+import math
+import pathlib
+from typing import Any
+
+import ml_collections
+import yaml
+from flax.traverse_util import flatten_dict
+
+from data_pipelines import files
+from data_pipelines.errors import ConfigError
+from experiments.configs import base
+from hrm_jax.published import names as published
+
+# Of all_config.yaml's names for the models.
+ARCH_NAMES = {
+  'hrm': 'hrm.hrm_act_v1@HierarchicalReasoningModel_ACTV1',
+  'trm': 'recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1',
+}
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+  """Our settings of a published run: `model`, and others by dotted keys.
+
+  Raises:
+    ConfigError: the file is not such a run's.
+  """
+  try:
+    settings = yaml.safe_load(files.read(path))
+  # Some scalars make it raise a ValueError.
+  except (yaml.YAMLError, ValueError, RecursionError) as error:
+    reason = ' '.join(str(error).split())[:300]
+    raise ConfigError(
+      f'{path}: not readable as YAML ({reason}); mend it or name another by '
+      '--all_config=FILE'
+    ) from None
+  try:
+    arch = {**settings['arch']}
+    kind, model = published.model_fields(arch)
+    act = published.act_fields(arch, kind)
+    loss = arch['loss']['loss_type']
+  except (KeyError, TypeError) as error:
+    missing = error.args[0] if isinstance(error, KeyError) else 'arch or loss'
+    raise ConfigError(
+      f'{path}: not the all_config.yaml of a published run: {missing} is '
+      'missing; name another by --all_config=FILE'
+    ) from None
+  if not isinstance(loss, str) or loss not in published.LOSSES:
+    raise ConfigError(
+      f'{path}: arch.loss.loss_type={loss!r} is unknown; use one of '
+      + ', '.join(published.LOSSES)
+    )
+  if 'forward_dtype' in arch:
+    model['dtype'] = arch['forward_dtype']
+  out = {f'act.{key}': value for key, value in act.items()}
+  out['loss'] = published.LOSSES[loss]
+  for theirs, ours in published.OPTIMIZER_FIELDS.items():
+    if theirs in settings:
+      out[f'optimizer.{ours}'] = settings[theirs]
+  if settings.get('ema'):
+    out['optimizer.ema_decay'] = settings.get('ema_rate', 0.999)
+  for theirs, ours in (
+    ('global_batch_size', 'batch_size'),
+    ('epochs', 'epochs'),
+    ('seed', 'seed'),
+  ):
+    if theirs in settings:
+      out[ours] = settings[theirs]
+  usual = flatten_dict(base.get_config(kind).to_dict(), sep='.')
+  out |= {f'model.{key}': value for key, value in model.items()}
+  out = {key: _number(value, usual[key]) for key, value in out.items()}
+  wrong = [
+    f'{key}={value!r}'
+    for key, value in out.items()
+    if type(value) is not type(usual[key])
+    or (type(value) is float and not math.isfinite(value))
+  ]
+  if wrong:
+    raise ConfigError(
+      f'{path}: has values of another type than they can have: '
+      f'{", ".join(wrong)}; mend it or name another by --all_config=FILE'
+    )
+  if out.get('batch_size', 1) < 1:
+    raise ConfigError(f'{path}: global_batch_size must be at least 1')
+  told = {key: out.pop(f'model.{key}') for key in model}
+  # Ours alone say this.
+  if 'seq_len' in arch:
+    out['seq_len'] = arch['seq_len']
+  return {'model': told | {'kind': kind}, **out}
+
+
+def _number(value: Any, usual: Any) -> Any:
+  """A number for a float: 1 is whole, and 1e-4 a text in YAML's version 1.1."""
+  if type(usual) is float and type(value) in (int, str):
+    with contextlib.suppress(ValueError):
+      return float(value)
+  return value
+
+
+def text(config: ml_collections.ConfigDict, seq_len: int) -> str:
+  """What `read` reads, and the published code.
+
+  Of the data it has our SPEC: their directory is to be named in its place.
+  """
+  model, act = config.model.to_dict(), config.act.to_dict()
+  losses = {ours: theirs for theirs, ours in published.LOSSES.items()}
+  out = {
+    'arch': {
+      'name': ARCH_NAMES[model['kind']],
+      'loss': {
+        'name': 'losses@ACTLossHead',
+        'loss_type': losses[config.loss],
+      },
+      **published.arch_of(model, act),
+      'seq_len': seq_len,
+    },
+    'data_path': config.data.train,
+    'data_paths': [config.data.train],
+    'global_batch_size': config.batch_size,
+    'epochs': config.epochs,
+    'seed': config.seed,
+    'ema': config.optimizer.ema_decay > 0,
+  }
+  if out['ema']:
+    out['ema_rate'] = config.optimizer.ema_decay
+  out |= {
+    theirs: config.optimizer[ours]
+    for theirs, ours in published.OPTIMIZER_FIELDS.items()
+  }
+  return yaml.safe_dump(out)

@@ -1,0 +1,118 @@
+"""Whether a step has diverged, told on the device before its update is used."""
+
+import dataclasses
+from typing import Any
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from data_pipelines.errors import ConfigError
+
+POLICIES = ('stop', 'skip', 'rollback')
+
+# What `Diagnosis.reason` counts, and what a message says.
+REASONS = (
+  'healthy',
+  'the loss is not finite',
+  'the gradient is not finite',
+  'the loss has jumped',
+)
+
+# Share of the past in the running mean of the loss.
+_DECAY = 0.99
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What counts as divergence, and what follows.
+
+  A diverged update is never applied, whatever the policy.
+
+  Attributes:
+    policy: 'stop' ends the run; 'skip' goes on with other puzzles; 'rollback'
+      goes back to the last good checkpoint.
+    loss_spike: how many times its running mean the loss may be; 0 for any.
+    limit: skipped updates in a row, or rollbacks, after which the run stops.
+  """
+
+  policy: str = 'stop'
+  loss_spike: float = 0.0
+  limit: int = 10
+
+  def __post_init__(self):
+    if self.policy not in POLICIES:
+      raise ConfigError(
+        f"divergence.policy='{self.policy}' is unknown; use one of "
+        + ', '.join(POLICIES)
+      )
+    # Also not a number is refused.
+    if self.loss_spike != 0 and not self.loss_spike > 1:
+      raise ConfigError(
+        f'divergence.loss_spike={self.loss_spike} must be above 1, a factor '
+        'over the running mean of the loss; 0 for none'
+      )
+    if self.limit < 1:
+      raise ConfigError(f'divergence.limit={self.limit} must be at least 1')
+
+
+class Diagnosis(flax.struct.PyTreeNode):
+  """Of one step; the same on all devices.
+
+  Attributes:
+    reason: index into REASONS, int32; 0 is healthy, and only then the step's
+      update was applied.
+    loss: mean over this step's rows.
+    loss_mean: the running mean that it was compared with; inf at first.
+    gradient_norms: Euclidean norm for each top-level group of the dense
+      parameters, and of the rows' gradients as `puzzle_embeddings`. What
+      float32 cannot square counts as not finite.
+    gradient_norm: over all of them.
+    puzzle_identifiers: of the rows worked on, int32 [B].
+  """
+
+  reason: chex.Array
+  loss: chex.Array
+  loss_mean: chex.Array
+  gradient_norms: dict[str, chex.Array]
+  gradient_norm: chex.Array
+  puzzle_identifiers: chex.Array
+
+
+def diagnose(
+  settings: Settings,
+  loss: chex.Array,
+  loss_mean: chex.Array,
+  squares: dict[str, Any],
+  puzzle_identifiers_B: chex.Array,
+) -> Diagnosis:
+  """Finds the first reason that holds.
+
+  Args:
+    settings: static.
+    loss: mean over this step's rows.
+    loss_mean: of `next_loss_mean` up to the last step.
+    squares: sums of squared gradients, trees of scalars by name.
+    puzzle_identifiers_B: of the rows worked on.
+  """
+  sums = {name: sum(jax.tree.leaves(tree)) for name, tree in squares.items()}
+  norm = jnp.sqrt(sum(sums.values()))
+  diverged = [~jnp.isfinite(loss), ~jnp.isfinite(norm)]
+  if settings.loss_spike:
+    diverged.append(loss > settings.loss_spike * loss_mean)
+  return Diagnosis(
+    reason=jnp.select(diverged, range(1, len(diverged) + 1), 0),
+    loss=loss,
+    loss_mean=loss_mean,
+    gradient_norms=jax.tree.map(jnp.sqrt, sums),
+    gradient_norm=norm,
+    puzzle_identifiers=puzzle_identifiers_B,
+  )
+
+
+def next_loss_mean(loss_mean: chex.Array, loss: chex.Array) -> chex.Array:
+  """The running mean with one more loss; it starts at the first."""
+  return jnp.where(
+    jnp.isinf(loss_mean), loss, _DECAY * loss_mean + (1 - _DECAY) * loss
+  )

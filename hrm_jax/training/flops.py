@@ -1,0 +1,48 @@
+"""The arithmetic that a training step cannot do without."""
+
+from hrm_jax.models import ReasoningModel
+from hrm_jax.models.layers import swiglu_width
+from hrm_jax.training.step import TrainSetup
+
+
+def block_flops(model: ReasoningModel) -> int:
+  """FLOPs of the matrix products in one forward pass of one block, per row.
+
+  With a multiply-add counted as two, the letters of `hrm_jax.models`, and F(x)
+  the width of a SwiGLU over x features,
+
+    attention   2·T·(3·D² + D²) + 2·2·T²·D    projections; scores and values
+    mlp_t       2·D·3·T·F(T)                  instead of attention
+    SwiGLU      2·T·3·D·F(D)
+  """
+  T, D = model.num_tokens, model.hidden_size
+  if getattr(model, 'mlp_t', False):
+    mixer = 2 * D * 3 * T * swiglu_width(T, model.expansion)
+  else:
+    mixer = 2 * T * 4 * D * D + 4 * T * T * D
+  return mixer + 2 * T * 3 * D * swiglu_width(D, model.expansion)
+
+
+def ideal_step_flops(setup: TrainSetup) -> float:
+  """FLOPs of the matrix products that the definition of a step asks for.
+
+  With `all` and `learning` the blocks that a segment runs through and those of
+  them with gradient, whose backward pass costs twice their forward pass,
+
+    B · ((targets · all + all + 2 · learning) · block
+         + 3 · 2·S·D·V                      logits and their gradient
+         + (targets + 3) · 2·D·2)           Q values and their gradient
+
+  where `targets` is 1 where the target of q_continue takes a segment more (its
+  logits are not asked for), else 0, and Q values that are not trained have no
+  gradient. Attention scores count as T², softmax, norms, embeddings and the
+  optimizer as nothing, and whatever is computed twice to save memory as once.
+  """
+  model, act = setup.model, setup.act
+  targets = int(act.halting == 'q_learning' and act.halt_max_steps > 1)
+  passes, learning = model.block_passes()
+  blocks = (targets + 1) * passes + 2 * learning
+  logits = 3 * 2 * model.seq_len * model.hidden_size * model.vocab_size
+  q_passes = targets + (3 if act.halting != 'none' else 1)
+  q = q_passes * 2 * model.hidden_size * 2
+  return float(setup.batch_size * (blocks * block_flops(model) + logits + q))

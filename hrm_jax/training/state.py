@@ -1,0 +1,129 @@
+"""The training state: arrays only, and all that a run needs to go on."""
+
+from typing import Any
+
+import chex
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from hrm_jax.parallel import sharding
+from hrm_jax.training import act, rngs
+
+
+class TrainState(flax.struct.PyTreeNode):
+  """Everything that one optimizer step reads and writes.
+
+  Attributes:
+    step: optimizer steps done, int32.
+    params: dense parameters, float32.
+    ema: their exponential moving average, which predicts; None without one.
+    constants: initial states of the model, never trained.
+    opt_state: optimizer state of `params`.
+    puzzle_table: float32 [R, E], one row for each puzzle identifier.
+    loss_mean: running mean of the loss, inf before the first step.
+    carry: the rows being worked on.
+  """
+
+  step: chex.Array
+  params: Any
+  ema: Any
+  constants: Any
+  opt_state: optax.OptState
+  puzzle_table: chex.Array
+  loss_mean: chex.Array
+  carry: act.Carry
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """What `model.apply` takes while training."""
+    return {'params': self.params, 'constants': self.constants}
+
+  @property
+  def trained(self) -> dict[str, Any]:
+    """`variables` with the puzzle table, where the model has one."""
+    if not self.puzzle_table.size:
+      return self.variables
+    return self.variables | {'puzzle_table': self.puzzle_table}
+
+  @property
+  def predicting(self) -> dict[str, Any]:
+    """What `model.apply` takes for predictions: the average, if kept."""
+    params = self.params if self.ema is None else self.ema
+    return {'params': params, 'constants': self.constants}
+
+
+def init_state(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  batch_size: int,
+  table_rows: int,
+  keep_ema: bool,
+) -> TrainState:
+  """A fresh state: a pure function, jitted by the caller with shardings.
+
+  The puzzle table starts at zero (paper section 3, "puzzle embedding"), the
+  moving average, where one is kept, at the parameters.
+  """
+  inputs = jnp.zeros((1, model.seq_len), jnp.int32)
+  puzzles = jnp.zeros((1, model.puzzle_emb_ndim))
+  variables = model.init(rngs.stream_key(seed, 'parameters'), inputs, puzzles)
+  params, constants = variables['params'], variables.get('constants', {})
+  fresh_z = model.apply(variables, batch_size, method='initial_state')
+  return TrainState(
+    step=jnp.zeros([], jnp.int32),
+    params=params,
+    ema=params if keep_ema else None,
+    constants=constants,
+    opt_state=optimizer.init(params),
+    puzzle_table=jnp.zeros((table_rows, model.puzzle_emb_ndim)),
+    loss_mean=jnp.full([], jnp.inf, jnp.float32),
+    carry=act.initial_carry(fresh_z, batch_size, model.seq_len),
+  )
+
+
+# Names of the axes of the dense parameters, by the end of their paths; the
+# names' meaning is in `sharding.RULES`. What is not here is copied.
+_PARAMETERS = {
+  'attention/qkv/kernel': ('embed', 'heads'),
+  'attention/out/kernel': ('heads', 'embed'),
+  'mlp/gate_up/kernel': ('embed', 'mlp'),
+  'mlp/down/kernel': ('mlp', 'embed'),
+  'token_embedding': (None, 'embed'),
+  'position_embedding': (None, 'embed'),
+  'lm_head/kernel': ('embed', None),
+}
+
+
+def state_specs(state: TrainState) -> TrainState:
+  """How each array of `state` is split over a mesh, a PartitionSpec each.
+
+  The carry by batch, the puzzle table by rows; parameters, their average and
+  the optimizer's moments as `_PARAMETERS` says.
+  """
+
+  def of_parameter(path, _):
+    keys = [str(k.key) for k in path if isinstance(k, jax.tree_util.DictKey)]
+    for end, names in _PARAMETERS.items():
+      parts = end.split('/')
+      if keys[-len(parts) :] == parts:
+        return sharding.spec(*names)
+    return sharding.spec()
+
+  specs = jax.tree_util.tree_map_with_path(of_parameter, state)
+  return specs.replace(
+    puzzle_table=sharding.spec('puzzles'),
+    carry=jax.tree.map(lambda _: sharding.spec('batch'), state.carry),
+  )
+
+
+def count_parameters(
+  state: TrainState, num_puzzle_identifiers: int
+) -> dict[str, int]:
+  """Numbers of trained values: trunk, puzzle table, and total."""
+  trunk = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  table = num_puzzle_identifiers * state.puzzle_table.shape[1]
+  return {'trunk': trunk, 'puzzle table': table, 'total': trunk + table}

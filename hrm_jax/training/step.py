@@ -1,0 +1,485 @@
+"""One optimizer step: one segment of every row, over a mesh of devices."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+
+from data_pipelines.errors import ConfigError
+from hrm_jax.models import layers
+from hrm_jax.parallel import sharding
+from hrm_jax.training import (
+  act,
+  divergence,
+  losses,
+  optimizers,
+  puzzle_table,
+  rngs,
+)
+from hrm_jax.training.state import TrainState, init_state, state_specs
+
+StepFunction = Callable[
+  [TrainState, act.Batch],
+  tuple[TrainState, dict[str, chex.Array], divergence.Diagnosis],
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+  """Rates and decay; both rates follow one schedule.
+
+  Attributes:
+    learning_rate: of the dense parameters; at 0 they are frozen.
+    weight_decay: of the dense parameters.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    puzzle_learning_rate: of the puzzle table.
+    puzzle_weight_decay: of the puzzle table.
+    warmup_steps: of the schedule, see `optimizers.warmup_cosine`.
+    min_ratio: share of the rates at the last step; 1 keeps them constant.
+    ema_decay: of the moving average of the dense parameters that predicts
+      (TRM: 0.999); 0 for none, the parameters themselves predict.
+  """
+
+  learning_rate: float = 1e-4
+  weight_decay: float = 0.1
+  b1: float = 0.9
+  b2: float = 0.95
+  puzzle_learning_rate: float = 1e-2
+  puzzle_weight_decay: float = 0.1
+  warmup_steps: int = 2000
+  min_ratio: float = 1.0
+  ema_decay: float = 0.0
+
+  def __post_init__(self):
+    for name, value in dataclasses.asdict(self).items():
+      below_one = name in ('b1', 'b2', 'ema_decay')
+      limit = 1.0 if below_one or name == 'min_ratio' else math.inf
+      if not 0 <= value <= limit or (below_one and value == 1):
+        raise ConfigError(
+          f'optimizer.{name}={value} is out of range: rates, decays and steps '
+          'are not negative, b1, b2 and ema_decay lie in [0, 1), min_ratio in '
+          '[0, 1]'
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSetup:
+  """What defines the step besides its arrays.
+
+  Attributes:
+    model: any module with the face of `hrm_jax.models`.
+    act: how rows halt.
+    optimizer: rates and decay.
+    loss: a name in `losses.CELL_LOSSES`.
+    total_steps: length of the schedule.
+    batch_size: rows of a global batch.
+    num_puzzle_identifiers: rows of the puzzle table.
+    seed: of the parameters and the exploration.
+    microbatches: parts that the batch is computed in, one after the other, for
+      less memory; the update is the same. A CPU may take more and smaller ones.
+    divergence: what counts as divergence.
+  """
+
+  model: nn.Module
+  act: act.ActSettings
+  optimizer: OptimizerSettings
+  loss: str
+  total_steps: int
+  batch_size: int
+  num_puzzle_identifiers: int
+  seed: int
+  microbatches: int = 1
+  # In quotes: the field has taken the module's name.
+  divergence: 'divergence.Settings' = dataclasses.field(
+    default_factory=divergence.Settings
+  )
+
+  def __post_init__(self):
+    self.model.validate()
+    if self.microbatches < 1:
+      raise ConfigError(
+        f'microbatches={self.microbatches} must be at least 1, the whole batch '
+        'at once'
+      )
+    if not self.model.recurrent and (
+      self.act.halt_max_steps > 1 or self.act.halting != 'none'
+    ):
+      raise ConfigError(
+        'the model predicts directly: it has no segments to halt after; set '
+        "act.halt_max_steps=1 and act.halting='none'"
+      )
+    if self.loss not in losses.CELL_LOSSES:
+      raise ConfigError(
+        f"loss='{self.loss}' is unknown; use one of "
+        + ', '.join(losses.CELL_LOSSES)
+      )
+
+  @property
+  def schedule(self) -> optax.Schedule:
+    """Share of the base rates after a number of steps."""
+    return optimizers.warmup_cosine(
+      self.optimizer.warmup_steps, self.total_steps, self.optimizer.min_ratio
+    )
+
+  def transform(self) -> optax.GradientTransformation:
+    """The optimizer of the dense parameters."""
+    settings, schedule = self.optimizer, self.schedule
+    return optimizers.adam_atan2(
+      lambda count: settings.learning_rate * schedule(count),
+      settings.b1,
+      settings.b2,
+      settings.weight_decay,
+    )
+
+  def init(self, table_rows: int | None = None) -> TrainState:
+    """A fresh state; pure, so that it can be traced or jitted.
+
+    Args:
+      table_rows: of the puzzle table; None for one for each identifier.
+    """
+    return init_state(
+      self.model,
+      self.transform(),
+      self.seed,
+      self.batch_size,
+      table_rows or self.num_puzzle_identifiers,
+      keep_ema=self.optimizer.ema_decay > 0,
+    )
+
+
+def loss_and_gradients(
+  setup: TrainSetup,
+  state: TrainState,
+  batch: act.Batch,
+  min_steps_B: chex.Array,
+) -> tuple[act.Carry, dict[str, chex.Array], tuple[Any, chex.Array]]:
+  """Admits the batch, runs one segment and differentiates loss / batch size.
+
+  Inside `sharding.over_rows`, of a device's own rows; nothing is summed over
+  devices yet.
+
+  Args:
+    setup: static.
+    state: of the last step, `params` whole.
+    batch: rows enter where the carry's rows have halted.
+    min_steps_B: of `act.exploration_min_steps`.
+
+  Returns:
+    The new carry, the metrics as sums over the rows, and the gradients of the
+    dense parameters and of each row's puzzle embedding [B, E].
+  """
+  rows = len(state.carry.halted)
+  fresh_z = setup.model.apply(state.variables, rows, method='initial_state')
+  carry = act.admit(state.carry, fresh_z, batch)
+  puzzles = puzzle_table.lookup(
+    state.puzzle_table, carry.data['puzzle_identifiers']
+  )
+
+  def loss_fn(params, puzzles, carry, min_steps):
+    if not setup.optimizer.learning_rate:
+      # They stay as they are: their gradient need not be computed.
+      params = jax.lax.stop_gradient(params)
+    variables = {'params': params, 'constants': state.constants}
+    new_carry, logits, q, target_continue = act.train_segment(
+      setup.model, variables, puzzles, carry, setup.act, min_steps
+    )
+    loss, metrics = losses.segment_loss(
+      losses.CELL_LOSSES[setup.loss],
+      logits,
+      q,
+      carry.data['labels'],
+      new_carry.halted,
+      new_carry.steps,
+      target_continue,
+      q_trained=setup.act.halting != 'none',
+    )
+    return loss / setup.batch_size, (new_carry, metrics)
+
+  def of_rows(*arguments):
+    (dense, of_puzzles), (new_carry, metrics) = jax.grad(
+      loss_fn, argnums=(0, 1), has_aux=True
+    )(state.params, *arguments)
+    return (dense, metrics), (of_puzzles, new_carry)
+
+  arguments = (puzzles, carry, min_steps_B)
+  parts = _parts(setup, rows)
+  if parts == 1:
+    (dense, metrics), (of_puzzles, carry) = of_rows(*arguments)
+    return carry, metrics, (dense, of_puzzles)
+
+  def add_rows(sums, arguments):
+    new, results = of_rows(*arguments)
+    return jax.tree.map(jnp.add, sums, new), results
+
+  some = jax.tree.map(
+    lambda x: x.reshape(parts, rows // parts, *x.shape[1:]), arguments
+  )
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype),
+    jax.eval_shape(of_rows, *jax.tree.map(lambda x: x[0], some))[0],
+  )
+  (dense, metrics), results = jax.lax.scan(add_rows, zeros, some)
+  of_puzzles, carry = jax.tree.map(
+    lambda x: x.reshape(rows, *x.shape[2:]), results
+  )
+  return carry, metrics, (dense, of_puzzles)
+
+
+def _parts(setup: TrainSetup, rows: int) -> int:
+  """Parts that so many rows are computed in.
+
+  On a CPU of the least size whose matrix products still outweigh summing the
+  parts' gradients: then activations stay in the cache.
+  """
+  if sharding.platform() != 'cpu':
+    return setup.microbatches
+  # Measured on two cores: one device uses both, several have one each.
+  times = 3 if sharding.batch_axes() else 6
+  tokens, least = setup.model.num_tokens, times * setup.model.hidden_size
+  for size in range(1, rows // setup.microbatches):
+    if rows % size == 0 and size * tokens >= least:
+      return rows // size
+  return setup.microbatches
+
+
+def train_step(
+  setup: TrainSetup, state: TrainState, batch: act.Batch
+) -> tuple[TrainState, dict[str, chex.Array], divergence.Diagnosis]:
+  """One optimizer step as a pure function.
+
+  One that diverges changes nothing but its number: what is trained stays as it
+  was, and all rows halt, so that the next step takes other puzzles.
+
+  Args:
+    setup: static.
+    state: of the last step.
+    batch: global; rows enter where the carry's rows have halted.
+
+  Returns:
+    The next state; metrics as sums over the batch (see `losses.segment_loss`)
+    with `learning_rate`, the dense rate of this step, and `gradient_norm`; and
+    the diagnosis.
+  """
+  min_steps_B = act.exploration_min_steps(
+    rngs.stream_key(setup.seed, 'exploration', state.step),
+    setup.act,
+    setup.batch_size,
+  )
+  specs, rows = state_specs(state), sharding.spec('batch')
+  step = sharding.over_rows(
+    functools.partial(_step_of_rows, setup, specs),
+    (specs, rows, rows),
+    (specs, sharding.spec(), sharding.spec()),
+  )
+  return step(state, batch, min_steps_B)
+
+
+def _step_of_rows(
+  setup: TrainSetup,
+  specs: TrainState,
+  state: TrainState,
+  batch: act.Batch,
+  min_steps_B: chex.Array,
+) -> tuple[TrainState, dict[str, chex.Array], divergence.Diagnosis]:
+  """`train_step` as one device does it; five things cross devices.
+
+  Besides them only what the diagnosis takes: a few scalars, and which puzzles.
+  """
+  carry, metrics, (dense, of_puzzles) = loss_and_gradients(
+    setup,
+    # 1. Parameters, where they are split; 2. puzzle rows, in there.
+    state.replace(params=sharding.whole(state.params, specs.params)),
+    batch,
+    min_steps_B,
+  )
+  # 3. and 4. Sums over rows.
+  dense = sharding.total_split(dense, specs.params)
+  metrics, squares_of_puzzles = sharding.total(
+    (metrics, _sum_of_squares(of_puzzles))
+  )
+  squares = sharding.total_of_parts(
+    jax.tree.map(_sum_of_squares, dense), specs.params
+  )
+  # The rows worked on, which are not those of the incoming batch.
+  identifiers = carry.data['puzzle_identifiers']
+  diagnosis = divergence.diagnose(
+    setup.divergence,
+    metrics['loss'] / setup.batch_size,
+    state.loss_mean,
+    squares | {'puzzle_embeddings': squares_of_puzzles},
+    sharding.whole(identifiers, sharding.spec('batch')),
+  )
+  healthy = diagnosis.reason == 0
+  keep = functools.partial(
+    jax.tree.map, lambda new, old: jnp.where(healthy, new, old)
+  )
+  updates, opt_state = setup.transform().update(
+    dense, state.opt_state, state.params
+  )
+  # Updates that were applied, as the dense rate counts.
+  ratio = setup.schedule(state.opt_state[0].count)
+  table = state.puzzle_table
+  if setup.model.puzzle_emb_ndim:
+    # 5. Gradients of puzzle rows.
+    table = puzzle_table.update(
+      table,
+      identifiers,
+      of_puzzles,
+      setup.optimizer.puzzle_learning_rate * ratio,
+      setup.optimizer.puzzle_weight_decay,
+      applied=healthy,
+    )
+  loss_mean = divergence.next_loss_mean(state.loss_mean, diagnosis.loss)
+  params = optax.apply_updates(state.params, updates)
+  params, opt_state, loss_mean = keep(
+    (params, opt_state, loss_mean),
+    (state.params, state.opt_state, state.loss_mean),
+  )
+  ema = state.ema
+  if ema is not None:
+    ema = keep(
+      optax.incremental_update(params, ema, 1 - setup.optimizer.ema_decay), ema
+    )
+  metrics['learning_rate'] = setup.optimizer.learning_rate * ratio
+  metrics['gradient_norm'] = diagnosis.gradient_norm
+  new_state = state.replace(
+    step=state.step + 1,
+    params=params,
+    ema=ema,
+    opt_state=opt_state,
+    puzzle_table=table,
+    loss_mean=loss_mean,
+    # What a halted row holds is not looked at again.
+    carry=carry.replace(halted=carry.halted | ~healthy),
+  )
+  return new_state, metrics, diagnosis
+
+
+def _sum_of_squares(x: chex.Array) -> chex.Array:
+  return jnp.sum(jnp.square(x))
+
+
+def abstract_state(setup: TrainSetup, mesh: Mesh) -> TrainState:
+  """Shapes, dtypes and shardings of the state, nothing allocated.
+
+  Raises:
+    ConfigError: the mesh does not divide the model or the batch.
+  """
+  check_mesh(setup, mesh)
+  shapes = jax.eval_shape(_init(setup, mesh))
+  return jax.tree.map(
+    lambda leaf, spec: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)
+    ),
+    shapes,
+    state_specs(shapes),
+  )
+
+
+def abstract_to_predict(setup: TrainSetup, mesh: Mesh) -> TrainState:
+  """`abstract_state` for its weights alone, whatever batch was trained on."""
+  rows = sharding.count(mesh, 'batch')
+  return abstract_state(
+    dataclasses.replace(setup, batch_size=rows, microbatches=1), mesh
+  )
+
+
+def check_mesh(setup: TrainSetup, mesh: Mesh) -> None:
+  """Raises ConfigError where the mesh does not divide the model or batch."""
+  model = setup.model
+  width = layers.swiglu_width(model.hidden_size, model.expansion)
+  for field, size, name in (
+    ('model.hidden_size', model.hidden_size, 'embed'),
+    ('model.num_heads', model.num_heads, 'heads'),
+    ('MLP width', width, 'mlp'),
+  ):
+    if size % sharding.count(mesh, name):
+      axis = ', '.join(sharding.RULES[name])
+      raise ConfigError(
+        f'{field}={size} is not divisible by mesh.{axis}='
+        f'{sharding.count(mesh, name)}; choose a size of that axis that '
+        'divides it'
+      )
+  sharding.check_batch_size(
+    mesh, setup.batch_size, 'batch_size', setup.microbatches
+  )
+
+
+def sharded_init(setup: TrainSetup, mesh: Mesh) -> TrainState:
+  """A fresh state, each array made where it lives."""
+  shardings = _shardings(abstract_state(setup, mesh))
+  return jax.jit(_init(setup, mesh), out_shardings=shardings)()
+
+
+def sharded_carry(setup: TrainSetup, mesh: Mesh) -> act.Carry:
+  """The carry of `sharded_init` alone: all rows start with the next batch."""
+  shardings = _shardings(abstract_state(setup, mesh)).carry
+  init = _init(setup, mesh)
+  return jax.jit(lambda: init().carry, out_shardings=shardings)()
+
+
+def sharded_step(setup: TrainSetup, mesh: Mesh) -> StepFunction:
+  """The jitted step: batch split over the mesh, the old state donated.
+
+  Raises:
+    ConfigError: the mesh does not divide the model or the batch.
+  """
+  shardings = _shardings(abstract_state(setup, mesh))
+
+  # A function of its own: its cache counts its own traces.
+  def step(state: TrainState, batch: act.Batch):
+    with sharding.using(mesh):
+      return train_step(setup, state, batch)
+
+  return jax.jit(
+    step,
+    donate_argnums=0,
+    in_shardings=(shardings, sharding.by_batch(mesh)),
+    out_shardings=(
+      shardings,
+      sharding.replicated(mesh),
+      sharding.replicated(mesh),
+    ),
+  )
+
+
+def abstract_batch(setup: TrainSetup, mesh: Mesh) -> act.Batch:
+  """Shapes, dtypes and shardings of a global batch, nothing allocated."""
+  rows = sharding.by_batch(mesh)
+  cells = (setup.batch_size, setup.model.seq_len)
+  shapes = {'inputs': cells, 'labels': cells, 'puzzle_identifiers': cells[:1]}
+  return {
+    name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
+    for name, shape in shapes.items()
+  }
+
+
+def trace(setup: TrainSetup, mesh: Mesh) -> jax.stages.Traced:
+  """The very step of `sharded_step`, to be lowered and compiled: from shapes.
+
+  The mesh's devices may be described ones, see `jax.experimental.topologies`.
+
+  Raises:
+    ConfigError: the mesh does not divide the model or the batch.
+  """
+  return sharded_step(setup, mesh).trace(
+    abstract_state(setup, mesh), abstract_batch(setup, mesh)
+  )
+
+
+def _init(setup: TrainSetup, mesh: Mesh) -> Callable[[], TrainState]:
+  rows = puzzle_table.num_rows(mesh, setup.num_puzzle_identifiers)
+  return functools.partial(setup.init, rows)
+
+
+def _shardings(abstract: TrainState) -> TrainState:
+  return jax.tree.map(lambda leaf: leaf.sharding, abstract)

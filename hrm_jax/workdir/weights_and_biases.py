@@ -1,0 +1,79 @@
+"""Metrics to Weights & Biases too, for those who ask: `train --wandb=PROJECT`.
+
+Without the flag nothing of it is imported. WANDB_MODE=offline needs no account:
+the run is kept in DIR/wandb, and `wandb sync` sends it one day.
+"""
+
+import importlib.util
+import pathlib
+import uuid
+from typing import Any
+
+from data_pipelines.errors import ConfigError
+from hrm_jax.parallel import preemption
+from hrm_jax.training.loop import Metrics, Preempted
+
+
+def check() -> None:
+  """Raises ConfigError where the package is not installed."""
+  if importlib.util.find_spec('wandb') is None:
+    raise ConfigError(
+      '--wandb: the package wandb is not installed; '
+      "`pip install -e '.[wandb]'`, or leave the flag away"
+    )
+
+
+class Tracker:
+  """One run there for one workdir, however often it is started."""
+
+  def __init__(
+    self, project: str, workdir: pathlib.Path, config: dict[str, Any]
+  ):
+    """Starts the run, or goes on with it.
+
+    Args:
+      project: its name there.
+      workdir: of the run; a file there keeps the run's identifier.
+      config: settings that are shown beside the metrics.
+
+    Raises:
+      ConfigError: it does not start, for want of an account, say.
+    """
+    import wandb
+
+    try:
+      identifier = workdir / 'wandb' / 'run_id'
+      identifier.parent.mkdir(exist_ok=True)
+      if not identifier.exists():
+        identifier.write_text(uuid.uuid4().hex)
+      self._run = wandb.init(
+        project=project,
+        dir=workdir,
+        id=identifier.read_text(),
+        name=workdir.name,
+        resume='allow',
+        config=config,
+        # Ours are said to the terminal already, and there is no code to keep.
+        settings=wandb.Settings(silent=True, console='off', disable_git=True),
+      )
+    except (wandb.Error, OSError) as error:
+      reason = str(error).strip().splitlines()[0]
+      raise ConfigError(
+        f'--wandb={project}: does not start ({reason}); `wandb login`, set '
+        'WANDB_MODE=offline, or leave the flag away'
+      ) from None
+    # Lines that come again after a kill lie at their step, not after the last.
+    self._run.define_metric('step', hidden=True)
+    self._run.define_metric('*', step_metric='step')
+
+  def write(self, step: int, metrics: Metrics) -> None:
+    """Adds the metrics of a step."""
+    self._run.log({'step': step, **metrics})
+
+  def __enter__(self) -> 'Tracker':
+    return self
+
+  def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+    """Waits until they are sent or, offline, on the disk."""
+    code = preemption.EXIT_CODE if kind is Preempted else int(kind is not None)
+    self._run.finish(exit_code=code)
