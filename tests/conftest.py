@@ -29,7 +29,8 @@ if importlib.metadata.version('jaxlib').startswith('0.10.'):
 os.environ['XLA_FLAGS'] = ' '.join(_XLA_FLAGS)
 # Many tests, and the processes they start, run the very same programs: one
 # folder for all of them, which pytest-xdist's workers have from their parent.
-if 'PYTEST_XDIST_WORKER' not in os.environ:
+# Who sets it keeps what is compiled for the next run of the tests.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   _COMPILED = tempfile.mkdtemp(prefix='compiled_')
   atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _COMPILED
