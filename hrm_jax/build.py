@@ -268,4 +268,7 @@ def from_record(
         'that wrote it'
       )
     config.update_from_flattened_dict({key: value})
+  if config.model.fusion == 'level':
+    # Earlier versions also had a kernel of a whole level.
+    config.model.fusion = 'block'
   return config

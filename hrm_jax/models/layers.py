@@ -16,9 +16,8 @@ from hrm_jax.parallel import sharding
 
 RMS_NORM_EPSILON = 1e-5
 
-# What one Pallas kernel computes: attention; each block with all of its layers;
-# or, where no gradient flows, all of a level's blocks.
-FUSIONS = ('attention', 'block', 'level')
+# What one Pallas kernel computes: the attention alone, or a whole block.
+FUSIONS = ('attention', 'block')
 
 # Standard deviation of a unit normal truncated at ±2.
 _TRUNCATED_STD = 0.87962566103423978
@@ -191,9 +190,7 @@ class Level(nn.Module):
         *(params['mlp'][name]['kernel'] for name in ('gate_up', 'down')),
       )
 
-    settings = tpu_blocks.Settings(
-      self.num_heads, self.rope, RMS_NORM_EPSILON, self.fusion == 'level'
-    )
+    settings = tpu_blocks.Settings(self.num_heads, self.rope, RMS_NORM_EPSILON)
     rows = ('batch', None, None)
     return sharding.per_device(
       lambda x, blocks: tpu_blocks.level(x, blocks, settings),

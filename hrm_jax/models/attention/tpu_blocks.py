@@ -1,14 +1,14 @@
 """Blocks of a level as Pallas kernels that hold a whole sequence on a TPU.
 
 XLA writes the projections, the gates and the norms of a block to memory, and
-their traffic, not arithmetic, would set the time of a step. Here a sequence is
-read, goes through a block or through a whole level on the chip, and is written
-once. Where gradients flow, what is kept of a block is its input, the output of
-the attention heads, the state between its halves and the scale of either norm;
-the backward kernels compute projections, scores and gates again.
+this traffic, not the arithmetic, would set the time of a step. Here a block
+reads a sequence once, works on it on the chip, and writes it once. Where
+gradients flow, a block keeps its input, the output of its attention heads, the
+state between its halves and the scale of either norm; the backward kernels
+compute projections, scores and gates again.
 
-Sums run in float32 throughout; products are rounded to the activation dtype
-where a matrix product takes them, and sums of residuals are not.
+All sums run in float32. Values are rounded to the activation dtype where a
+matrix product takes them; sums of residuals are not rounded.
 """
 
 import functools
@@ -25,24 +25,21 @@ from hrm_jax.models.attention.tpu import dot, sequence, whole
 
 
 class Settings(NamedTuple):
-  """What is static.
+  """The static settings of the kernels.
 
   Attributes:
     num_heads: N.
     rope: whether q and k are turned by their positions.
-    epsilon: of the norms.
-    whole_level: all blocks in one kernel where no gradient flows and they have
-      room on the chip.
+    epsilon: value added to the mean square inside the norms.
   """
 
   num_heads: int
   rope: bool
   epsilon: float
-  whole_level: bool
 
 
 class Weights(NamedTuple):
-  """Of one block, float32 [rows, columns]."""
+  """The matrices of one block, float32 [rows, columns]."""
 
   qkv: chex.Array
   out: chex.Array
@@ -53,43 +50,29 @@ class Weights(NamedTuple):
 def fits(T: int, D: int, F: int, itemsize: int) -> bool:
   """Whether a block's kernels have room on the chip.
 
-  The largest, the MLP's backward one, holds its weights, their float32
-  gradients and what it computes of a sequence; at T = 901, D = 512 and F = 1536
-  the compiler asks for 27.4 MB in bfloat16, this says 28.
+  The largest kernel, the MLP's backward one, holds its weights, their float32
+  gradients and its activations for one sequence. At T = 901, D = 512 and
+  F = 1536 the compiler asks for 27.4 MB in bfloat16; this function says 28.
   """
   weights = 3 * D * F * (itemsize + 4)
-  return weights + _activation_bytes(T, F, itemsize) <= tpu_attention.VMEM_BYTES
-
-
-def _level_fits(x_BTD: chex.Array, blocks: tuple[Weights, ...]) -> bool:
-  """Whether the weights of all blocks have room at once."""
-  itemsize = x_BTD.dtype.itemsize
-  weights = itemsize * sum(w.size for block in blocks for w in block)
-  F = len(blocks[0].down)
-  activations = _activation_bytes(x_BTD.shape[1], F, itemsize)
+  activations = T * F * (6 + 2 * itemsize)
   return weights + activations <= tpu_attention.VMEM_BYTES
-
-
-def _activation_bytes(T: int, F: int, itemsize: int) -> int:
-  return T * F * (6 + 2 * itemsize)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def level(
   x_BTD: chex.Array, blocks: tuple[Weights, ...], settings: Settings
 ) -> chex.Array:
-  """The blocks in order, as `layers.Level`, on one device."""
-  if settings.whole_level and _level_fits(x_BTD, blocks):
-    return _forward_call(x_BTD, blocks, settings, keep=False)[0]
+  """Applies the blocks in order on one device, as `layers.Level` does."""
   for weights in blocks:
-    x_BTD = _forward_call(x_BTD, (weights,), settings, keep=False)[0]
+    x_BTD = _forward_call(x_BTD, weights, settings, keep=False)[0]
   return x_BTD
 
 
 def _level_forward(x_BTD, blocks, settings):
   kept = []
   for weights in blocks:
-    out, *between = _forward_call(x_BTD, (weights,), settings, keep=True)
+    out, *between = _forward_call(x_BTD, weights, settings, keep=True)
     kept.append((weights, x_BTD, *between, out))
     x_BTD = out
   return x_BTD, tuple(kept)
@@ -109,20 +92,18 @@ def _level_backward(settings, kept, dout):
 level.defvjp(_level_forward, _level_backward)
 
 
-def _forward_call(x_BTD, blocks, settings, keep) -> list[chex.Array]:
-  """The output and, of one block, what its gradient needs."""
+def _forward_call(x_BTD, weights, settings, keep) -> list[chex.Array]:
+  """A block's output and, with `keep`, what its gradient needs."""
   B, T, D = x_BTD.shape
-  F = blocks[0].down.shape[0]
+  F = weights.down.shape[0]
   dtype = x_BTD.dtype
-  matrices = [w.astype(dtype) for weights in blocks for w in weights]
+  matrices = [matrix.astype(dtype) for matrix in weights]
   out = [jax.ShapeDtypeStruct((B, T, D), dtype)]
   if keep:
     scale = jax.ShapeDtypeStruct((B, 1, T), jnp.float32)
     out += [out[0], scale, out[0], scale]
-  flops = len(blocks) * (
-    tpu_attention.forward_flops(T, D, settings.num_heads)
-    + 2 * T * D * (4 * D + 3 * F)
-  )
+  flops = tpu_attention.forward_flops(T, D, settings.num_heads)
+  flops += 2 * T * D * (4 * D + 3 * F)
   table = _rope_table(x_BTD, settings)
   return pl.pallas_call(
     functools.partial(_forward_kernel, settings=settings, keep=keep),
@@ -140,7 +121,7 @@ def _forward_call(x_BTD, blocks, settings, keep) -> list[chex.Array]:
     ],
     cost_estimate=tpu_attention.cost(
       flops=B * flops,
-      exponentials=len(blocks) * B * T * (settings.num_heads * T + F),
+      exponentials=B * T * (settings.num_heads * T + F),
       moved=[x_BTD, *matrices, *out],
     ),
     **tpu_attention.call_settings(),
@@ -148,37 +129,28 @@ def _forward_call(x_BTD, blocks, settings, keep) -> list[chex.Array]:
 
 
 def _forward_kernel(rope_ref, x_ref, *refs, settings, keep):
+  weights, refs = Weights(*refs[:4]), refs[4:]
   *refs, qkv_ref, heads_ref = refs
-  if keep:
-    *refs, out_ref, kept_heads_ref, scale_ref, middle_ref, out_scale_ref = refs
-  else:
-    *refs, out_ref = refs
   dtype = x_ref.dtype
   x = x_ref[...]
-  for block in range(0, len(refs), 4):
-    weights = Weights(*refs[block : block + 4])
-    qkv_ref[...] = dot(x, weights.qkv[...], (1, 0)).astype(dtype)
-    tpu_attention.heads_forward(
-      rope_ref, qkv_ref, heads_ref, settings.num_heads
-    )
-    sums = x + dot(heads_ref[...], weights.out[...], (1, 0))
-    middle, scale = _norm(sums, settings.epsilon)
-    middle = middle.astype(dtype)
-    gate, up = _gates(middle, weights.gate_up, dtype)
-    hidden = (gate * jax.nn.sigmoid(gate) * up).astype(dtype)
-    sums = middle + dot(hidden, weights.down[...], (1, 0))
-    x, out_scale = _norm(sums, settings.epsilon)
-    x = x.astype(dtype)
-    if keep:
-      kept_heads_ref[...] = heads_ref[...]
-      scale_ref[...] = _as_row(scale)
-      middle_ref[...] = middle
-      out_scale_ref[...] = _as_row(out_scale)
-  out_ref[...] = x
+  qkv_ref[...] = dot(x, weights.qkv[...], (1, 0)).astype(dtype)
+  tpu_attention.heads_forward(rope_ref, qkv_ref, heads_ref, settings.num_heads)
+  sums = x + dot(heads_ref[...], weights.out[...], (1, 0))
+  middle, scale = _norm(sums, settings.epsilon)
+  middle = middle.astype(dtype)
+  gate, up = _gates(middle, weights.gate_up, dtype)
+  hidden = (gate * jax.nn.sigmoid(gate) * up).astype(dtype)
+  sums = middle + dot(hidden, weights.down[...], (1, 0))
+  out, out_scale = _norm(sums, settings.epsilon)
+  results = [out.astype(dtype)]
+  if keep:
+    results += [heads_ref[...], _as_row(scale), middle, _as_row(out_scale)]
+  for ref, result in zip(refs, results, strict=True):
+    ref[...] = result
 
 
 def _mlp_backward_call(weights, middle, out, out_scale, dout):
-  """Gradients at the MLP's input, at gate_up and at down."""
+  """Returns the gradients at the MLP's input, at gate_up and at down."""
   B, T, D = middle.shape
   F = weights.down.shape[0]
   dtype = middle.dtype
@@ -247,7 +219,7 @@ def _mlp_backward_kernel(
 def _attention_backward_call(
   weights, x, heads, middle, scale, dmiddle, settings
 ):
-  """Gradients at the block's input, at qkv and at out."""
+  """Returns the gradients at the block's input, at qkv and at out."""
   B, T, D = x.shape
   dtype = x.dtype
   qkv, out = weights.qkv.astype(dtype), weights.out.astype(dtype)
@@ -322,7 +294,7 @@ def _attention_backward_kernel(
 
 
 def _start_at_zero(*refs):
-  """Gradients of weights are summed over the sequences."""
+  """Clears the gradients of weights, which are summed over the sequences."""
 
   @pl.when(pl.program_id(0) == 0)
   def _():
@@ -331,27 +303,27 @@ def _start_at_zero(*refs):
 
 
 def _gates(x_TD, gate_up_ref, dtype):
-  """Gate and up, each float32 [T, F], rounded as the layers round them."""
+  """Gate and up, float32 [T, F] each, rounded as the layers round them."""
   F = gate_up_ref.shape[1] // 2
   both = dot(x_TD, gate_up_ref[...], (1, 0)).astype(dtype).astype(jnp.float32)
   return both[:, :F], both[:, F:]
 
 
 def _norm(sums_TD, epsilon):
-  """RMS norm in float32, and the scale of each row [T, 1]."""
+  """Returns the RMS norm in float32 and the scale of each row [T, 1]."""
   mean_square = jnp.mean(jnp.square(sums_TD), axis=-1, keepdims=True)
   scale = jax.lax.rsqrt(mean_square + epsilon)
   return sums_TD * scale, scale
 
 
 def _norm_gradient(out_TD, scale_1T, dout_TD):
-  """The gradient through `_norm`, from its output: float32 [T, D]."""
+  """The gradient through `_norm`, computed from its output: float32 [T, D]."""
   out, dout = out_TD.astype(jnp.float32), dout_TD.astype(jnp.float32)
   mean = jnp.mean(out * dout, axis=-1, keepdims=True)
   return (dout - out * mean) * _as_column(scale_1T)
 
 
-# A column [T, 1] would take 128 times its size in memory, a row does not.
+# A column [T, 1] would take 128 times its size in memory; a row does not.
 def _as_row(column_T1):
   return jnp.broadcast_to(column_T1, (column_T1.shape[0], 128)).T[:1]
 

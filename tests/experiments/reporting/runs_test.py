@@ -101,6 +101,17 @@ def test_a_config_that_is_older_than_the_kinds_is_an_hrm(write_run):
   assert len(runs.group([old, new])) == 1
 
 
+def test_a_config_with_the_kernel_of_a_whole_level_has_that_of_a_block(
+  write_run,
+):
+  directory = write_run('a', _config(), _DATA)
+  path = directory / 'config.json'
+  fields = json.loads(path.read_text())
+  fields['model']['fusion'] = 'level'
+  path.write_text(json.dumps(fields))
+  assert runs.read(directory).config.model.fusion == 'block'
+
+
 def test_changes_are_those_of_the_system_alone(write_run):
   config = base.get_config('hrm')
   config.model.L_cycles = 3
