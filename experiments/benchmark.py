@@ -30,9 +30,10 @@ from data_pipelines.arc import encoding, voting
 from data_pipelines.errors import ConfigError
 from data_pipelines.questions import maze, sudoku
 from experiments.benchmarks import step as benchmark_step
-from experiments.cli import evaluation, launch
+from experiments.cli import launch
 from experiments.configs import arc1
 from hrm_jax import build
+from hrm_jax.inference import evaluation
 from hrm_jax.inference import predict as inference
 from hrm_jax.parallel import sharding
 from hrm_jax.training import optimizers

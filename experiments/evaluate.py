@@ -15,7 +15,8 @@ from absl import flags, logging
 
 from data_pipelines.errors import ConfigError
 from data_pipelines.scoring import Judge
-from experiments.cli import evaluation, evaluation_flags, launch
+from experiments.cli import evaluation_flags, launch
+from hrm_jax.inference import evaluation
 from hrm_jax.inference import predict as inference
 from hrm_jax.workdir import checkpoints
 

@@ -14,8 +14,9 @@ from absl import flags, logging
 
 from data_pipelines import files
 from data_pipelines.errors import ConfigError
-from experiments.cli import evaluation, launch
+from experiments.cli import launch
 from hrm_jax import build
+from hrm_jax.inference import evaluation
 from hrm_jax.inference import predict as inference
 from hrm_jax.parallel import preemption, processes, sharding
 from hrm_jax.training import loop as training

@@ -24,10 +24,9 @@ from data_pipelines.puzzle_set import (
   PuzzleSet,
 )
 from data_pipelines.scoring import Judge
-from experiments.cli import evaluation
+from hrm_jax.inference import evaluation, traces
 from hrm_jax.inference import predict as inference
 from hrm_jax.inference import probes as analysis
-from hrm_jax.inference import traces
 from hrm_jax.parallel import sharding
 from hrm_jax.training import step as train_step
 from hrm_jax.workdir import checkpoints

@@ -30,10 +30,10 @@ from data_pipelines.questions.maze import Maze
 from data_pipelines.questions.pipeline import QuestionSet
 from data_pipelines.questions.sudoku import Sudoku
 from data_pipelines.scoring import Judge
-from experiments.cli import data_flags, evaluation
+from experiments.cli import data_flags
 from hrm_jax import build
+from hrm_jax.inference import evaluation, traces
 from hrm_jax.inference import predict as inference
-from hrm_jax.inference import traces
 from hrm_jax.parallel import sharding
 from hrm_jax.training import adaptation
 from hrm_jax.training import step as train_step

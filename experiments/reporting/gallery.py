@@ -23,9 +23,8 @@ from data_pipelines.drawing import pictures as picture
 from data_pipelines.drawing.pictures import Thought
 from data_pipelines.errors import ConfigError
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
-from experiments.cli import evaluation
 from experiments.cli.own_puzzles import Checkpoint, thought_of
-from hrm_jax.inference import traces
+from hrm_jax.inference import evaluation, traces
 from hrm_jax.parallel import sharding
 
 # Attempts that count, and ranked answers that are shown.

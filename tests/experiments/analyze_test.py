@@ -12,8 +12,8 @@ from data_pipelines.arc.tasks import Pair, Task
 from data_pipelines.errors import ConfigError
 from experiments import analyze, evaluate, train
 from experiments.analysis import analyses
-from experiments.cli import evaluation
 from experiments.configs import arc1
+from hrm_jax.inference import evaluation
 
 # More than the run's own; and beyond them.
 _SEGMENTS = 4

@@ -9,8 +9,8 @@ import pytest
 
 from data_pipelines.errors import ConfigError
 from experiments import evaluate, train
-from experiments.cli import evaluation
 from hrm_jax import build
+from hrm_jax.inference import evaluation
 from hrm_jax.training import step as train_step
 from hrm_jax.workdir import checkpoints
 from hrm_jax.workdir import lock as workdir_lock

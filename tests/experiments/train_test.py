@@ -8,9 +8,9 @@ import pytest
 
 from data_pipelines.errors import ConfigError, DataError
 from experiments import evaluate, train
-from experiments.cli import evaluation
 from experiments.configs import arc1, base
 from hrm_jax import build
+from hrm_jax.inference import evaluation
 from hrm_jax.workdir import checkpoints
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.cli import evaluation
+from hrm_jax.inference import evaluation
 
 
 def test_needed_rows_and_where_they_stand_then():
