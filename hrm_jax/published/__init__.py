@@ -1,1 +1,1 @@
-"""The published PyTorch code's tensors, files and settings."""
+"""Checkpoints and settings in the published PyTorch code's form."""

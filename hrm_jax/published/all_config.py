@@ -1,4 +1,4 @@
-"""all_config.yaml, in which the published code keeps a run's settings."""
+"""Reads and writes all_config.yaml, a published run's settings."""
 
 import contextlib
 import math
@@ -14,7 +14,7 @@ from data_pipelines.errors import ConfigError
 from experiments.configs import base
 from hrm_jax.published import names as published
 
-# Of all_config.yaml's names for the models.
+# The published name of each kind of model.
 ARCH_NAMES = {
   'hrm': 'hrm.hrm_act_v1@HierarchicalReasoningModel_ACTV1',
   'trm': 'recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1',
@@ -22,14 +22,18 @@ ARCH_NAMES = {
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-  """Our settings of a published run: `model`, and others by dotted keys.
+  """Reads the settings of a published run.
+
+  Returns:
+    Our settings that the file tells: a dictionary `model`, others by dotted
+    keys, and `seq_len`, the number of cells, where `text` wrote the file.
 
   Raises:
-    ConfigError: the file is not such a run's.
+    ConfigError: the file is not that of a published run.
   """
   try:
     settings = yaml.safe_load(files.read(path))
-  # Some scalars make it raise a ValueError.
+  # Some scalars make PyYAML raise a ValueError.
   except (yaml.YAMLError, ValueError, RecursionError) as error:
     reason = ' '.join(str(error).split())[:300]
     raise ConfigError(
@@ -85,14 +89,14 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   if out.get('batch_size', 1) < 1:
     raise ConfigError(f'{path}: global_batch_size must be at least 1')
   told = {key: out.pop(f'model.{key}') for key in model}
-  # Ours alone say this.
+  # The published code does not write this; `text` does.
   if 'seq_len' in arch:
     out['seq_len'] = arch['seq_len']
   return {'model': told | {'kind': kind}, **out}
 
 
 def _number(value: Any, usual: Any) -> Any:
-  """A number for a float: 1 is whole, and 1e-4 a text in YAML's version 1.1."""
+  """Makes a float of 1, which YAML reads as an int, and of 1e-4, as text."""
   if type(usual) is float and type(value) in (int, str):
     with contextlib.suppress(ValueError):
       return float(value)
@@ -100,9 +104,13 @@ def _number(value: Any, usual: Any) -> Any:
 
 
 def text(config: ml_collections.ConfigDict, seq_len: int) -> str:
-  """What `read` reads, and the published code.
+  """Returns the text of a file that `read` and the published code read.
 
-  Of the data it has our SPEC: their directory is to be named in its place.
+  `data_path` is our SPEC; the published code needs its own directory there.
+
+  Args:
+    config: settings of our run.
+    seq_len: number of cells of a puzzle.
   """
   model, act = config.model.to_dict(), config.act.to_dict()
   losses = {ours: theirs for theirs, ours in published.LOSSES.items()}

@@ -1,7 +1,8 @@
-"""The published PyTorch code's names: of parameters, layouts and settings.
+"""The names and layouts that the published PyTorch code gives parameters.
 
-Its linear weights are out × in, ours in × out; all else is stored alike. The
-names are those of HRM (arXiv 2506.21734) and of TRM (2510.04871), which agree.
+Its linear weights are out × in, ours are in × out; all else is stored alike.
+The names are those of HRM (arXiv 2506.21734) and TRM (2510.04871), which agree.
+The published names of settings are here as well.
 """
 
 import re
@@ -15,7 +16,7 @@ import numpy as np
 from hrm_jax.models import layers
 
 PUZZLE_TABLE = 'inner.puzzle_emb.weights'
-# What torch.compile and the loss put before the names.
+# The prefixes that torch.compile and the loss put before the names.
 PREFIX = '_orig_mod.model.'
 
 LOSSES = {
@@ -33,7 +34,7 @@ OPTIMIZER_FIELDS = {
   'lr_warmup_steps': 'warmup_steps',
   'lr_min_ratio': 'min_ratio',
 }
-# The same in both; settings with other names follow below.
+# Settings with one name in both; the functions below know the others.
 _MODEL_FIELDS = (
   'hidden_size',
   'num_heads',
@@ -79,8 +80,12 @@ def _published_name(path: str) -> tuple[str, bool]:
 
 
 def to_published(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Published names and layouts of `variables` (or of gradients in a
-  dictionary of the same shape: {'params': …, 'constants': …})."""
+  """Gives variables, or gradients of them, their published names and layouts.
+
+  Args:
+    variables: arrays in a dictionary of the model's variables, such as
+      {'params': …, 'constants': …}.
+  """
   out = {}
   for path, leaf in flax.traverse_util.flatten_dict(
     dict(variables), sep='/'
@@ -91,7 +96,7 @@ def to_published(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def without_prefix(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """A state dict under the names used here, whatever wrapped the model.
+  """Removes from the names the prefixes of what wrapped the model.
 
   Raises:
     ValueError: two names become one.
@@ -106,11 +111,11 @@ def without_prefix(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def model_fields(arch: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-  """Our kind of model and its settings, *taken out of* published ones.
+  """Takes our kind of model and its settings *out of* published settings.
 
   Args:
-    arch: `arch` of an all_config.yaml, or of a golden file. `H_layers` 0 means
-      that one level serves both updates: TRM.
+    arch: `arch` of an all_config.yaml or of a golden file; loses what is taken.
+      `H_layers` 0 means that one level serves both updates, which is TRM.
 
   Raises:
     KeyError: a setting is missing.
@@ -124,11 +129,11 @@ def model_fields(arch: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def act_fields(arch: dict[str, Any], kind: str) -> dict[str, Any]:
-  """Our settings of `act`, taken out of published ones as `model_fields` does.
+  """Takes our settings of `act` out of published ones, as `model_fields` does.
 
   Args:
-    arch: as there.
-    kind: of model; TRM halts by q_halt alone unless it is told otherwise.
+    arch: as in `model_fields`.
+    kind: kind of model; TRM halts by q_halt alone unless `arch` says otherwise.
 
   Raises:
     KeyError: a setting is missing.
@@ -142,16 +147,16 @@ def act_fields(arch: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def arch_of(model: Mapping[str, Any], act: Mapping[str, Any]) -> dict[str, Any]:
-  """Published settings of a model: the inverse of the two functions above.
+  """Returns published settings: the inverse of the two functions above.
 
   Args:
-    model: our settings with `kind`, 'hrm' or 'trm'.
-    act: our settings.
+    model: our settings of the model, of kind 'hrm' or 'trm'.
+    act: our settings of halting.
   """
   out = {name: model[name] for name in _MODEL_FIELDS}
   out['halt_max_steps'] = act['halt_max_steps']
   out['halt_exploration_prob'] = act['halt_exploration_prob']
-  # HRM's has this too, and would run in bfloat16 without it.
+  # The published HRM would run in bfloat16 without it.
   out['forward_dtype'] = model['dtype']
   out['no_ACT_continue'] = act['halting'] == 'halt_only'
   if model['kind'] == 'hrm':
@@ -160,28 +165,18 @@ def arch_of(model: Mapping[str, Any], act: Mapping[str, Any]) -> dict[str, Any]:
     'H_layers': 0,
     'L_layers': model['layers'],
     'mlp_t': model['mlp_t'],
-    # TRM would count tokens that no embedding fills.
+    # The published TRM counts tokens even where no embedding fills them.
     'puzzle_emb_len': model['puzzle_emb_len']
     if model['puzzle_emb_ndim']
     else 0,
   }
 
 
-def infer_model_fields(
-  arrays: Mapping[str, np.ndarray], seq_len: int, expansion: float
-) -> dict[str, Any]:
-  """What the arrays tell of the model: sizes, kind, positions, dtype.
-
-  Heads and cycles leave no trace in them; nor does P, the number of prefix
-  tokens, but where a table of positions or an MLP over the tokens has its size.
-
-  Args:
-    arrays: of `without_prefix`.
-    seq_len: S, cells of a puzzle.
-    expansion: kept where it gives the MLP's width; several do.
+def token_embedding(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+  """The embeddings of the tokens [V, D].
 
   Raises:
-    ValueError: these are not the parameters of such a model.
+    ValueError: there are none: these are not the parameters of such a model.
   """
   embedding = _matrix(arrays, 'inner.embed_tokens.embedding_weight')
   if embedding is None:
@@ -189,7 +184,26 @@ def infer_model_fields(
       'inner.embed_tokens.embedding_weight is missing: not a state dict of HRM '
       f'or TRM (found: {", ".join(sorted(arrays)[:5])} …)'
     )
-  hidden_size = embedding.shape[1]
+  return embedding
+
+
+def infer_model_fields(
+  arrays: Mapping[str, np.ndarray], seq_len: int, expansion: float
+) -> dict[str, Any]:
+  """Infers settings of the model from its arrays: sizes, kind, dtype, ….
+
+  Heads and cycles leave no trace in the arrays. P, the number of prefix tokens,
+  leaves one only in a table of positions or an MLP over the tokens.
+
+  Args:
+    arrays: tensors under the names that `without_prefix` returns.
+    seq_len: S, number of cells of a puzzle.
+    expansion: value kept where it gives the MLP's width, as several values do.
+
+  Raises:
+    ValueError: these are not the parameters of such a model.
+  """
+  hidden_size = token_embedding(arrays).shape[1]
   blocks = {'H': set(), 'L': set()}
   for name in arrays:
     if match := re.match(r'inner\.([HL])_level\.layers\.(\d+)\.', name):
@@ -210,11 +224,11 @@ def infer_model_fields(
     if mixer is not None:
       num_tokens = len(mixer)
   down = _matrix(arrays, 'inner.L_level.layers.0.mlp.down_proj.weight')
-  # Of both MLPs, features and width.
+  # The features and the width of both MLPs.
   shapes = [matrix.shape for matrix in (down, mixer) if matrix is not None]
   if shapes:
     if any(layers.swiglu_width(n, expansion) != width for n, width in shapes):
-      # The largest that is too large for neither.
+      # The largest value that is too large for neither.
       expansion = min(width * 3 / (2 * n) for n, width in shapes)
     fields['expansion'] = expansion
   positions = _matrix(arrays, 'inner.embed_pos.embedding_weight')
@@ -238,7 +252,7 @@ def infer_model_fields(
 
 
 def _matrix(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
-  """An array whose shape tells sizes; None where there is none."""
+  """Returns the matrix of this name, or None where there is none."""
   array = arrays.get(name)
   if array is not None and (array.ndim != 2 or not array.size):
     raise ValueError(f'{name} has shape {array.shape}, not that of a matrix')
@@ -248,10 +262,10 @@ def _matrix(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
 def from_published(
   arrays: Mapping[str, np.ndarray], like: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """Variables in the shape of `like` from arrays under published names.
+  """Makes variables in the form of `like` of arrays under published names.
 
   Raises:
-    ValueError: names missing or left over, or other shapes; lists them.
+    ValueError: names are missing or left over, or shapes differ; it lists them.
   """
   flat, problems, used = {}, [], set()
   for path, leaf in flax.traverse_util.flatten_dict(

@@ -1,18 +1,16 @@
-"""State dicts of PyTorch, as files of either kind, without PyTorch.
+"""Reads state dicts of PyTorch without PyTorch, and writes safetensors.
 
-A `.pt` file is a zip archive: a pickle that says which tensors there are, and
-the bytes of each storage beside it. Python's unpickler would run what the
-pickle names, and crashes on some that name nothing, so this module follows
+A `.pt` file is a zip archive: a pickle that describes the tensors, and the
+bytes of each storage beside it. Python's unpickler would run what the pickle
+names, and crashes on some pickles that name nothing, so this module follows
 the few opcodes of a state dict itself and imports nothing for a file.
 """
 
-import math
 import os
 import pathlib
-import pickle
 import pickletools
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -20,11 +18,12 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from data_pipelines import files
 from data_pipelines.errors import ConfigError
 
 
 class _Type(NamedTuple):
-  """One type of numbers and its names; PyTorch has no storage of some."""
+  """A type of numbers and its names; PyTorch has no storage for some types."""
 
   dtype: np.dtype
   storage: str | None
@@ -50,32 +49,30 @@ _TYPES = {
   )
 }
 
-# As a type of storage: bytes, whose type the tensor says.
-_UNTYPED = 'torch.storage UntypedStorage'
-
-# Bytes of a storage that are read at once; more only costs memory.
+# Number of bytes read at once; more would only cost memory.
 _CHUNK = 1 << 24
 
 _RESAVE = 'save it again with torch.save(model.state_dict(), path)'
 
 
 class _Refusal(Exception):
-  """What is wrong with a file and what to do, still without its name."""
+  """What is wrong with a file and how to mend it, without the file's name."""
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """The tensors of a state dict under the names they were saved with.
+  """Reads the tensors of a state dict under the names they were saved with.
 
-  The content decides the format, not the name: an archive of `torch.save`
-  (PyTorch 1.6 or later) or safetensors. Nothing in the file is executed.
+  The content of the file decides its format, not its name: an archive of
+  `torch.save` (PyTorch 1.6 or later) or safetensors. Nothing in the file is
+  executed.
 
   Returns:
     Read-only arrays in the order of the file; bfloat16 is ml_dtypes.bfloat16.
     Tensors that shared a storage share memory.
 
   Raises:
-    ConfigError: the file is missing, damaged, of another kind or holds
-      something else than named tensors.
+    ConfigError: the file is missing, damaged or of another kind, or it holds
+      something other than named tensors.
   """
   path = pathlib.Path(path)
   try:
@@ -110,21 +107,21 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes a state dict, whole or not at all.
+  """Writes a state dict as safetensors, whole or not at all.
 
   Args:
-    path: a new file; its suffix chooses the format: .pt and .pth are read by
-      `torch.load(path, weights_only=True)`, .safetensors by that library.
-    arrays: by name, of any memory layout; written in C order.
+    path: a new file whose name ends in .safetensors.
+    arrays: the tensors by name, of any memory layout; written in C order.
 
   Raises:
-    ConfigError: the suffix is another, the file exists, a name or type has
-      no place in such files, or the file cannot be written.
+    ConfigError: the file has another ending or exists, a name or type has no
+      place in such files, or the file cannot be written.
   """
   path = pathlib.Path(path)
-  if path.suffix not in _WRITERS:
+  if path.suffix != '.safetensors':
     raise ConfigError(
-      f'{path}: no known format; end the name in {", ".join(_WRITERS)}'
+      f'{path}: state dicts are written as safetensors; end the name in '
+      '.safetensors'
     )
   if os.path.lexists(path):
     raise ConfigError(f'{path}: exists already; remove it or name another file')
@@ -137,29 +134,31 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
         f'{path}: {name!r} is of type {array.dtype}; convert it to one of '
         + ', '.join(_TYPES)
       )
-  part = path.with_name(f'{path.name}.{os.getpid()}.part')
   try:
-    _WRITERS[path.suffix](part, arrays)
-    with part.open('rb+') as file:
-      os.fsync(file.fileno())
-    part.replace(path)
+    with files.replacing(path) as part:
+      part.touch(exist_ok=False)
+      mode = part.stat().st_mode
+      safetensors.numpy.save_file(
+        {
+          name: np.asarray(array, _TYPES[array.dtype.name].dtype, order='C')
+          for name, array in arrays.items()
+        },
+        part,
+        # Programs that read safetensors for PyTorch look for this.
+        metadata={'format': 'pt'},
+      )
+      # The library makes files that only their owner may read.
+      part.chmod(mode)
   except (OSError, ValueError, safetensors.SafetensorError) as error:
     raise ConfigError(
       f'{path}: cannot be written ({_reason(error)}); name a file in a '
       'directory of yours with enough room'
     ) from error
-  finally:
-    part.unlink(missing_ok=True)
 
 
 def _reason(error: Exception) -> str:
   lines = str(error).strip().splitlines() or ['']
   return f'{type(error).__name__}: {lines[0][:200]}'
-
-
-def _in_c_order(array: np.ndarray) -> np.ndarray:
-  dtype = _TYPES[array.dtype.name].dtype
-  return np.asarray(array, dtype, order='C')
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -174,26 +173,11 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   return arrays
 
 
-def _write_safetensors(
-  path: pathlib.Path, arrays: Mapping[str, np.ndarray]
-) -> None:
-  path.touch(exist_ok=False)
-  mode = path.stat().st_mode
-  safetensors.numpy.save_file(
-    {name: _in_c_order(array) for name, array in arrays.items()},
-    path,
-    # Programs that read safetensors for PyTorch look for this.
-    metadata={'format': 'pt'},
-  )
-  # It makes files that nobody but their owner may read.
-  path.chmod(mode)
-
-
 class _Archive:
-  """The zip file of `torch.save`: NAME/data.pkl, NAME/data/0, …"""
+  """The zip file that `torch.save` writes: NAME/data.pkl, NAME/data/0, …"""
 
   def __init__(self, path: pathlib.Path, file: zipfile.ZipFile):
-    """Checks what the archive says of itself before any of it is read."""
+    """Checks the archive's own table of contents before reading any of it."""
     infos = file.infolist()
     names = {info.filename for info in infos}
     roots = [
@@ -208,7 +192,7 @@ class _Archive:
       raise _Refusal(
         f'a TorchScript archive, which holds code; not executed; {_RESAVE}'
       )
-    # torch.save does not compress, so no archive is larger than it looks.
+    # torch.save does not compress, so no archive may unpack to more bytes.
     if (
       len(names) < len(infos)
       or any(info.compress_type != zipfile.ZIP_STORED for info in infos)
@@ -227,7 +211,7 @@ class _Archive:
       )
 
   def record(self, name: str) -> np.ndarray:
-    """The bytes of one file in the archive; zipfile checks their CRC."""
+    """Returns the bytes of one file in the archive; zipfile checks the CRC."""
     info = self._file.getinfo(self._root + name)
     data = np.empty(info.file_size, np.uint8)
     at = 0
@@ -240,7 +224,7 @@ class _Archive:
     return data
 
   def storage(self, key: str, nbytes: int) -> np.ndarray:
-    """The bytes of one storage, read once however many tensors view it."""
+    """Returns the bytes of one storage; all tensors that view it share them."""
     if key not in self._storages:
       self._storages[key] = self.record(f'data/{key}')
     if len(self._storages[key]) != nbytes:
@@ -284,7 +268,7 @@ def _tensor(
   _hooks: Any,
   *_: Any,
 ) -> np.ndarray:
-  """torch._utils._rebuild_tensor_v2; numpy checks the bounds."""
+  """Stands for torch._utils._rebuild_tensor_v2; numpy checks the bounds."""
   if not isinstance(storage, _Storage) or not all(
     isinstance(number, int) for number in (offset, *size, *stride)
   ):
@@ -308,7 +292,7 @@ def _tensor_of_type(
   dtype: np.dtype,
   *_: Any,
 ) -> np.ndarray:
-  """torch._utils._rebuild_tensor_v3, for types that have no storage."""
+  """Stands for torch._utils._rebuild_tensor_v3: types without a storage."""
   storage = _Storage(storage.data, dtype)
   return _tensor(storage, offset, size, stride, False, None)
 
@@ -321,13 +305,14 @@ def _ordered_dict() -> dict:
   return {}
 
 
-# What a pickle may name. Only what is listed here can be called.
+# The names that a pickle may use; nothing else can be called.
 _GLOBALS: dict[str, Callable | np.dtype] = {
   'collections OrderedDict': _ordered_dict,
   'torch._utils _rebuild_parameter': _parameter,
   'torch._utils _rebuild_tensor_v2': _tensor,
   'torch._utils _rebuild_tensor_v3': _tensor_of_type,
-  _UNTYPED: np.dtype(np.uint8),
+  # Plain bytes; the tensor that views them tells the type.
+  'torch.storage UntypedStorage': np.dtype(np.uint8),
   **{f'torch {name}': kind.dtype for name, kind in _TYPES.items()},
   **{
     f'torch {kind.storage}': kind.dtype
@@ -338,11 +323,11 @@ _GLOBALS: dict[str, Callable | np.dtype] = {
 
 
 def _unpickle(data: bytes, archive: _Archive) -> Any:
-  """What a pickle of dicts, tensors and plain values describes.
+  """Builds what a pickle of dicts, tensors and plain values describes.
 
   Raises:
-    _Refusal: it needs anything else; nothing was imported or called.
-    Exception: of many kinds, where it is damaged.
+    _Refusal: the pickle needs anything else; nothing was imported or called.
+    Exception: the pickle is damaged; the errors are of many kinds.
   """
   stack, marks, memo = [], [], {}
 
@@ -426,7 +411,7 @@ def _unpickle(data: bytes, archive: _Archive) -> Any:
         # Only _global pushes what can be called.
         stack.append(function(*args))
       case 'BUILD':
-        # The attribute _metadata of a state dict, which numbers versions.
+        # This sets _metadata of a state dict, which numbers versions.
         stack.pop()
         if not isinstance(stack[-1], dict):
           raise _refused_pickle('BUILD')
@@ -467,59 +452,3 @@ def _set_items(target: Any, values: list) -> None:
     if key in target:
       raise _Refusal(f'has the key {key!r} twice; {_RESAVE}')
     target[key] = value
-
-
-def _write_archive(
-  path: pathlib.Path, arrays: Mapping[str, np.ndarray]
-) -> None:
-  # Without a date the same arrays give the same bytes.
-  with zipfile.ZipFile(path, 'x') as archive:
-
-    def put(name: str, data: bytes | np.ndarray) -> None:
-      info = zipfile.ZipInfo(f'archive/{name}')
-      info.file_size = len(data)
-      with archive.open(info, 'w') as file:
-        file.write(data)
-
-    put('data.pkl', b''.join(_pickled(arrays)))
-    put('byteorder', b'little')
-    for i, array in enumerate(arrays.values()):
-      put(f'data/{i}', _in_c_order(array).reshape(-1).view(np.uint8))
-    put('version', b'3\n')
-
-
-def _pickled(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes]:
-  """Protocol 2, by hand: what it names cannot be imported here."""
-
-  def plain(value: Any) -> bytes:
-    # Less the protocol in front and the full stop behind.
-    return pickle.dumps(value, 2)[2:-1]
-
-  def named(name: str) -> bytes:
-    return b'c' + name.replace(' ', '\n').encode() + b'\n'
-
-  ordered_dict = named('collections OrderedDict') + b')R'
-  yield b'\x80\x02' + ordered_dict + b'('
-  for i, (name, array) in enumerate(arrays.items()):
-    kind = _TYPES[array.dtype.name]
-    strides = tuple(
-      math.prod(array.shape[axis:]) for axis in range(1, array.ndim + 1)
-    )
-    typed = kind.storage is not None
-    yield plain(name)
-    yield named(f'torch._utils _rebuild_tensor_v{2 if typed else 3}')
-    yield b'((' + plain('storage')
-    yield named(f'torch {kind.storage}' if typed else _UNTYPED)
-    yield plain(str(i)) + plain('cpu')
-    yield plain(array.size if typed else array.nbytes) + b'tQ'
-    yield plain(0) + plain(array.shape) + plain(strides) + plain(False)
-    yield ordered_dict
-    yield b'tR' if typed else named(f'torch {array.dtype.name}') + b'tR'
-  yield b'u.'
-
-
-_WRITERS = {
-  '.pt': _write_archive,
-  '.pth': _write_archive,
-  '.safetensors': _write_safetensors,
-}

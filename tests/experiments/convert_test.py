@@ -26,9 +26,12 @@ from experiments.configs import arc1, sudoku
 from experiments.reporting import runs
 from hrm_jax import build
 from hrm_jax.parallel import sharding
+from hrm_jax.published import convert as published
 from hrm_jax.published import state_dicts
+from hrm_jax.published.convert import write
 from hrm_jax.training import step as train_step
 from hrm_jax.workdir import checkpoints
+from tests import torch_files
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 D, BLOCKS, ROWS = 16, 2, 5
@@ -169,7 +172,7 @@ def _all_config(kind='hrm', **arch):
 def _write(path, arrays, prefix='', names=None, all_config=None):
   """A directory of somebody else's run."""
   path.parent.mkdir(exist_ok=True)
-  state_dicts.write(path, {prefix + k: v for k, v in arrays.items()})
+  torch_files.write(path, {prefix + k: v for k, v in arrays.items()})
   if names is not None:
     (path.parent / 'identifiers.json').write_text(json.dumps(names))
   if all_config is not None:
@@ -228,55 +231,51 @@ def _refused(tmp_path, message, function, *arguments, error=ConfigError):
 
 BF16 = ml_dtypes.bfloat16
 # System; how the tensors are; what all_config.yaml says besides, or None for
-# no such file; prefix, format in and out.
+# no such file; prefix, format.
 CASES = {
-  'hrm': ('hrm', {}, {}, 0, 'pt', 'safetensors'),
+  'hrm': ('hrm', {}, {}, 0, 'pt'),
   'hrm, table of several rows': (
-    *('hrm', {'rows': ROWS}, {}, 1, 'safetensors', 'pt'),
+    *('hrm', {'rows': ROWS}, {}, 1, 'safetensors'),
   ),
-  'hrm, bfloat16': (
-    *('hrm', {'rows': ROWS, 'dtype': BF16}, {}, 2, 'pt', 'pt'),
-  ),
+  'hrm, bfloat16': (*('hrm', {'rows': ROWS, 'dtype': BF16}, {}, 2, 'pt'),),
   'hrm, bfloat16 states': (
-    *('hrm', {'initial_dtype': BF16}, None, 3, 'safetensors', 'pt'),
+    *('hrm', {'initial_dtype': BF16}, None, 3, 'safetensors'),
   ),
   'hrm, bfloat16 weights of float32 states': (
     *('hrm', {'dtype': BF16, 'initial_dtype': np.float32}, None),
-    *(0, 'safetensors', 'safetensors'),
+    *(0, 'safetensors'),
   ),
   'hrm, learned positions, two prefix tokens': (
     *('hrm', {'tokens': 2, 'ndim': D + 3}),
-    *({'pos_encodings': 'learned', 'puzzle_emb_ndim': D + 3}, 1, 'pt', 'pt'),
+    *({'pos_encodings': 'learned', 'puzzle_emb_ndim': D + 3}, 1, 'pt'),
   ),
   'hrm, learned positions, told by nothing else': (
-    *('hrm', {'tokens': 4, 'ndim': 4 * D, 'dtype': BF16}, None, 2, 'pt', 'pth'),
+    *('hrm', {'tokens': 4, 'ndim': 4 * D, 'dtype': BF16}, None, 2, 'pt'),
   ),
   'hrm, no puzzle embedding': (
-    *('hrm', {'ndim': 0}, {'puzzle_emb_ndim': 0}, 3, 'pt', 'pt'),
+    *('hrm', {'ndim': 0}, {'puzzle_emb_ndim': 0}, 3, 'pt'),
   ),
-  'trm': (
-    *('trm', {'rows': ROWS}, {'puzzle_emb_len': 3}, 2, 'pt', 'safetensors'),
-  ),
+  'trm': (*('trm', {'rows': ROWS}, {'puzzle_emb_len': 3}, 2, 'pt'),),
   'trm, bfloat16': (
-    *('trm', {'dtype': BF16}, {'forward_dtype': 'bfloat16'}, 3, 'pt', 'pt'),
+    *('trm', {'dtype': BF16}, {'forward_dtype': 'bfloat16'}, 3, 'pt'),
   ),
   'trm, MLP': (
     *('trm_mlp', {'mlp_t': 5}),
     {'mlp_t': True, 'puzzle_emb_len': 5, 'pos_encodings': 'none'},
-    *(0, 'safetensors', 'pt'),
+    *(0, 'safetensors'),
   ),
   'trm, MLP, told by nothing else, bfloat16': (
-    *('trm', {'mlp_t': 16, 'dtype': BF16}, None, 3, 'pt', 'pt'),
+    *('trm', {'mlp_t': 16, 'dtype': BF16}, None, 3, 'pt'),
   ),
   'trm, MLP, no puzzle embedding': (
-    *('trm', {'mlp_t': 0, 'ndim': 0}, None, 0, 'pt', 'pt'),
+    *('trm', {'mlp_t': 0, 'ndim': 0}, None, 0, 'pt'),
   ),
 }
 
 
 @pytest.mark.parametrize('case', CASES)
 def test_there_and_back_is_equal_to_the_bit(case, sizes, tmp_path):
-  system, tensors, told, prefix, suffix_in, suffix_out = CASES[case]
+  system, tensors, told, prefix, suffix = CASES[case]
   kind = system.partition('_')[0]
   tensors = dict(tensors)
   # Given as prefix tokens.
@@ -286,20 +285,20 @@ def test_there_and_back_is_equal_to_the_bit(case, sizes, tmp_path):
   arrays = _published(sizes, kind, **tensors)
   settings = None if told is None else _all_config(kind, **told)
   path = _write(
-    tmp_path / 'theirs' / f'step_31.{suffix_in}',
+    tmp_path / 'theirs' / f'step_31.{suffix}',
     arrays,
     PREFIXES[prefix],
     ROW_NAMES if tensors.get('rows') == ROWS else None,
     settings,
   )
-  workdir, out = tmp_path / 'run', tmp_path / 'out' / f'x.{suffix_out}'
+  workdir, out = tmp_path / 'run', tmp_path / 'out' / 'x.safetensors'
   config = _sudoku(system)
   if told is None and 'mlp_t' in tensors:
     # The tokens must be the cells and what the config says of the prefix.
     config.model.puzzle_emb_len = tensors['mlp_t'] - sizes[1]
-  convert.read_published(path, config, workdir)
+  convert.make_run(path, config, workdir)
   dtype = np.dtype(tensors.get('dtype', np.float32)).name
-  convert.write_published(workdir, out, None, dtype)
+  write(workdir, out, None, dtype)
   _assert_bitwise(_bare(out), arrays)
 
   assert checkpoints.Checkpoints(workdir).steps() == [31]
@@ -333,12 +332,54 @@ def test_tensors_of_the_published_code_there_and_back(name, tmp_path):
     arch = json.loads(str(file['config']))['arch']
   arch['loss'] = {'loss_type': 'softmax_cross_entropy'}
   config = _arc(name.partition('_')[0], **{'data.canvas': 3})
-  names = ['<blank>', *(f'task{row}' for row in range(1, len(arrays[TABLE])))]
+  names = ['<blank>', *(f'task{row}' for row in range(2, len(arrays[TABLE])))]
+  # A task of the demo's.
+  names.append('0d3d703e')
   path = _write(tmp_path / 'theirs' / 'x.pt', arrays, '', names, {'arch': arch})
-  report = convert.read_published(path, config, tmp_path / 'run')
-  assert '6 rows of 6 puzzles that the data lack: task1, task2' in report
-  convert.write_published(tmp_path / 'run', tmp_path / 'out' / 'x.pt')
-  _assert_bitwise(_bare(tmp_path / 'out' / 'x.pt'), arrays)
+  report = convert.make_run(path, config, tmp_path / 'run')
+  assert '5 rows of 5 puzzles that the data lack: task2, task3' in report
+  write(tmp_path / 'run', tmp_path / 'out' / 'x.safetensors')
+  _assert_bitwise(_bare(tmp_path / 'out' / 'x.safetensors'), arrays)
+
+
+def test_a_blank_row_alone_is_no_row_of_the_data(cache, tmp_path):
+  """Every table has one; of ARC's tasks none is predicted with it."""
+  puzzles = load_puzzles('', 'arc1:training', 5, 0, 0)
+  names = ['<blank>', 'a', 'b_t1_0234567891']
+  path = _write(
+    tmp_path / 'theirs' / 'x.pt',
+    _published((puzzles.vocab_size, 25), rows=3),
+    '',
+    names,
+    _all_config(seq_len=25),
+  )
+  message = r'no row .* is of a puzzle in the data \(a, b\); name the --config'
+  run = tmp_path / 'run'
+  _refused(tmp_path, message, convert.make_run, path, _arc('hrm'), run)
+
+
+@pytest.mark.parametrize('told', [True, False])
+def test_a_checkpoint_is_read_without_settings_and_puzzles(told, tmp_path):
+  """Its cells are those of its file, or of the published set of its tokens."""
+  arrays = _published((11, 81), tokens=81 + 1)
+  settings = _all_config(pos_encodings='learned', seq_len=81)
+  path = _write(
+    tmp_path / 'step_31.pt', arrays, all_config=settings if told else None
+  )
+  found = published.read(path)
+  assert (found.vocab_size, found.seq_len, found.step) == (11, 81, 31)
+  assert found.settings.model.hidden_size == D
+  assert found.settings.model.num_heads == 8
+  assert found.settings.model.H_cycles == (3 if told else 2)
+  assert found.identifier_names == ['<blank>']
+  np.testing.assert_array_equal(found.puzzle_table, arrays[TABLE])
+  ours = found.variables['params']['q_head']['bias']
+  np.testing.assert_array_equal(ours, arrays['inner.q_head.bias'])
+
+
+def test_a_checkpoint_whose_cells_nothing_tells(tmp_path):
+  path = _write(tmp_path / 'x.pt', _published((13, 0)))
+  _refused(tmp_path, 'nothing tells how many cells', published.read, path)
 
 
 # Our runs, out and in again.
@@ -388,13 +429,13 @@ def _predictions(workdir, step):
 
 def test_a_run_of_ours_out_and_in_again(run, tmp_path):
   kind, workdir, state = run
-  out = tmp_path / 'out' / 'step_3.pt'
-  convert.write_published(workdir, out)
+  out = tmp_path / 'out' / 'step_3.safetensors'
+  write(workdir, out)
   # The config names the data alone: of the model it says other things.
   config = arc1.get_config(f'demo,{kind}')
   config.data.num_aug = 3
   again = tmp_path / 'again'
-  convert.read_published(out, config, again)
+  convert.make_run(out, config, again)
 
   variables, table, position = _restored(workdir)
   back, back_table, back_position = _restored(again)
@@ -431,8 +472,8 @@ def test_a_run_of_ours_out_and_in_again(run, tmp_path):
 @pytest.mark.parametrize('run', ['trm'], indirect=True)
 def test_names_decide_whatever_their_order_and_form(run, tmp_path):
   kind, workdir, _ = run
-  first = tmp_path / 'first' / 'x.pt'
-  convert.write_published(workdir, first)
+  first = tmp_path / 'first' / 'x.safetensors'
+  write(workdir, first)
   arrays = _bare(first)
   names = json.loads((first.parent / 'identifiers.json').read_text())
   # Some augmentations fewer, rows of other tasks more, all in another order.
@@ -459,7 +500,7 @@ def test_names_decide_whatever_their_order_and_form(run, tmp_path):
   config = arc1.get_config(f'demo,{kind}')
   config.data.num_aug = 50
   again = tmp_path / 'again'
-  report = convert.read_published(path, config, again)
+  report = convert.make_run(path, config, again)
   assert report == (
     f'Puzzle table: {len(table)} rows, {len(kept)} of puzzles that are in the '
     'data\n  3 rows of 2 puzzles that the data lack: eeeeeeee, ffffffff'
@@ -503,14 +544,14 @@ def test_names_decide_whatever_their_order_and_form(run, tmp_path):
 @pytest.mark.parametrize('run', ['trm'], indirect=True)
 def test_tasks_without_a_row(run, tmp_path):
   kind, workdir, _ = run
-  first = tmp_path / 'first' / 'x.pt'
-  convert.write_published(workdir, first)
+  first = tmp_path / 'first' / 'x.safetensors'
+  write(workdir, first)
   names = tmp_path / 'first' / 'identifiers.json'
   text = names.read_text()
   task = json.loads(text)[1]
   names.write_text(text.replace(task, 'renamed'))
   config = arc1.get_config(f'demo,{kind}')
-  report = convert.read_published(first, config, tmp_path / 'again')
+  report = convert.make_run(first, config, tmp_path / 'again')
   assert report.splitlines()[1:] == [
     '  4 rows of 1 puzzles that the data lack: renamed',
     f'  1 puzzles of the data have no row, and cannot be predicted: {task}',
@@ -535,11 +576,15 @@ def test_names_without_a_table_tell_the_augmentations(cache, tmp_path):
     _all_config(puzzle_emb_ndim=0, seq_len=25),
   )
   config = _arc('hrm', **{'data.num_aug': 50})
-  convert.read_published(path, config, tmp_path / 'run')
-  convert.write_published(tmp_path / 'run', tmp_path / 'out' / 'x.pt')
-  _assert_bitwise(_bare(tmp_path / 'out' / 'x.pt'), _published(sizes, ndim=0))
+  convert.make_run(path, config, tmp_path / 'run')
+  write(tmp_path / 'run', tmp_path / 'out' / 'x.safetensors')
+  _assert_bitwise(
+    _bare(tmp_path / 'out' / 'x.safetensors'), _published(sizes, ndim=0)
+  )
   config = arc1.get_config('demo')
-  convert.read_published(tmp_path / 'out' / 'x.pt', config, tmp_path / 'again')
+  convert.make_run(
+    tmp_path / 'out' / 'x.safetensors', config, tmp_path / 'again'
+  )
   found = checkpoints.Checkpoints(tmp_path / 'again').position(0)
   assert found.identifier_names == [n.replace('|||', '_') for n in names]
   rows = build.puzzle_set(config, found.identifier_names).evaluation_rows()
@@ -563,9 +608,7 @@ def test_settings_of_the_run_are_those_of_its_file(sizes, tmp_path):
     workdir = tmp_path / f'run_{all_config is None}'
     if all_config is None:
       (path.parent / 'all_config.yaml').write_text(text)
-    convert.read_published(
-      path, _sudoku('trm'), workdir, all_config_path=all_config
-    )
+    convert.make_run(path, _sudoku('trm'), workdir, all_config_path=all_config)
     config, _ = build.read_run(workdir)
     assert config.model.to_dict() == dict(
       kind='trm',
@@ -610,9 +653,9 @@ def test_what_no_file_tells_is_taken_from_the_config_and_said(
 ):
   path = _write(tmp_path / 'theirs' / 'x.pt', _published(sizes, 'trm'))
   config = _sudoku('trm', **{'model.puzzle_emb_len': 6, 'model.num_heads': 2})
-  convert.read_published(path, config, tmp_path / 'run')
+  convert.make_run(path, config, tmp_path / 'run')
   assert (
-    'Taken from --config, since the tensors do not tell: num_heads=2, '
+    'Settings of the model that no file tells, taken as given: num_heads=2, '
     "H_cycles=2, L_cycles=2, puzzle_emb_len=6, pos_encodings='rope'"
   ) in caplog.text
   found, _ = build.read_run(tmp_path / 'run')
@@ -621,7 +664,7 @@ def test_what_no_file_tells_is_taken_from_the_config_and_said(
   caplog.clear()
   tensors = _published(sizes, tokens=sizes[1] + 1)
   path = _write(tmp_path / 'others' / 'x.pt', tensors)
-  convert.read_published(path, _sudoku('hrm'), tmp_path / 'run_2')
+  convert.make_run(path, _sudoku('hrm'), tmp_path / 'run_2')
   assert 'num_heads=4, H_cycles=2, L_cycles=2\n' in caplog.text
 
 
@@ -635,7 +678,7 @@ def test_cells_of_another_size_are_noticed(cache, sizes, tmp_path):
   def refused(name, told, pattern, **settings):
     path = _write(tmp_path / name / 'x.pt', arrays, '', names, told)
     with pytest.raises(ConfigError, match=pattern):
-      convert.read_published(path, _arc('hrm', **settings), target)
+      convert.make_run(path, _arc('hrm', **settings), target)
     assert not target.exists()
 
   refused('published', _all_config(), r'30 × 30; set .*seq_len: 25')
@@ -645,13 +688,13 @@ def test_cells_of_another_size_are_noticed(cache, sizes, tmp_path):
   arrays = _published(sizes, 'trm', mlp_t=sizes[1] + 7)
   path = _write(tmp_path / 'mixer' / 'x.pt', arrays)
   with pytest.raises(ConfigError, match=f'for {sizes[1] + 7} tokens'):
-    convert.read_published(path, _sudoku('trm_mlp'), target)
+    convert.make_run(path, _sudoku('trm_mlp'), target)
   assert not target.exists()
 
 
 def test_what_it_was_trained_on_is_not_known(sizes, tmp_path, capsys):
   path = _write(tmp_path / 'theirs' / 'x.pt', _published(sizes))
-  convert.read_published(path, _sudoku('hrm'), tmp_path / 'run')
+  convert.make_run(path, _sudoku('hrm'), tmp_path / 'run')
   evaluate.run(tmp_path / 'run')
   assert 'trained on is not known' in capsys.readouterr().out
   (measured,) = leaderboard.measure(runs.read_all([str(tmp_path / 'run')]))
@@ -720,7 +763,7 @@ def test_settings_that_cannot_be_of_this_run(change, message, sizes, tmp_path):
   elif told is not None:
     all_config.write_text(yaml.dump(told))
   _refused(
-    *(tmp_path, message, convert.read_published, path, _sudoku('hrm')),
+    *(tmp_path, message, convert.make_run, path, _sudoku('hrm')),
     *(tmp_path / 'run', None, all_config),
     error=(ConfigError, DataError),
   )
@@ -793,7 +836,7 @@ def test_tensors_that_do_not_fit(
   path = _write(tmp_path / 'theirs' / 'x.safetensors', arrays)
   workdir = tmp_path / 'run'
   _refused(
-    *(tmp_path, message, convert.read_published, path, _sudoku(system)),
+    *(tmp_path, message, convert.make_run, path, _sudoku(system)),
     workdir,
   )
 
@@ -801,7 +844,7 @@ def test_tensors_that_do_not_fit(
 def test_tokens_of_other_puzzles(sizes, tmp_path):
   path = _write(tmp_path / 'x.pt', _published((sizes[0] + 3, sizes[1])))
   message = _refused(
-    *(tmp_path, 'embed_tokens', convert.read_published, path, _sudoku('hrm')),
+    *(tmp_path, 'embed_tokens', convert.make_run, path, _sudoku('hrm')),
     tmp_path / 'run',
   )
   assert 'inner.lm_head.weight has shape' in message
@@ -826,7 +869,7 @@ def test_names_that_do_not_fit(names, message, sizes, tmp_path):
   if names is not None:
     names_path.write_text(json.dumps(names))
   _refused(
-    *(tmp_path, message, convert.read_published, path, _sudoku('hrm')),
+    *(tmp_path, message, convert.make_run, path, _sudoku('hrm')),
     *(tmp_path / 'run', names_path),
     error=DataError,
   )
@@ -850,7 +893,7 @@ def test_a_malicious_pickle_is_not_executed(bare, sizes, tmp_path):
     with zipfile.ZipFile(path, 'w') as file:
       file.writestr('x/data.pkl', harm)
   _refused(
-    *(tmp_path, 'not executed', convert.read_published, path, _sudoku('hrm')),
+    *(tmp_path, 'not executed', convert.make_run, path, _sudoku('hrm')),
     tmp_path / 'run',
   )
   # It would have done harm.
@@ -870,20 +913,20 @@ def test_workdirs_that_are_somebody_elses(sizes, tmp_path):
     (file / 'run', 'cannot be written'),
   ):
     _refused(
-      *(tmp_path, message, convert.read_published, path, _sudoku('hrm')),
+      *(tmp_path, message, convert.make_run, path, _sudoku('hrm')),
       workdir,
     )
   _refused(
-    *(tmp_path, 'step=-1', convert.read_published, path, _sudoku('hrm')),
+    *(tmp_path, 'step=-1', convert.make_run, path, _sudoku('hrm')),
     *(tmp_path / 'run', None, None, -1),
   )
   # An empty one may be there.
   empty = tmp_path / 'empty'
   empty.mkdir()
-  convert.read_published(path, _sudoku('hrm'), empty, step=12)
+  convert.make_run(path, _sudoku('hrm'), empty, step=12)
   assert checkpoints.Checkpoints(empty).steps() == [12]
   _refused(
-    *(tmp_path, 'is not empty', convert.read_published, path, _sudoku('hrm')),
+    *(tmp_path, 'is not empty', convert.make_run, path, _sudoku('hrm')),
     empty,
   )
 
@@ -893,20 +936,20 @@ def converted(sizes, tmp_path_factory):
   """Made of one of their files."""
   directory = tmp_path_factory.mktemp('converted')
   path = _write(directory / 'x.pt', _published(sizes))
-  convert.read_published(path, _sudoku('hrm'), directory / 'run')
+  convert.make_run(path, _sudoku('hrm'), directory / 'run')
   return directory / 'run'
 
 
 @pytest.mark.parametrize(
   'name, message',
   [
-    ('x.bin', 'x.bin: no known format'),
-    ('new/deep/x', 'x: no known format'),
+    ('x.pt', 'x.pt: .* end the name in .safetensors'),
+    ('new/deep/x', 'x: .* end the name in .safetensors'),
     ('taken.pt', 'taken.pt exists already; name'),
     ('dangling.pt', 'dangling.pt exists already; name'),
-    ('beside/x.pt', 'identifiers.json exists already; name'),
-    ('taken.pt/x.pt', 'cannot be written'),
-    ('full/x.pt', 'cannot be written'),
+    ('beside/x.safetensors', 'identifiers.json exists already; name'),
+    ('taken.pt/x.safetensors', 'cannot be written'),
+    ('full/x.safetensors', 'cannot be written'),
   ],
 )
 def test_places_that_cannot_be_written(name, message, converted, tmp_path):
@@ -923,16 +966,16 @@ def test_places_that_cannot_be_written(name, message, converted, tmp_path):
 
       # The last of the three files.
       patch.setattr(files, 'write_text', no_room)
-    _refused(tmp_path, message, convert.write_published, converted, out)
+    _refused(tmp_path, message, write, converted, out)
 
 
 def test_checkpoints_that_are_not_there(converted, tmp_path):
   out = tmp_path / 'x.pt'
   _refused(
-    tmp_path, 'no checkpoint of step 5', convert.write_published,
+    tmp_path, 'no checkpoint of step 5', write,
     *(converted, out, 5),
   )  # fmt: skip
-  _refused(tmp_path, 'no config.json', convert.write_published, tmp_path, out)
+  _refused(tmp_path, 'no config.json', write, tmp_path, out)
 
 
 @pytest.mark.parametrize('kind', ['direct', 'recurrent_transformer'])
@@ -940,7 +983,7 @@ def test_models_without_a_published_form(kind, write_run, tmp_path):
   workdir = write_run('run', sudoku.get_config(f'demo,{kind}'), 'version')
   _refused(
     *(tmp_path, f'model.kind={kind} has no published form; only hrm and trm'),
-    *(convert.write_published, workdir, tmp_path / 'x.pt'),
+    *(write, workdir, tmp_path / 'x.pt'),
   )
 
 
@@ -950,16 +993,16 @@ def test_prefix_tokens_that_the_published_hrm_cannot_have(sizes, tmp_path):
   for tokens, fits in ((2, True), (3, False)):
     workdir = tmp_path / f'run_{tokens}'
     config = _sudoku('hrm', **{'model.puzzle_emb_len': tokens})
-    convert.read_published(path, config, workdir)
-    out = tmp_path / 'out' / 'x.pt'
+    convert.make_run(path, config, workdir)
+    out = tmp_path / 'out' / 'x.safetensors'
     if fits:
-      convert.write_published(workdir, out)
+      write(workdir, out)
       continue
     for written in out.parent.iterdir():
       written.unlink()
     _refused(
       *(tmp_path, 'puzzle_emb_len=3 has no published form.* fills, 2'),
-      *(convert.write_published, workdir, out),
+      *(write, workdir, out),
     )
 
 
@@ -989,7 +1032,7 @@ _LOADED = pytest.mark.filterwarnings('ignore:the load_module')
 @pytest.mark.parametrize(
   'given, message',
   [
-    ({}, 'name --checkpoint=FILE .* or --out=FILE.pt'),
+    ({}, 'name --checkpoint=FILE .* or --out=FILE.safet'),
     ({'checkpoint': 'x.pt', 'out': 'y.pt'}, 'name --checkpoint=FILE .* or'),
     ({'checkpoint': 'x.pt'}, '--workdir=DIR is missing'),
     ({'out': 'x.pt'}, '--workdir=DIR is missing'),
@@ -1015,7 +1058,7 @@ def test_the_command_says_what_it_did(command, sizes, tmp_path, capsys):
     tmp_path / 'step_7.pt', _published(sizes, rows=ROWS), '', ROW_NAMES
   )
   demo = pathlib.Path(sudoku.__file__).resolve()
-  run, out = str(tmp_path / 'run'), str(tmp_path / 'out' / 'x.pt')
+  run, out = str(tmp_path / 'run'), str(tmp_path / 'out' / 'x.safetensors')
   command(checkpoint=path, workdir=run, config=f'{demo}:demo')
   command(workdir=run, out=out, step=7, dtype='bfloat16')
   assert capsys.readouterr().out == (

@@ -1,0 +1,393 @@
+"""Reads checkpoints of the published code, and writes ours in their form.
+
+A published checkpoint is a state dict of HRM or TRM, `.pt` or `.safetensors`,
+and two files beside it: all_config.yaml, the settings of the run, and
+identifiers.json, the names of the rows of its puzzle table. Nothing that is
+pickled in a `.pt` is executed. `write` writes `.safetensors`; where PyTorch is
+installed, these lines make a `.pt` of it that the published code loads:
+
+  import safetensors.torch, torch
+  state = safetensors.torch.load_file('x.safetensors')
+  torch.save(state, 'x.pt')
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import logging
+
+from data_pipelines import files
+from data_pipelines.arc import encoding
+from data_pipelines.errors import ConfigError
+from data_pipelines.published import identifiers
+from data_pipelines.puzzle_set import BLANK_NAME, PuzzleSet
+from data_pipelines.puzzles import Shapes
+from experiments.configs import base
+from hrm_jax import build
+from hrm_jax.parallel import sharding
+from hrm_jax.published import all_config, names, state_dicts
+from hrm_jax.training import step as train_step
+from hrm_jax.workdir import checkpoints
+
+# Settings of a model that leave no trace in a state dict.
+_UNTRACED = (
+  'num_heads',
+  'H_cycles',
+  'L_cycles',
+  'puzzle_emb_len',
+  'pos_encodings',
+)
+# Cells of a puzzle by the number of tokens, as published: ARC, Sudoku, mazes.
+_PUBLISHED_CELLS = {12: encoding.CANVAS**2, 11: 81, 6: 900}
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+  """A published checkpoint under our names.
+
+  Attributes:
+    settings: settings of its run; what no file tells is as it was given.
+    vocab_size: number of tokens of its puzzles.
+    seq_len: number of cells of its puzzles.
+    variables: weights as the model takes them, `params` and `constants`.
+    puzzle_table: embeddings of the puzzles, float32 [rows, puzzle_emb_ndim].
+    identifier_names: name of each row, in HRM's form.
+    step: number of optimizer steps done, 0 where the file's name is not like
+      step_1234.
+  """
+
+  settings: ml_collections.ConfigDict
+  vocab_size: int
+  seq_len: int
+  variables: dict[str, Any]
+  puzzle_table: np.ndarray
+  identifier_names: list[str]
+  step: int
+
+
+def read(
+  path: pathlib.Path,
+  settings: ml_collections.ConfigDict | None = None,
+  puzzles: PuzzleSet | None = None,
+  identifiers_path: pathlib.Path | None = None,
+  all_config_path: pathlib.Path | None = None,
+) -> Published:
+  """Reads a published state dict and the files beside it.
+
+  Args:
+    path: the state dict; its content decides the format.
+    settings: settings for all that neither the tensors nor all_config.yaml
+      tell; None for those published for the kind of model. Not changed.
+    puzzles: the puzzles that it must fit; None to take the number of cells from
+      all_config.yaml, or from the published set with as many tokens.
+    identifiers_path: identifiers.json; None to look for it beside `path`.
+    all_config_path: all_config.yaml; None to look for it beside `path`.
+
+  Raises:
+    ConfigError, DataError: a file is missing, damaged or of another run, or
+      the checkpoint does not fit the settings or the puzzles.
+  """
+  arrays = state_dicts.read(path)
+  found = _beside(all_config_path, path, 'all_config.yaml')
+  told = all_config.read(found) if found else {}
+  try:
+    arrays = names.without_prefix(arrays)
+    vocab_size = len(names.token_embedding(arrays))
+    seq_len = _cells(path, vocab_size, told.pop('seq_len', None), puzzles)
+    settings = _settings(path, arrays, seq_len, settings, found, told)
+  except ValueError as error:
+    if isinstance(error, ConfigError):
+      raise
+    raise ConfigError(f'{path}: {error}') from None
+  table = arrays.get(names.PUZZLE_TABLE)
+  row_names = _row_names(
+    _beside(identifiers_path, path, 'identifiers.json'), path, table
+  )
+  if puzzles:
+    vocab_size = puzzles.vocab_size
+  # The shapes alone: of its length the step's number tells.
+  settings.total_steps = 1
+  setup = build.train_setup(
+    settings, Shapes(vocab_size, seq_len, len(row_names), 1.0)
+  )
+  settings.total_steps = 0
+  like = jax.eval_shape(setup.init)
+  try:
+    variables = names.from_published(arrays, like.trained)
+  except ValueError as error:
+    raise ConfigError(
+      f'{path}: does not fit {type(setup.model).__name__} as set: {error}; use '
+      'the file as the published code saved it, with the --config of its data'
+    ) from None
+  if table is None:
+    table = np.zeros(like.puzzle_table.shape, np.float32)
+  number = re.fullmatch(r'step_(\d+)', path.stem)
+  return Published(
+    settings=settings,
+    vocab_size=vocab_size,
+    seq_len=seq_len,
+    variables=variables,
+    puzzle_table=variables.pop('puzzle_table', table),
+    identifier_names=row_names,
+    step=int(number[1]) if number else 0,
+  )
+
+
+def write(
+  workdir: pathlib.Path,
+  out: pathlib.Path,
+  step: int | None = None,
+  dtype: str = 'float32',
+) -> None:
+  """Writes a run's checkpoint as a state dict for the published code.
+
+  Args:
+    workdir: directory of the run.
+    out: FILE.safetensors, a new file; identifiers.json and all_config.yaml are
+      written beside it.
+    step: step of the checkpoint; None for the newest.
+    dtype: type of the trained tensors, 'float32' or 'bfloat16'; the initial
+      states keep theirs.
+
+  Raises:
+    ConfigError, DataError: there is no such checkpoint, its model has no
+      published form, or one of the files exists or cannot be written.
+  """
+  settings, _ = build.read_run(workdir)
+  kind = settings.model.kind
+  if kind not in all_config.ARCH_NAMES:
+    raise ConfigError(
+      f'{workdir}: its model.kind={kind} has no published form; only '
+      f'{" and ".join(all_config.ARCH_NAMES)} have'
+    )
+  names_path, settings_path = (
+    out.parent / name for name in ('identifiers.json', 'all_config.yaml')
+  )
+  for path in (out, names_path, settings_path):
+    if os.path.lexists(path):
+      raise ConfigError(f'{path} exists already; name an --out elsewhere')
+  saved = checkpoints.Checkpoints(workdir)
+  with contextlib.closing(saved):
+    step = saved.find(step)
+    row_names = saved.position(step).identifier_names
+    puzzles = build.puzzle_set(unaugmented(settings))
+    setup = build.train_setup(settings, puzzles, len(row_names))
+    model = setup.model
+    tokens = model.clone(puzzle_emb_len=0).prefix_len
+    if kind == 'hrm' and model.prefix_len != tokens:
+      raise ConfigError(
+        f'{workdir}: its model.puzzle_emb_len={model.puzzle_emb_len} has no '
+        'published form: HRM has as many tokens as its embedding fills, '
+        f'{tokens}'
+      )
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    variables, table = saved.restore_weights(
+      step, train_step.abstract_to_predict(setup, mesh)
+    )
+  constants = names.to_published({'constants': variables.pop('constants')})
+  if settings.model.puzzle_emb_ndim:
+    variables['puzzle_table'] = table[: len(row_names)]
+  arrays = {
+    name: array.astype(jnp.dtype(dtype), copy=False)
+    for name, array in names.to_published(variables).items()
+  } | constants
+  with _all_or_nothing(out, names_path, settings_path):
+    state_dicts.write(
+      out, {names.PREFIX + name: array for name, array in arrays.items()}
+    )
+    identifiers.write(names_path, row_names, kind)
+    files.write_text(settings_path, all_config.text(settings, model.seq_len))
+
+
+def unaugmented(
+  settings: ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
+  """The same settings for the puzzles alone, without augmentations."""
+  settings = ml_collections.ConfigDict(settings.to_dict())
+  settings.data.num_aug = 0
+  return settings
+
+
+@contextlib.contextmanager
+def _all_or_nothing(*paths: pathlib.Path) -> Iterator[None]:
+  """Makes the directory of new files, and removes all again on an error.
+
+  Raises:
+    ConfigError: they cannot be written.
+  """
+  directory = paths[0].parent
+  made = [d for d in (directory, *directory.parents) if not d.exists()]
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+    yield
+  except BaseException as error:
+    with contextlib.suppress(OSError):
+      for path in paths:
+        path.unlink(missing_ok=True)
+      for directory in made:
+        directory.rmdir()
+    if isinstance(error, OSError):
+      raise ConfigError(
+        f'{paths[0]}: cannot be written ({error.strerror}); name a file in a '
+        'directory of yours with enough room'
+      ) from None
+    raise
+
+
+def _beside(
+  given: pathlib.Path | None, path: pathlib.Path, name: str
+) -> pathlib.Path | None:
+  """Returns `given`, or the file `name` beside `path` where that exists."""
+  if given is not None:
+    return given
+  found = path.parent / name
+  if not found.exists():
+    return None
+  logging.info('Taking %s', found)
+  return found
+
+
+def _cells(
+  path: pathlib.Path,
+  vocab_size: int,
+  told: int | None,
+  puzzles: PuzzleSet | None,
+) -> int:
+  """The number of cells of the checkpoint's puzzles.
+
+  Args:
+    path: the state dict, for errors.
+    vocab_size: number of tokens that it embeds.
+    told: number of cells by all_config.yaml.
+    puzzles: as in `read`.
+
+  Raises:
+    ConfigError: the puzzles have another size, or nothing tells it.
+  """
+  if puzzles is None:
+    if told is None and vocab_size not in _PUBLISHED_CELLS:
+      raise ConfigError(
+        f'{path}: nothing tells how many cells its puzzles have; write under '
+        'arch in its all_config.yaml seq_len: CELLS'
+      )
+    return told or _PUBLISHED_CELLS[vocab_size]
+  cells, canvas = puzzles.seq_len, encoding.CANVAS
+  if told is None and puzzles.evaluation_tasks and cells != canvas**2:
+    side = round(cells**0.5)
+    raise ConfigError(
+      f'{path}: nothing tells that it is of a canvas of {side} × {side}, and '
+      f'the published ones are of {canvas} × {canvas}; set '
+      f'--config.data.canvas={canvas}, or write under arch in its '
+      f'all_config.yaml seq_len: {cells}'
+    )
+  if told not in (None, cells):
+    raise ConfigError(
+      f'{path}: is of puzzles of {told} cells by its all_config.yaml, --config '
+      f'of {cells}; name the --config of its data'
+    )
+  return cells
+
+
+def _settings(
+  path: pathlib.Path,
+  arrays: dict[str, np.ndarray],
+  seq_len: int,
+  given: ml_collections.ConfigDict | None,
+  all_config_path: pathlib.Path | None,
+  written: dict[str, Any],
+) -> ml_collections.ConfigDict:
+  """The settings of the checkpoint's run.
+
+  Args:
+    path: the state dict, for errors.
+    arrays: its tensors, of `names.without_prefix`.
+    seq_len: number of cells of its puzzles.
+    given: settings for all that no file tells; None for the published ones.
+    all_config_path: the run's all_config.yaml, for errors.
+    written: what `all_config.read` found there.
+
+  Raises:
+    ConfigError: the two files and the given settings contradict each other.
+    ValueError: the tensors are not those of such a model.
+  """
+  told = written.pop('model', {})
+  usual = given.model if given else {'expansion': 4.0}
+  expansion = told.get('expansion', usual.get('expansion'))
+  inferred = names.infer_model_fields(arrays, seq_len, expansion)
+  kind = inferred.pop('kind')
+  if given is None:
+    given = base.get_config(kind)
+  elif kind != given.model.kind:
+    raise ConfigError(
+      f'{path}: holds a model of kind {kind}, --config one of kind '
+      f'{given.model.kind}; name a config of that kind, e.g. '
+      f'experiments/configs/arc1.py:{kind}'
+    )
+  settings = ml_collections.ConfigDict(given.to_dict())
+  told_kind = told.pop('kind', kind)
+  if told_kind != kind:
+    raise ConfigError(
+      f'{all_config_path}: is of a model of kind {told_kind}, {path} of kind '
+      f'{kind}; name the file of its run by --all_config=FILE'
+    )
+  size, width = inferred['puzzle_emb_ndim'], inferred['hidden_size']
+  if (tokens := inferred.get('puzzle_emb_len')) is not None:
+    # The tokens that the cells leave must be those that the settings say, or
+    # the cells are others.
+    setting = told.get('puzzle_emb_len', settings.model.puzzle_emb_len)
+    if tokens != (setting or -(-size // width)):
+      raise ConfigError(
+        f'{path}: made for {tokens + seq_len} tokens, where the data have '
+        f'{seq_len} cells and model.puzzle_emb_len={setting}; name a --config '
+        'with the cells or prefix tokens that it has'
+      )
+    inferred['puzzle_emb_len'] = setting
+  differing = [
+    f'{key} ({told[key]!r} there, {value!r} by the tensors)'
+    for key, value in inferred.items()
+    if key in told and told[key] != value
+  ]
+  if differing:
+    raise ConfigError(
+      f'{all_config_path}: is not of the run that {path} comes from: '
+      f'{", ".join(differing)}; name the file of its run by --all_config=FILE'
+    )
+  assumed = [k for k in _UNTRACED if k not in told and k not in inferred]
+  if assumed:
+    logging.info(
+      'Settings of the model that no file tells, taken as given: %s',
+      ', '.join(f'{key}={settings.model[key]!r}' for key in assumed),
+    )
+  model = {f'model.{key}': value for key, value in (told | inferred).items()}
+  settings.update_from_flattened_dict(model | written)
+  return settings
+
+
+def _row_names(
+  names_path: pathlib.Path | None,
+  path: pathlib.Path,
+  table: np.ndarray | None,
+) -> list[str]:
+  """The name of each row of the puzzle table.
+
+  Names are of use without a table too: of ARC tasks they say which
+  augmentations are predicted.
+  """
+  rows = None if table is None else len(table)
+  if names_path is not None:
+    return identifiers.read(names_path, rows, f'the puzzle table of {path} has')
+  if rows in (None, 1):
+    return [BLANK_NAME]
+  raise ConfigError(
+    f'{path}: its puzzle table has {rows} rows without names; name the '
+    "data's file by --identifiers=identifiers.json"
+  )
