@@ -10,7 +10,7 @@ COMPARISON ?= runs/comparison
 # Such as --events=50 --kinds=kill; see tests/chaos.py.
 CHAOS_FLAGS ?=
 
-.PHONY: demo comparison notebook test chaos browser lint clean
+.PHONY: demo comparison notebook test chaos browser docs lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m experiments.train --workdir=$(DEMO_WORKDIR) \
@@ -58,6 +58,10 @@ browser:
 	    '`chromedriver` are found; on Debian: sudo make browser' >&2; exit 1; \
 	fi
 
+# Writes the site into site/; open site/index.html.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -70,6 +74,12 @@ lint: .venv/installed
 # For the tests that compile for a TPU and a GPU; the demo needs none of them.
 .venv/compilers: requirements-aot.txt .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-aot.txt
+	touch $@
+
+# For the docs site.
+.venv/docs: requirements-docs.txt .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt \
+	  -r requirements-docs.txt
 	touch $@
 
 clean:

@@ -63,6 +63,8 @@ setup(
     'hub': [_HUB],
     # train --wandb=PROJECT.
     'wandb': [_WANDB],
+    # The docs site (make docs).
+    'docs': ['mkdocs-material>=9.7,<10', 'mkdocstrings[python]>=1,<2'],
     'dev': [
       # TFDS's test case imports it.
       'dill>=0.3,<0.5',

@@ -7,7 +7,12 @@ import subprocess
 import pytest
 
 _ROOT = pathlib.Path(__file__).parents[2]
-_DOCUMENTS = sorted([*_ROOT.glob('*.md'), *(_ROOT / 'docs').glob('*.md')])
+_DOCUMENTS = sorted(
+  path
+  for path in [*_ROOT.glob('*.md'), *(_ROOT / 'docs').rglob('*.md')]
+  # It has the names of earlier versions.
+  if path.name != 'CHANGELOG.md'
+)
 _BLOCK = re.compile(r'^```(\w*)\n(.*?)^```', re.S | re.M)
 # A command of ours, and the rest of its line, continued ones included.
 _COMMAND = re.compile(

@@ -273,8 +273,7 @@ def test_the_repository_is_named_alike_everywhere():
   title, set_up, *_ = (cell.source for cell in _read().cells)
   names = re.findall(badge, title)
   names += re.findall(r"REPOSITORY = 'https://github\.com/([^']+)'", set_up)
-  names += re.findall(badge, (_ROOT / 'README.md').read_text())
-  assert len(names) == 3
+  assert len(names) == 2
   assert len(set(names)) == 1
 
 
