@@ -15,21 +15,12 @@ import numpy as np
 
 from data_pipelines import sampler
 from data_pipelines.arc.tasks import Task
+from data_pipelines.batches import BLANK_IDENTIFIER, BLANK_NAME, Batch
 from data_pipelines.errors import DataError
 from data_pipelines.leaks import Leak
 from data_pipelines.questions.maze import Maze
 from data_pipelines.questions.sudoku import Sudoku
 from data_pipelines.scoring import Judge
-
-# Token that fills cells outside of a grid, in every domain.
-PAD = 0
-# What the loss does not count.
-IGNORE_LABEL = -100
-# The puzzle identifier of puzzles that have none of their own, and its name.
-BLANK_IDENTIFIER = 0
-BLANK_NAME = '<blank>'
-
-Batch = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -248,11 +239,6 @@ class PuzzleSet(abc.ABC):
       while (batch := ready.result()) is not None:
         ready = pool.submit(next, indices, None)
         yield batch
-
-
-def padded(labels: np.ndarray) -> np.ndarray:
-  """Labels with padding in the cells that do not count."""
-  return np.where(labels == IGNORE_LABEL, PAD, labels)
 
 
 def version_of(train: Any, evaluate: Any) -> str:

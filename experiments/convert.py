@@ -28,8 +28,9 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.arc import encoding
+from data_pipelines.batches import BLANK_NAME
 from data_pipelines.errors import ConfigError
-from data_pipelines.puzzle_set import BLANK_NAME, PuzzleSet
+from data_pipelines.puzzle_set import PuzzleSet
 from experiments.cli import data_flags, launch
 from hrm_jax import build
 from hrm_jax.parallel import sharding

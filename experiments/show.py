@@ -7,7 +7,8 @@ import pathlib
 
 from absl import flags
 
-from data_pipelines import puzzle_set, puzzles
+from data_pipelines import puzzles
+from data_pipelines.batches import padded
 from data_pipelines.drawing import pictures as picture
 from data_pipelines.errors import DataError
 from data_pipelines.puzzle_set import PuzzleSet
@@ -30,7 +31,7 @@ def show(
   """
   titles, originals, shown = puzzle_data.samples(count, seed)
   for batch in (originals, shown):
-    batch['labels'] = puzzle_set.padded(batch['labels'])
+    batch['labels'] = padded(batch['labels'])
   style = picture.style_of(puzzle_data.domain, puzzle_data.vocab_size)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,13 +12,9 @@ from data_pipelines import puzzle_set, quiet, sampler
 from data_pipelines import scoring as judging
 from data_pipelines.arc import augmentation, encoding
 from data_pipelines.arc.tasks import Task, TaskSet
+from data_pipelines.batches import BLANK_NAME, IGNORE_LABEL, Batch
 from data_pipelines.errors import DataError
-from data_pipelines.puzzle_set import (
-  IGNORE_LABEL,
-  Batch,
-  EvaluationRows,
-  PuzzleSet,
-)
+from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 
 tf = quiet.tensorflow()
 
@@ -111,7 +107,7 @@ class ArcSet(PuzzleSet):
         'its demonstrations too)'
       )
     for name in [task.name for task in self.tasks]:
-      if name == puzzle_set.BLANK_NAME or (
+      if name == BLANK_NAME or (
         encoding.parse_augmentation_name(name)[0] != name
       ):
         raise DataError(

@@ -21,19 +21,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipelines import files, puzzle_set, sampler
+from data_pipelines import files, sampler
 from data_pipelines import leaks as leak_check
 from data_pipelines import scoring as judging
 from data_pipelines.arc import encoding
 from data_pipelines.arc.tasks import Pair, Task
+from data_pipelines.batches import BLANK_NAME, IGNORE_LABEL, Batch, padded
 from data_pipelines.errors import DataError
 from data_pipelines.published import identifiers
-from data_pipelines.puzzle_set import (
-  IGNORE_LABEL,
-  Batch,
-  EvaluationRows,
-  PuzzleSet,
-)
+from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 from data_pipelines.questions import maze
 from data_pipelines.questions.maze import Maze
 from data_pipelines.questions.sudoku import Sudoku
@@ -122,7 +118,7 @@ class Split(NamedTuple):
       part = slice(begin, begin + _ROWS_AT_ONCE)
       inputs, labels = self.read(np.arange(len(questions))[part])
       questions[part] = inputs
-      answers[part] = puzzle_set.padded(labels)
+      answers[part] = padded(labels)
     split = self.directory.name
     return leak_check.Asked(questions, answers, lambda row: f'{split}:{row}')
 
@@ -229,7 +225,7 @@ class PublishedSet(PuzzleSet):
         self.domain,
         self.vocab_size,
         inputs.astype(np.uint8),
-        puzzle_set.padded(labels).astype(np.uint8),
+        padded(labels).astype(np.uint8),
         [f'test:{row}' for row in chosen.example],
       )
     parsed = [
@@ -370,7 +366,7 @@ class PublishedSet(PuzzleSet):
     example = np.arange(*split.puzzle_indices[puzzle : puzzle + 2])
     inputs, labels = split.read(example)
     pairs = []
-    labels = puzzle_set.padded(labels)
+    labels = padded(labels)
     for row, *tokens in zip(example, inputs, labels, strict=True):
       grids = []
       for name, canvas in zip(('inputs', 'labels'), tokens, strict=True):
@@ -544,7 +540,7 @@ def _read_rows(array: np.memmap, rows: np.ndarray) -> np.ndarray:
 def _names(directory: pathlib.Path, count: int) -> list[str]:
   path = directory / 'identifiers.json'
   if count == 1 and not path.exists():
-    return [puzzle_set.BLANK_NAME]
+    return [BLANK_NAME]
   return identifiers.read(
     path, count, 'dataset.json says num_puzzle_identifiers is'
   )

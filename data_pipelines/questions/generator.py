@@ -2,16 +2,15 @@
 
 import concurrent.futures
 import os
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from absl import logging
 
 from data_pipelines.errors import DataError
 from data_pipelines.hashing import GOLDEN
+from data_pipelines.progress import Progress
 
 # Candidates that a generator makes at once, and in a row without finding
 # anything before it gives up.
@@ -91,7 +90,7 @@ def gather(
   parts = []
   seen = set()
   tried = last_success = 0
-  started = last_log = time.monotonic()
+  progress = Progress(f'{what}: generated', count, _SECONDS_BETWEEN_LOGS)
   while len(seen) < count:
     good, puzzles = make(tried, tried + _BATCH)
     good = np.flatnonzero(good)
@@ -110,15 +109,5 @@ def gather(
         f'{what}: found {len(seen)} essentially different of the {count} '
         f'wanted, and no more in {_PATIENCE} tries; {relax}'
       )
-    now = time.monotonic()
-    if now - last_log > _SECONDS_BETWEEN_LOGS:
-      last_log = now
-      left = (now - started) * (count - len(seen)) / max(1, len(seen))
-      logging.info(
-        '%s: %d of %d generated, about %.0f s left',
-        what,
-        len(seen),
-        count,
-        left,
-      )
+    progress.add(len(kept))
   return Generated(*(np.concatenate(x) for x in zip(*parts, strict=True)))

@@ -14,7 +14,6 @@ import os
 import pathlib
 import re
 import reprlib
-import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from absl import logging
 from data_pipelines import files
 from data_pipelines.errors import DataError
 from data_pipelines.files import shown
+from data_pipelines.progress import Progress
 from data_pipelines.questions import maze, sudoku
 from data_pipelines.questions.generator import Generated
 from data_pipelines.questions.maze import Maze
@@ -273,14 +273,16 @@ def _check(loaded: Questions) -> None:
 def _add_unsound(faults: '_Faults', loaded: Questions) -> None:
   """Adds the puzzles whose content is at fault."""
   count = len(loaded.rows)
-  progress = _Progress(loaded.origin, f'of {count} puzzles checked')
+  progress = Progress(
+    f'{loaded.origin}: puzzles checked', count, _SECONDS_BETWEEN_LOGS
+  )
   for start in range(0, count, _CHECK_CHUNK):
     part = slice(start, start + _CHECK_CHUNK)
     for i, reason in loaded.domain.check(
       loaded.questions[part], loaded.answers[part]
     ):
       faults.add(loaded.rows[start + i], reason)
-    progress.at(min(count, start + _CHECK_CHUNK))
+    progress.add(min(count - start, _CHECK_CHUNK))
 
 
 class _Faults:
@@ -307,19 +309,6 @@ class _Faults:
       f'{origin}: {self.count} of {rows} rows cannot be used: {named}; '
       'correct or remove them'
     )
-
-
-class _Progress:
-  """Logs a count every ten seconds."""
-
-  def __init__(self, origin: str, done: str):
-    self._origin, self._done = origin, done
-    self._last = time.monotonic()
-
-  def at(self, count: int) -> None:
-    if time.monotonic() - self._last > _SECONDS_BETWEEN_LOGS:
-      self._last = time.monotonic()
-      logging.info('%s: %d %s', self._origin, count, self._done)
 
 
 # Files.
@@ -382,10 +371,11 @@ def _parse(
   header = _header(path, next(records, None))
   question_at, answer_at = (header.index(column) for column in _COLUMNS)
   faults = _Faults()
-  progress = _Progress(str(path), 'rows read')
+  progress = Progress(f'{shown(path)}: rows read', None, _SECONDS_BETWEEN_LOGS)
   questions = answers = rows = None
   count = total = 0
   while chunk := list(itertools.islice(records, _CHUNK)):
+    progress.add(len(chunk))
     good = []
     for row, fields in chunk:
       total += 1
@@ -428,7 +418,6 @@ def _parse(
     )
     rows[count:end] = numbers
     count = end
-    progress.at(total)
   if not total:
     raise DataError(f'{shown(path)}: has a header but no rows; add puzzles')
   parsed = Questions('', domain, questions, answers, shown(path), rows)

@@ -9,13 +9,9 @@ import numpy as np
 from data_pipelines import hashing, puzzle_set, sampler
 from data_pipelines import leaks as leak_check
 from data_pipelines import scoring as judging
+from data_pipelines.batches import BLANK_IDENTIFIER, Batch
 from data_pipelines.errors import DataError
-from data_pipelines.puzzle_set import (
-  BLANK_IDENTIFIER,
-  Batch,
-  EvaluationRows,
-  PuzzleSet,
-)
+from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 from data_pipelines.questions.loading import Questions
 
 

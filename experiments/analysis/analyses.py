@@ -1,10 +1,8 @@
 """What `experiments.analyze` measures: one function for each figure."""
 
 import dataclasses
-import datetime
 import functools
 import pathlib
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,13 +14,9 @@ from jax.sharding import Mesh
 
 from data_pipelines import sampler
 from data_pipelines.arc import voting
-from data_pipelines.puzzle_set import (
-  BLANK_IDENTIFIER,
-  IGNORE_LABEL,
-  Batch,
-  EvaluationRows,
-  PuzzleSet,
-)
+from data_pipelines.batches import BLANK_IDENTIFIER, IGNORE_LABEL, Batch
+from data_pipelines.progress import Progress
+from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 from data_pipelines.scoring import Judge
 from hrm_jax.inference import evaluation, traces
 from hrm_jax.inference import predict as inference
@@ -38,8 +32,6 @@ _PARTS = 10
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Segments that the paper's evaluations go up to; small runs are walked as far.
 _SEGMENTS = 16
-# Seconds between two lines of progress.
-_PROGRESS_SECONDS = 20.0
 
 _PAPER = 'HRM, arXiv 2506.21734'
 
@@ -229,7 +221,7 @@ def dimensions(subject: Subject) -> Finding:
     mesh,
   )
   measure = analysis.sharded_state_moments(setup.model, segments, mesh)
-  progress = _Progress('Trajectories: batch', 2 * int(last[-1]))
+  progress = Progress('Trajectories: batches', 2 * int(last[-1]))
   ratios = {'trained': {}, 'fresh': {}}
   for found, variables, table in (
     (ratios['trained'], subject.variables, subject.puzzle_table),
@@ -241,7 +233,7 @@ def dimensions(subject: Subject) -> Finding:
     ):
       mask = counted[(number - 1) * size : number * size]
       measure(variables, *_embedded(table, batch), mask, moments)
-      progress.add(1)
+      progress.add()
       if number in last:
         _add_ratios(found, moments)
   vectors = {
@@ -299,7 +291,7 @@ def residuals(subject: Subject) -> Finding:
   size = sharding.round_up(mesh, 'batch', min(subject.batch_size, len(rows)))
   trace = traces.sharded_trace(setup.model, setup.act, subject.segments, mesh)
   found = []
-  progress = _Progress('Residuals: row', len(rows))
+  progress = Progress('Residuals: rows', len(rows))
   for batch in _batches(subject, rows, size):
     puzzles, inputs = _embedded(subject.puzzle_table, batch)
     found.append(
@@ -544,7 +536,7 @@ def _walk(subject: Subject) -> Walked:
     },
     calibration=analysis.Calibration(),
   )
-  progress = _Progress('Walk: row', len(chosen))
+  progress = Progress('Walk: rows', len(chosen))
   done = 0
   for batch in _batches(subject, chosen, size):
     found, halts = jax.device_get(
@@ -677,24 +669,3 @@ def _shares(part: np.ndarray, count: np.ndarray) -> list[float | None]:
 def _number(value: float) -> float | None:
   """JSON has no NaN."""
   return None if np.isnan(value) else float(value)
-
-
-class _Progress:
-  """A line in the log every so many seconds, with the time left."""
-
-  def __init__(self, what: str, total: int):
-    self._what, self._total, self._done = what, total, 0
-    self._start = self._shown = time.monotonic()
-
-  def add(self, count: int) -> None:
-    """So many more are done."""
-    self._done += count
-    now = time.monotonic()
-    if now - self._shown > _PROGRESS_SECONDS and self._done < self._total:
-      self._shown = now
-      left = (now - self._start) / self._done * (self._total - self._done)
-      logging.info(
-        '%s %d of %d, %s left',
-        self._what, self._done, self._total,
-        datetime.timedelta(seconds=round(left)),
-      )  # fmt: skip

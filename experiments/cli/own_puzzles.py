@@ -16,14 +16,10 @@ from jax.sharding import Mesh
 from data_pipelines import puzzles
 from data_pipelines.arc import encoding
 from data_pipelines.arc import tasks as arc
+from data_pipelines.batches import BLANK_IDENTIFIER, padded
 from data_pipelines.drawing.pictures import Thought
 from data_pipelines.errors import ConfigError, DataError
-from data_pipelines.puzzle_set import (
-  BLANK_IDENTIFIER,
-  EvaluationRows,
-  PuzzleSet,
-  padded,
-)
+from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 from data_pipelines.questions import loading as questions
 from data_pipelines.questions.loading import Questions
 from data_pipelines.questions.maze import Maze

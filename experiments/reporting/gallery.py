@@ -15,10 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from data_pipelines import files, puzzle_set, sampler
+from data_pipelines import files, sampler
 from data_pipelines.arc import tasks as arc
 from data_pipelines.arc import voting
 from data_pipelines.arc.voting import Candidate
+from data_pipelines.batches import padded
 from data_pipelines.drawing import pictures as picture
 from data_pipelines.drawing.pictures import Thought
 from data_pipelines.errors import ConfigError
@@ -345,7 +346,7 @@ def _think(
         batch['inputs'],
       )
     )
-    labels = puzzle_set.padded(batch['labels'])
+    labels = padded(batch['labels'])
     for row in range(min(left, size)):
       yield batch['inputs'][row], thought_of(setup, found, labels[row], row)
     left -= size

@@ -1,9 +1,7 @@
 """Predicts the held-out puzzles and scores them."""
 
 import contextlib
-import datetime
 import pathlib
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +13,7 @@ from jax.sharding import Mesh
 
 from data_pipelines.errors import ConfigError
 from data_pipelines.leaks import Verdict
+from data_pipelines.progress import Progress
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 from data_pipelines.scoring import Judge
 from hrm_jax import build
@@ -22,9 +21,6 @@ from hrm_jax.inference import predict as inference
 from hrm_jax.parallel import sharding
 from hrm_jax.training import step as train_step
 from hrm_jax.workdir import checkpoints
-
-# Seconds between two lines of progress.
-_PROGRESS_SECONDS = 20.0
 
 
 class HeldOut(NamedTuple):
@@ -203,24 +199,15 @@ def evaluate(
       yield batch
 
   judge = puzzles.judge(chosen)
-  begin = shown = time.monotonic()
-  done = 0
+  progress = Progress('Rows predicted', len(chosen))
   for found in predict(variables, puzzle_table, read, len(chosen), batch_size):
     judge.add(found)
-    done += len(found.steps)
+    progress.add(len(found.steps))
     if stop():
       return None
-    now = time.monotonic()
-    if now - shown > _PROGRESS_SECONDS:
-      shown = now
-      left = (now - begin) / done * (len(chosen) - done)
-      logging.info(
-        'Predicted %d of %d, %s left',
-        done, len(chosen), datetime.timedelta(seconds=round(left)),
-      )  # fmt: skip
   judge.finish()
   logging.info(
     'Predicted %d in %.1f s, %.2f segments each',
-    done, time.monotonic() - begin, judge.metrics['eval/steps'],
+    progress.done, progress.passed, judge.metrics['eval/steps'],
   )  # fmt: skip
   return judge

@@ -27,9 +27,10 @@ from absl import logging
 
 from data_pipelines import files
 from data_pipelines.arc import encoding
+from data_pipelines.batches import BLANK_NAME
 from data_pipelines.errors import ConfigError
 from data_pipelines.published import identifiers
-from data_pipelines.puzzle_set import BLANK_NAME, PuzzleSet
+from data_pipelines.puzzle_set import PuzzleSet
 from data_pipelines.puzzles import Shapes
 from experiments.configs import base
 from hrm_jax import build

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-IGNORE_LABEL = -100
+from data_pipelines.batches import IGNORE_LABEL
 
 
 def log_stablemax(x: chex.Array) -> chex.Array:

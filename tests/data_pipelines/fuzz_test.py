@@ -28,9 +28,9 @@ from hypothesis import strategies as st
 from data_pipelines.arc import encoding
 from data_pipelines.arc import tasks as arc
 from data_pipelines.arc.tasks import Pair
+from data_pipelines.batches import IGNORE_LABEL
 from data_pipelines.errors import DataError
 from data_pipelines.published.reader import PublishedSet
-from data_pipelines.puzzle_set import IGNORE_LABEL
 from data_pipelines.questions import loading as questions
 from data_pipelines.questions import maze, sudoku
 from data_pipelines.questions.maze import Maze

@@ -14,10 +14,10 @@ from data_pipelines import leaks as leak_check
 from data_pipelines import puzzles
 from data_pipelines.errors import DataError
 from data_pipelines.leaks import Leak, Verdict
+from data_pipelines.published import writer
 from data_pipelines.questions import maze, sudoku
 from data_pipelines.questions.maze import Maze
 from data_pipelines.questions.sudoku import Sudoku
-from experiments import export_puzzles as export
 from experiments import leaks
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -292,7 +292,7 @@ def test_unknown_puzzles_are_compared_cell_by_cell():
 def test_a_published_directory_against_tasks(tasks, tmp_path):
   trained, *_ = tasks
   data = puzzles.load_puzzles('', str(trained), 30, 2, 0)
-  export.export(data, tmp_path / 'published', 'hrm', 0)
+  writer.export(data, tmp_path / 'published', 'hrm', 0)
   # The published directory trains on demonstrations, and holds out `ours`.
   found = leaks.find_leaks(str(trained), str(tmp_path / 'published'))
   assert [leak.name for leak in found if leak.reaches_answer] == ['ours->ours']

@@ -9,8 +9,8 @@ import pytest
 
 from data_pipelines import puzzles
 from data_pipelines.errors import ConfigError
+from data_pipelines.published import writer
 from experiments import evaluate, train
-from experiments import export_puzzles as export
 from experiments.configs import arc1, arc2, maze, sudoku
 from hrm_jax import build
 
@@ -44,7 +44,7 @@ def _config(spec, **changes):
 def _published(tmp_path, spec):
   directory = tmp_path / 'published'
   data = puzzles.load_puzzles(spec, spec, 30, 3, 0)
-  export.export(data, directory, 'hrm', 0)
+  writer.export(data, directory, 'hrm', 0)
   return str(directory)
 
 
@@ -105,7 +105,7 @@ def _write_tasks(directory, *numbers):
 def test_published_arc_is_trained_on_and_scored(tmp_path, capsys):
   held_out = _write_tasks(tmp_path / 'tasks', 1, 2)
   data = puzzles.load_puzzles('', str(held_out), 4, 3, 0)
-  export.export(data, tmp_path / 'published', 'trm', 0)
+  writer.export(data, tmp_path / 'published', 'trm', 0)
   config = _config(str(tmp_path / 'published'), stop_at_step=2)
   train.run(config, tmp_path / 'run')
   judge = evaluate.run(tmp_path / 'run')

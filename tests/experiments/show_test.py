@@ -14,7 +14,7 @@ from data_pipelines import puzzles
 from data_pipelines.arc import encoding
 from data_pipelines.drawing import pictures as picture
 from data_pipelines.errors import DataError
-from experiments import export_puzzles as export
+from data_pipelines.published import writer
 from experiments import show
 
 # Of the end-of-grid marks.
@@ -129,7 +129,7 @@ def test_arc(arc_tasks, tmp_path):
 def test_a_published_directory(arc_tasks, tmp_path):
   data = puzzles.load_puzzles(str(arc_tasks), '', 30, 1, 0)
   directory = tmp_path / 'published'
-  export.export(data, directory, 'trm', 3)
+  writer.export(data, directory, 'trm', 3)
   read = puzzles.load_puzzles(str(directory), '', 30, 0, 0)
   names = json.loads((directory / 'identifiers.json').read_text())
   titles, originals, shown = read.samples(1, 0)

@@ -12,11 +12,11 @@ from data_pipelines import puzzles
 from data_pipelines.arc import encoding
 from data_pipelines.arc.pipeline import ArcSet
 from data_pipelines.arc.tasks import Pair, Task, TaskSet
+from data_pipelines.batches import IGNORE_LABEL
 from data_pipelines.errors import DataError
 from data_pipelines.published import reader as published_set
+from data_pipelines.published import writer
 from data_pipelines.published.reader import PublishedSet
-from data_pipelines.puzzle_set import IGNORE_LABEL
-from experiments import export_puzzles as export
 
 TURNED = np.array([0, 3, 1, 2, 4, 5, 6, 7, 9, 8], np.uint8)
 SEPARATORS = {'hrm': '_', 'trm': '|||'}
@@ -216,7 +216,7 @@ def arc_set(num_aug=3):
 def test_round_trip_is_exact(tmp_path, variant):
   data = arc_set()
   out = tmp_path / 'out'
-  export.export(data, out, variant, seed=5)
+  writer.export(data, out, variant, seed=5)
   read = PublishedSet(out, True, True)
   count = int(data.members.sum())
   assert read.members.tolist() == data.members.tolist()
@@ -252,7 +252,7 @@ def test_round_trip_is_exact(tmp_path, variant):
     }
 
   # Written once more it is the same, file by file.
-  export.export(read, tmp_path / 'again', variant, seed=9)
+  writer.export(read, tmp_path / 'again', variant, seed=9)
   for path in sorted(out.rglob('*.npy')):
     again = tmp_path / 'again' / path.relative_to(out)
     assert again.read_bytes() == path.read_bytes()
@@ -263,7 +263,7 @@ def test_round_trip_is_exact(tmp_path, variant):
 def test_files_are_as_the_published_loader_wants_them(tmp_path):
   data = arc_set()
   out = tmp_path / 'out'
-  export.export(data, out, 'trm', seed=0)
+  writer.export(data, out, 'trm', seed=0)
   for split, groups, count in (('train', 3, 32), ('test', 2, 12)):
     arrays = {path.name: np.load(path) for path in (out / split).glob('*.npy')}
     assert {name: array.dtype.name for name, array in arrays.items()} == {
@@ -315,7 +315,7 @@ def test_an_export_replaces_nothing(tmp_path):
   out = tmp_path / 'out'
   out.mkdir()
   with pytest.raises(DataError, match='exists already'):
-    export.export(arc_set(0), out, 'hrm', 0)
+    writer.export(arc_set(0), out, 'hrm', 0)
   assert not list(out.iterdir())
 
 
@@ -323,9 +323,9 @@ def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
   def fail(*_):
     raise OSError(28, 'No space left on device')
 
-  monkeypatch.setattr(export.np, 'save', fail)
+  monkeypatch.setattr(writer.np, 'save', fail)
   with pytest.raises(DataError, match='cannot be written'):
-    export.export(arc_set(0), tmp_path / 'out', 'hrm', 0)
+    writer.export(arc_set(0), tmp_path / 'out', 'hrm', 0)
   assert not list(tmp_path.iterdir())
 
 

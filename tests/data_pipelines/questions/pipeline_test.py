@@ -7,10 +7,10 @@ import pytest
 
 from data_pipelines import puzzles
 from data_pipelines.errors import DataError
+from data_pipelines.published import writer
 from data_pipelines.questions import loading as questions
 from data_pipelines.questions import pipeline as question_set
 from data_pipelines.questions.pipeline import QuestionSet
-from experiments import export_puzzles as export
 
 SUDOKU = 'sudoku:box=2x2:clues=10:count=20:tests=6'
 MAZE = 'maze:size=4x5:path=3:count=12:tests=5'
@@ -152,7 +152,7 @@ def test_a_test_puzzle_among_the_training_ones_leaks(tmp_path):
 )
 def test_the_published_format_and_back(tmp_path, spec):
   data = load(spec)
-  export.export(data, tmp_path / 'out', 'hrm', seed=0)
+  writer.export(data, tmp_path / 'out', 'hrm', seed=0)
   read = load(str(tmp_path / 'out'))
   assert read.domain == data.domain
   assert read.num_identifiers == 1
@@ -224,7 +224,7 @@ def test_nothing_to_train_on():
 def test_a_published_directory_of_unknown_puzzles(tmp_path):
   """Mazes that are no square look like others that are."""
   data = load('maze:size=4x9:path=3:count=9:tests=4')
-  export.export(data, tmp_path / 'out', 'hrm', seed=0)
+  writer.export(data, tmp_path / 'out', 'hrm', seed=0)
   read = load(str(tmp_path / 'out'))
   assert read.domain is None
   chosen = read.evaluation_rows()

@@ -1,0 +1,54 @@
+"""Progress of long work in the log."""
+
+import datetime
+import time
+
+from absl import logging
+
+
+class Progress:
+  """Logs how much of some work is done, at most every `seconds`.
+
+  Attributes:
+    done: number of things done so far.
+  """
+
+  def __init__(self, what: str, total: int | None, seconds: float = 20.0):
+    """Starts the clock.
+
+    Args:
+      what: names the things that are counted, e.g. `examples written`.
+      total: number of things to do; None where it is not known.
+      seconds: shortest time between two lines of the log.
+    """
+    self._what, self._total, self._seconds = what, total, seconds
+    self._start = self._logged = time.monotonic()
+    self.done = 0
+
+  @property
+  def passed(self) -> float:
+    """Seconds since the start."""
+    return time.monotonic() - self._start
+
+  def add(self, count: int = 1) -> None:
+    """Counts `count` more things as done, and logs a line where one is due."""
+    self.done += count
+    now = time.monotonic()
+    unfinished = self._total is None or self.done < self._total
+    if unfinished and now - self._logged > self._seconds:
+      self._logged = now
+      logging.info('%s', self)
+
+  def left(self) -> datetime.timedelta | None:
+    """Time left at the pace so far; None where it cannot be known."""
+    if self._total is None or not self.done:
+      return None
+    left = self.passed / self.done * (self._total - self.done)
+    return datetime.timedelta(seconds=round(left))
+
+  def __str__(self) -> str:
+    text = f'{self._what}: {self.done:,}'
+    if self._total is not None:
+      text += f' of {self._total:,}'
+    left = self.left()
+    return text if left is None else f'{text}, {left} left'
