@@ -352,7 +352,8 @@ class _Hub(http.server.BaseHTTPRequestHandler):
 def _in_process(tmp_path, endpoint, role):
   """Loads from a hub in a process of its own: its address is read once."""
   code = (
-    'import json, sys; from data_pipelines import errors, questions\n'
+    'import json, sys; from data_pipelines import errors\n'
+    'from data_pipelines.questions import loading as questions\n'
     'try:\n'
     '  x = questions.load_questions("maze_30x30_hard_1k", sys.argv[1], 0)\n'
     '  print(json.dumps([x.version, len(x.rows)]))\n'
@@ -527,7 +528,7 @@ def test_is_question_spec():
 
 def test_no_tensorflow_and_no_jax():
   code = (
-    'import sys; from data_pipelines import questions\n'
+    'import sys; from data_pipelines.questions import loading as questions\n'
     'print({"jax", "tensorflow", "hrm_jax", "huggingface_hub"}'
     ' & {*sys.modules})'
   )
