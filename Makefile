@@ -29,9 +29,7 @@ comparison: .venv/installed
 	    $(BIN)/python -m experiments.evaluate --workdir=$$run; \
 	  done; \
 	done; \
-	$(BIN)/python -m experiments.learning_curves --runs=$${runs#,} \
-	  --out=$(COMPARISON)/learning_curves.png; \
-	$(BIN)/python -m experiments.leaderboard --runs=$${runs#,} \
+	$(BIN)/python -m experiments.compare --runs=$${runs#,} \
 	  --out=$(COMPARISON)
 
 # Runs the notebook anew and keeps what it shows.

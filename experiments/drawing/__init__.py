@@ -1,1 +1,1 @@
-"""Charts."""
+"""Charts that the commands draw."""

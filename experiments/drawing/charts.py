@@ -1,4 +1,4 @@
-"""Charts by matplotlib, without its start-up notes or any global state."""
+"""Makes charts with matplotlib, without its start-up notes or global state."""
 
 import contextlib
 import io
@@ -9,17 +9,15 @@ from collections.abc import Iterator
 from data_pipelines import files
 from data_pipelines.errors import ConfigError
 
-# Its first start builds a cache of fonts and says so: nothing to act on.
+# The first start of matplotlib builds a cache of fonts and says so.
 logging.getLogger('matplotlib').setLevel(logging.ERROR)
 from matplotlib.axes import Axes as Axes  # noqa: E402
 from matplotlib.axis import Axis  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.patches import Patch  # noqa: E402
 from matplotlib.ticker import PercentFormatter  # noqa: E402
 
-QUOTED, MEASURED, SMALL_SCALE = '#9e9e9e', '#1565c0', '#ef6c00'
-INK = '#333333'
-# Told apart by those who do not see all colours (Okabe & Ito).
+QUOTED, MEASURED = '#9e9e9e', '#1565c0'
+# Colours that people tell apart who do not see all of them (Okabe & Ito).
 LINES = (
   '#0072b2',
   '#d55e00',
@@ -33,39 +31,27 @@ _DPI = 120
 
 
 def figure(width: float, height: float) -> Figure:
-  """An empty figure of so many inches, which lays itself out."""
+  """Makes an empty figure; its sizes are in inches, and it lays itself out."""
   return Figure(figsize=(width, height), dpi=_DPI, layout='constrained')
 
 
-def bar_style(colour: str) -> dict[str, str]:
-  """Quoted bars are hollow and hatched: told apart without colour too."""
-  if colour == QUOTED:
-    return {'facecolor': 'white', 'edgecolor': colour, 'hatch': '////'}
-  return {'facecolor': colour, 'edgecolor': colour}
-
-
-def swatch(colour: str, label: str) -> Patch:
-  """An entry of a legend."""
-  return Patch(label=label, **bar_style(colour))
-
-
 def show_percent(axis: Axis) -> None:
-  """Writes the shares on an axis in percent."""
+  """Labels an axis of fractions in percent."""
   axis.set_major_formatter(PercentFormatter(1.0))
 
 
 def save(drawn: Figure, path: pathlib.Path) -> None:
-  """Writes a PNG, whole or not at all.
+  """Writes a figure as a PNG, whole or not at all.
 
   Raises:
-    ConfigError: it cannot be written.
+    ConfigError: the file cannot be written.
   """
   with writing(path), files.replacing(path) as part:
     part.write_bytes(png(drawn))
 
 
 def png(drawn: Figure) -> bytes:
-  """A figure as the bytes of a PNG."""
+  """Returns a figure as the bytes of a PNG."""
   data = io.BytesIO()
   drawn.savefig(data, format='png')
   return data.getvalue()
@@ -73,19 +59,19 @@ def png(drawn: Figure) -> bytes:
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Makes the directory of `path`; what goes wrong is one line about --out."""
+  """Makes the directory of `path`; a failure to write is one line of error."""
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     yield path
   except OSError as error:
     raise ConfigError(
-      f'--out: {path} cannot be written ({error.strerror}); name a place of '
-      'yours'
+      f'--out: {path} cannot be written ({error.strerror}); name a directory '
+      'of yours'
     ) from None
 
 
 def count(parameters: int | None) -> str:
-  """A number of parameters in three digits: '27.3M parameters'."""
+  """Writes a number of parameters in three digits: '27.3M parameters'."""
   if parameters is None:
     return 'no checkpoint'
   for size, letter in ((10**6, 'M'), (10**3, 'K')):

@@ -1,6 +1,6 @@
-"""The curves of a training run: read from its metrics.jsonl, and drawn.
+"""Reads and draws the curves of a training run from its metrics.jsonl.
 
-Without JAX, so that a notebook can look on while another process trains.
+It does without JAX, so that a notebook can look on while a process trains.
 """
 
 import json
@@ -13,10 +13,10 @@ from data_pipelines import files, sampler
 from data_pipelines.errors import ConfigError, DataError
 from experiments.drawing import charts
 
-# Points of a curve at most; the eye has no use for more.
+# Greatest number of points of a curve; the eye has no use for more.
 _MAX_POINTS = 500
 
-# Title, whether in percent, and metrics of each chart.
+# The title, whether in percent, and the metrics of each chart.
 _CHARTS = (
   ('Loss', False, ('loss', 'lm_loss', 'q_halt_loss', 'q_continue_loss')),
   (
@@ -42,7 +42,7 @@ _CHARTS = (
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The lines of a metrics.jsonl, without one that is not written to its end.
+  """Reads the lines of a metrics.jsonl, but not a last one that is cut off.
 
   Raises:
     ConfigError: there is no such file, or it is damaged.
@@ -59,13 +59,13 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
       f'{path}: not UTF-8 text (byte {error.start}); restore the file'
     ) from None
   found = []
-  # What follows the last line break is empty, or a line cut off.
+  # After the last line break comes nothing, or a line cut off.
   for number, text in enumerate(texts[:-1], 1):
     try:
       line = json.loads(text)
       if not isinstance(line, dict) or type(line.get('step')) is not int:
         raise ValueError('no object with a step')
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       raise ConfigError(
         f'{path}: line {number} is damaged ({error}); remove that line'
       ) from None
@@ -74,25 +74,25 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def collect(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-  """What there is to draw: charts with their series, those without left out.
+  """Collects the points of the charts; those without any are left out.
 
   Args:
-    lines: of `read`.
+    lines: lines of a metrics.jsonl, see `read`.
 
   Returns:
-    For each chart its `title`, whether it is in `percent`, and its `series`:
-    a `name` and `points`, pairs of a step and a value, None where that is no
-    finite number.
+    For each chart its `title`, whether it is in `percent`, and its `series`,
+    each with a `name` and `points`: pairs of a step and a value, which is None
+    where it is no finite number.
   """
   found = []
   for title, percent, names in _CHARTS:
     series = []
     for name in names:
-      # Of a step that was done again, the last time counts.
+      # Where a step was done again, its last line counts.
       values = {line['step']: line[name] for line in lines if name in line}
       steps = sorted(values)
       spread = sampler.spread(len(steps), _MAX_POINTS)
-      # The last one too: it is written beside the curve.
+      # The last value is written beside the curve.
       steps = sorted({steps[i] for i in spread} | {*steps[-1:]})
       points = [[step, _number(values[step])] for step in steps]
       if points:
@@ -104,21 +104,23 @@ def collect(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _number(value: Any) -> float | None:
-  """To four digits; None for what no chart can show."""
-  if type(value) not in (int, float) or not math.isfinite(value):
-    return None
-  return float(f'{value:.4g}')
+  """Rounds a number to four digits; returns None for what no chart can show."""
+  try:
+    value = float(value) if type(value) in (int, float) else math.nan
+  except OverflowError:  # A whole number beyond a float's range.
+    value = math.inf
+  return float(f'{value:.4g}') if math.isfinite(value) else None
 
 
 def draw(found: Sequence[dict[str, Any]]) -> charts.Figure:
-  """The charts of `collect`, beside each other."""
+  """Draws the charts of `collect` beside each other."""
   figure = charts.figure(3.2 * len(found), 2.6)
   for axes, chart in zip(
     figure.subplots(1, len(found), squeeze=False)[0], found, strict=True
   ):
     for series, colour in zip(chart['series'], charts.LINES, strict=False):
       steps, values = zip(*series['points'], strict=True)
-      # None makes a gap.
+      # A value of None makes a gap.
       values = [math.nan if value is None else value for value in values]
       axes.plot(
         steps, values, color=colour, marker='.', markersize=4,

@@ -1,12 +1,18 @@
 """Results that others published, each with its source; nothing measured here.
 
-Percent of what is held out, solved exactly. ARC: within two attempts, on the
-public evaluation set where a figure's note does not say otherwise.
+A figure is the percentage of held-out puzzles solved exactly, by the rule of
+its benchmark unless its note says otherwise.
 """
 
 from typing import NamedTuple
 
-BENCHMARKS = ('ARC-1', 'ARC-2', 'Sudoku-Extreme 1k', 'Maze-Hard')
+# The rule of each benchmark's figures.
+BENCHMARKS = {
+  'ARC-1': 'two attempts at each test input, the 400 public evaluation tasks',
+  'ARC-2': 'two attempts at each test input, the 120 public evaluation tasks',
+  'Sudoku-Extreme 1k': 'one answer, all 422,786 test puzzles, 1,000 trained on',
+  'Maze-Hard': 'one answer, all 1,000 test mazes, 1,000 trained on',
+}
 
 SOURCES = {
   'HRM': 'arXiv 2506.21734, Hierarchical Reasoning Model',
@@ -21,12 +27,12 @@ class Figure(NamedTuple):
   """One published figure.
 
   Attributes:
-    system: whose it is.
-    parameters: as published; puzzle embeddings are not counted.
-    benchmark: one of `BENCHMARKS`.
-    text: percent, as published.
+    system: name of the system.
+    parameters: number of parameters as published, without puzzle embeddings.
+    benchmark: a key of `BENCHMARKS`.
+    text: the percentage as published.
     source: a key of `SOURCES`.
-    note: what must be known to read it; empty for nothing.
+    note: what must be known to read the figure; empty for nothing.
   """
 
   system: str
@@ -35,11 +41,6 @@ class Figure(NamedTuple):
   text: str
   source: str
   note: str = ''
-
-  @property
-  def percent(self) -> float:
-    """The figure as a number."""
-    return float(self.text.removeprefix('~'))
 
 
 _DIRECT = 'direct prediction, 8-layer transformer'

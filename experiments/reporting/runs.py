@@ -1,4 +1,4 @@
-"""Runs as their directories tell of them, and which are the same but for seed.
+"""Reads the directories of runs, and groups runs that differ in seed alone.
 
 A run's files are read when they are asked for: a curve needs no scores, and
 scores need no metrics.
@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import ml_collections
 import orbax.checkpoint as ocp
-from absl import flags
 from flax.traverse_util import flatten_dict
 
 from data_pipelines import files
@@ -26,12 +25,7 @@ from experiments.drawing import training_curves
 from hrm_jax import build
 from hrm_jax.inference import predict as inference
 
-# Shared: tests and notebooks import several commands at once.
-RUNS = flags.DEFINE_list(
-  'runs', [], 'Directories of training runs, separated by commas.'
-)
-
-# By `config.model.kind`.
+# The name of each `config.model.kind`.
 _SYSTEMS = {
   'hrm': 'HRM',
   'direct': 'direct prediction',
@@ -40,30 +34,30 @@ _SYSTEMS = {
 }
 _TRM_MLP = 'TRM mlp_t'
 
-# What `experiments.evaluate` calls an evaluation of all that is held out, and
-# any evaluation.
+# Names that `experiments.evaluate` gives the directory of an evaluation of all
+# that is held out, and the files of any evaluation.
 _WHOLE = re.compile(rf'step_(\d+)(?:_({"|".join(inference.HALTING_MODES)}))?')
 _ANY = 'step_*/scores.json'
 _METRIC = 'eval/'
-# Too long for a label.
+# Settings that are too long for a label.
 _NOT_IN_LABELS = {'data_version', 'data.known_leaks'}
-# Settings that make a system what it is.
+# Beginnings of the settings that make a system what it is.
 _OF_SYSTEM = ('model.', 'act.', 'loss', 'optimizer.ema_decay')
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-  """What one evaluation gave.
+  """The result of one evaluation.
 
   Attributes:
-    path: of scores.json.
-    step: of the checkpoint.
+    path: the file scores.json.
+    step: step of the checkpoint.
     halting: 'fixed' or 'act'.
-    data_version: which data it was scored on.
+    data_version: which data were scored.
     trained_on: which data the checkpoint was trained on.
-    rows: inputs that were predicted, augmentations included.
-    leaks: see `leak_check.Verdict.record`.
-    metrics: by name, `eval/...`.
+    rows: number of inputs predicted, augmentations included.
+    leaks: record of the leak check, see `data_pipelines.leaks.Verdict.record`.
+    metrics: metrics by name, `eval/...`.
   """
 
   path: pathlib.Path
@@ -78,12 +72,13 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One directory that `experiments.train` wrote.
+  """A directory that `experiments.train` wrote.
 
   Attributes:
-    directory: of the run.
-    config: its settings; those that have been added since at their defaults.
-    data_version: which data it is trained and scored on.
+    directory: the directory.
+    config: settings of the run; those that did not exist then have their
+      defaults.
+    data_version: which data the run trains on and holds out.
   """
 
   directory: pathlib.Path
@@ -92,12 +87,12 @@ class Run:
 
   @property
   def seed(self) -> int:
-    """Of the parameters and of the order of the examples."""
+    """Seed of the parameters and of the order of the examples."""
     return self.config.seed
 
   @property
   def system(self) -> str:
-    """The name of the kind of model."""
+    """Name of the kind of model."""
     model = self.config.model
     if model.kind == 'trm' and model.mlp_t:
       return _TRM_MLP
@@ -105,13 +100,18 @@ class Run:
 
   @functools.cached_property
   def settings(self) -> dict[str, str]:
-    """What decides the results besides the seed, as text by dotted key."""
+    """All that decides the results besides the seed, as text by dotted key."""
     texts = {key: json.dumps(v) for key, v in decisive(self.config).items()}
     return {**texts, 'data_version': self.data_version}
 
   @property
+  def held_out(self) -> str:
+    """Which data are held out."""
+    return self.data_version.rpartition('evaluate ')[2]
+
+  @property
   def changes(self) -> list[str]:
-    """Settings of the system that are not those published for ARC."""
+    """Settings of the system that differ from those published for ARC."""
     fields = flatten_dict(self.config.to_dict(), sep='.')
     published = flatten_dict(build.defaults(self.config).to_dict(), sep='.')
     return [
@@ -122,7 +122,7 @@ class Run:
 
   @functools.cached_property
   def scores(self) -> Scores:
-    """The newest whole evaluation, the run's own mode of halting first.
+    """Scores of the newest whole evaluation, by the run's own halting first.
 
     Raises:
       ConfigError: there is none, or it is damaged.
@@ -145,7 +145,7 @@ class Run:
 
   @functools.cached_property
   def metrics(self) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, in order; each has a `step`.
+    """The lines of metrics.jsonl in their order; each has a `step`.
 
     Raises:
       ConfigError: there is no such file, or it is damaged.
@@ -154,41 +154,38 @@ class Run:
 
   @functools.cached_property
   def evaluations(self) -> list[dict[str, float]]:
-    """The evaluations made while training, by rising step.
+    """The evaluations made during training, by rising step; may be none.
 
     Raises:
-      ConfigError: there are none, or metrics.jsonl is damaged.
+      ConfigError: metrics.jsonl is damaged.
     """
+    if not (self.directory / 'metrics.jsonl').exists():
+      return []
     found = {
       line['step']: line
       for line in self.metrics
       if any(name.startswith(_METRIC) for name in line)
     }
-    if not found:
-      raise ConfigError(
-        f'{self.directory / "metrics.jsonl"}: holds no evaluation; train with '
-        '--config.evaluate_every=N'
-      )
     return [found[step] for step in sorted(found)]
 
   @functools.cached_property
   def parameters(self) -> int | None:
-    """Trained values besides the puzzle table, None without a checkpoint.
+    """Number of trained values besides the puzzle table.
 
-    Counted in the checkpoint: the shapes there are what was trained.
+    It is counted in the newest checkpoint, and None where there is none.
 
     Raises:
       ConfigError: the newest checkpoint is damaged.
     """
     saved = self.directory.absolute() / 'checkpoints'
-    steps = [path for path in saved.glob('*/weights') if _is_step(path.parent)]
+    steps = [p for p in saved.glob('*/weights') if p.parent.name.isdigit()]
     if not steps:
       return None
     newest = max(steps, key=lambda path: int(path.parent.name))
     handler = ocp.StandardCheckpointHandler()
     try:
       shapes = handler.metadata(newest)['params']
-    # orbax and tensorstore each have their own errors for damage.
+    # orbax and tensorstore raise errors of their own for damage.
     except Exception as error:
       raise ConfigError(
         f'{newest}: its shapes cannot be read, the checkpoint may be damaged; '
@@ -207,12 +204,12 @@ class Group:
 
   @property
   def system(self) -> str:
-    """The name of the kind of model."""
+    """Name of the kind of model."""
     return self.runs[0].system
 
   @property
   def seeds(self) -> list[int]:
-    """One for each run."""
+    """Seed of each run."""
     return [run.seed for run in self.runs]
 
   @property
@@ -223,7 +220,7 @@ class Group:
 
 
 def decisive(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """The settings that decide results besides the seed, by dotted key."""
+  """Returns the settings that decide results besides the seed, dotted keys."""
   return {
     key: value
     for key, value in flatten_dict(config.to_dict(), sep='.').items()
@@ -235,7 +232,7 @@ def decisive(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def read_all(directories: Sequence[str]) -> list[Run]:
-  """The runs of the flag --runs.
+  """Reads the runs that the flag --runs names.
 
   Raises:
     ConfigError: a directory holds no run, or is named twice.
@@ -250,7 +247,7 @@ def read_all(directories: Sequence[str]) -> list[Run]:
 
 
 def read(directory: pathlib.Path) -> Run:
-  """The run of a directory; its config.json is all that must be there.
+  """Reads a run; only its config.json must be there.
 
   Raises:
     ConfigError: there is no such file, or it is damaged.
@@ -262,7 +259,7 @@ def read(directory: pathlib.Path) -> Run:
       'experiments.train has written'
     )
   fix = 'restore the file that experiments.train wrote'
-  fields = _read_object(path, fix)
+  fields = read_object(path, fix)
   version = fields.get('data_version')
   if not isinstance(version, str):
     raise ConfigError(
@@ -270,7 +267,7 @@ def read(directory: pathlib.Path) -> Run:
     )
   try:
     config = build.from_record(fields, path)
-  # Of the types that settings have.
+  # A setting has a type that settings do not take.
   except (TypeError, AttributeError, KeyError) as error:
     raise ConfigError(
       f'{path}: a setting has another type than it must have ({error}); {fix}'
@@ -279,16 +276,16 @@ def read(directory: pathlib.Path) -> Run:
 
 
 def read_scores(path: pathlib.Path, fix: str) -> Scores:
-  """What `experiments.evaluate` wrote into a scores.json.
+  """Reads a scores.json that `experiments.evaluate` wrote.
 
   Args:
-    path: of the file.
-    fix: what to do where it is damaged, for the error.
+    path: the file.
+    fix: what to do where the file is damaged, for the error.
 
   Raises:
-    ConfigError: it is damaged.
+    ConfigError: the file is damaged.
   """
-  found = _read_object(path, fix)
+  found = read_object(path, fix)
 
   def take(name: str, what: str, *kinds: type) -> Any:
     # `type`, since JSON's true is an int to isinstance.
@@ -320,14 +317,14 @@ def read_scores(path: pathlib.Path, fix: str) -> Scores:
 def group(
   runs: Iterable[Run], also_by: Callable[[Run], Hashable] = lambda run: None
 ) -> list[Group]:
-  """Runs that differ in seed alone, together, in the order they came.
+  """Puts runs that differ in seed alone together, in the order they came.
 
   Args:
-    runs: to be grouped.
-    also_by: what must be the same besides the settings.
+    runs: the runs to group.
+    also_by: function of what must be the same besides the settings.
 
   Raises:
-    ConfigError: two runs of a group have one seed: a spread over them would
+    ConfigError: two runs of a group have one seed, so that their spread would
       not be one over seeds.
   """
   groups: dict[Hashable, dict[int, Run]] = {}
@@ -347,8 +344,12 @@ def group(
 
 
 def labels(groups: Sequence[Group], most: int = 3) -> list[str]:
-  """A name for each group: its system, and what sets it apart from the others
-  of that system; at most `most` settings are named."""
+  """Names each group by its system and what sets it apart within that system.
+
+  Args:
+    groups: groups that stand beside each other.
+    most: number of settings that a name has at most.
+  """
   out = []
   for one in groups:
     others = [g for g in groups if g.system == one.system]
@@ -367,14 +368,23 @@ def labels(groups: Sequence[Group], most: int = 3) -> list[str]:
     if len(differing) > most:
       parts.append(f'{len(differing) - most} more')
     out.append(f'{one.system} ({", ".join(parts)})' if parts else one.system)
-  # What is left sets them apart elsewhere: in the data, or in the step scored.
+  # Equal names are of groups that differ in their data or in the step scored.
   return [
     f'{name} [{one.runs[0].directory.name}]' if out.count(name) > 1 else name
     for name, one in zip(out, groups, strict=True)
   ]
 
 
-def _read_object(path: pathlib.Path, fix: str) -> dict[str, Any]:
+def read_object(path: pathlib.Path, fix: str) -> dict[str, Any]:
+  """Reads a JSON file that must hold an object.
+
+  Args:
+    path: the file.
+    fix: what to do where the file is damaged, for the error.
+
+  Raises:
+    ConfigError: the file is damaged.
+  """
   try:
     found = files.parse_json(files.read(path), path)
   except DataError as error:
@@ -382,7 +392,3 @@ def _read_object(path: pathlib.Path, fix: str) -> dict[str, Any]:
   if not isinstance(found, dict):
     raise ConfigError(f'{path}: must hold a JSON object; {fix}')
   return found
-
-
-def _is_step(directory: pathlib.Path) -> bool:
-  return directory.name.isdigit()

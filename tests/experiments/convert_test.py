@@ -21,9 +21,9 @@ from absl.testing import flagsaver
 from data_pipelines import files
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.puzzles import load_puzzles
-from experiments import convert, evaluate, leaderboard, train
+from experiments import convert, evaluate, train
 from experiments.configs import arc1, sudoku
-from experiments.reporting import runs
+from experiments.reporting import comparison, runs
 from hrm_jax import build
 from hrm_jax.parallel import sharding
 from hrm_jax.published import convert as published
@@ -697,9 +697,9 @@ def test_what_it_was_trained_on_is_not_known(sizes, tmp_path, capsys):
   convert.make_run(path, _sudoku('hrm'), tmp_path / 'run')
   evaluate.run(tmp_path / 'run')
   assert 'trained on is not known' in capsys.readouterr().out
-  (measured,) = leaderboard.measure(runs.read_all([str(tmp_path / 'run')]))
-  assert measured.paper is None
-  assert '| not known' in leaderboard.report([measured])
+  (measured,) = comparison.measure(runs.read_all([str(tmp_path / 'run')]))
+  assert measured.benchmark is None
+  assert '| not known' in comparison.report([measured])
 
 
 def _changed(**changes):

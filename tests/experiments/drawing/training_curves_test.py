@@ -28,12 +28,13 @@ def test_charts_have_the_metrics_that_are_there():
     # The step was done again.
     {'step': 10, 'loss': 1.5},
     {'step': 20, 'loss': math.nan},
+    {'step': 30, 'loss': 10**400},
   ]
   loss, training, held_out = training_curves.collect(lines)
   assert loss == {
     'title': 'Loss',
     'percent': False,
-    'series': [{'name': 'loss', 'points': [[10, 1.5], [20, None]]}],
+    'series': [{'name': 'loss', 'points': [[10, 1.5], [20, None], [30, None]]}],
   }
   assert training['percent']
   assert training['series'][0]['points'] == [[10, 0.25]]

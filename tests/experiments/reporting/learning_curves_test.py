@@ -1,17 +1,14 @@
-"""Learning curves: means, bands, and what may not share a chart."""
+"""Learning curves: means, bands, and what may not share an axis."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
 
 from data_pipelines.errors import ConfigError
-from experiments import learning_curves
 from experiments.configs import base, sudoku
 from experiments.drawing import charts
-from experiments.reporting import runs
+from experiments.reporting import learning_curves, runs
 
 _DATA = 'train generated sudoku a; evaluate generated sudoku b'
 
@@ -63,23 +60,21 @@ def test_a_line_for_each_group_with_mean_and_band(systems):
   assert second.get_label() == 'TRM attention, no checkpoint, 1 seed'
 
 
-def test_last_values_as_text_and_as_json(systems):
-  curves = _read(systems)
-  _, header, hrm, trm = learning_curves.table(curves, 'exact').splitlines()
-  assert header.split()[:4] == ['mean', 'min', 'max', 'runs']
-  assert hrm.split()[:6] == ['HRM', '30.00', '10.00', '60.00', '3', '20']
-  assert trm.split()[2:7] == ['70.00', '70.00', '70.00', '1', '30']
-  record = learning_curves.record(curves, 'exact')
-  assert record['groups'][0]['mean'] == pytest.approx(0.3)
-  assert record['groups'][0]['seeds'] == [0, 1, 2]
-  assert record['groups'][1]['step'] == 30
-  assert json.loads(json.dumps(record)) == record
+def test_curves_as_json(systems):
+  hrm, trm = (curve.record() for curve in _read(systems))
+  assert hrm['mean'] == pytest.approx([0.2, 0.3])
+  assert (hrm['min'], hrm['max']) == ([0.1, 0.1], [0.3, 0.6])
+  assert hrm['seeds'] == [0, 1, 2]
+  assert trm['steps'] == [10, 20, 30]
+  assert json.loads(json.dumps(hrm)) == hrm
 
 
 def test_counts_are_not_percent(systems):
-  text = learning_curves.table(_read(systems, 'steps'), 'steps')
-  assert 'percent' not in text
-  assert '8.00' in text
+  for metric, percent in (('steps', False), ('exact', True)):
+    figure = learning_curves.draw(_read(systems, metric), metric)
+    (axes,) = figure.axes
+    label = axes.yaxis.get_major_formatter()(0.5)
+    assert label.endswith('%') == percent
 
 
 def test_means_are_over_all_seeds_or_not_at_all(write_run):
@@ -122,23 +117,31 @@ def test_unknown_metric_lists_those_there_are(systems):
 
 
 @pytest.mark.parametrize(
-  'changes, version, part',
+  'changes, version, title',
   [
-    ({'evaluation.max_puzzles': 5}, _DATA, 'evaluation.max_puzzles 0 there, 5'),
-    ({'evaluation.halting': 'act'}, _DATA, 'halting fixed there, act here'),
-    ({}, _DATA + 'c', 'held out generated sudoku b there'),
+    (
+      {'evaluation.max_puzzles': 5},
+      _DATA,
+      'generated sudoku b, halting: fixed, max_puzzles: 5',
+    ),
+    ({'evaluation.halting': 'act'}, _DATA, 'generated sudoku b, halting: act'),
+    ({}, _DATA + 'c', 'generated sudoku bc, halting: fixed'),
   ],
 )
-def test_other_puzzles_or_other_scoring_is_another_chart(
-  systems, write_run, changes, version, part
+def test_other_puzzles_or_other_scoring_is_another_panel(
+  systems, write_run, changes, version, title
 ):
   config = sudoku.get_config('demo')
   config.batch_size = 8
   config.update_from_flattened_dict(changes)
   other = write_run('other', config, version, evaluations=_lines(0.5))
-  message = _error([*systems, other])
-  assert str(other) in message
-  assert part in message
+  curves = _read([*systems, other])
+  assert [curve.label for curve in curves] == ['HRM', 'TRM attention', 'HRM']
+  first, second = learning_curves.draw(curves, 'exact').axes
+  assert len(first.lines) == 2
+  assert len(second.lines) == 1
+  assert first.get_title(loc='left') == 'generated sudoku b, halting: fixed'
+  assert second.get_title(loc='left') == title
 
 
 def test_a_value_that_is_no_number_is_named(write_run):
@@ -150,9 +153,14 @@ def test_a_value_that_is_no_number_is_named(write_run):
   assert "eval/exact at step 20 is 'much'" in message
 
 
-def test_a_run_without_evaluations_says_how_to_get_them(write_run):
+@pytest.mark.parametrize('text', [None, '', '{"step": 1, "loss": 2.0}\n'])
+def test_a_run_without_evaluations_says_how_to_get_them(write_run, text):
   directory = write_run('run', sudoku.get_config('demo'), _DATA)
-  assert 'evaluate_every' in _error([directory])
+  if text is None:
+    (directory / 'metrics.jsonl').unlink()
+  else:
+    (directory / 'metrics.jsonl').write_text(text)
+  assert 'holds no evaluation; train with --config' in _error([directory])
 
 
 def test_a_real_run_has_a_curve(trained_run, tmp_path):
@@ -163,44 +171,3 @@ def test_a_real_run_has_a_curve(trained_run, tmp_path):
   with Image.open(path) as image:
     assert image.format == 'PNG'
     assert image.width > 800
-
-
-def _command(*arguments):
-  return subprocess.run(
-    [sys.executable, '-m', 'experiments.learning_curves', *map(str, arguments)],
-    capture_output=True,
-    text=True,
-    timeout=120,
-    check=False,
-  )
-
-
-def test_command_draws_and_prints_json_last(systems, tmp_path):
-  out = tmp_path / 'deep' / 'curves.png'
-  names = ','.join(map(str, systems))
-  done = _command(f'--runs={names}', f'--out={out}')
-  assert (done.returncode, done.stderr) == (0, '')
-  record = json.loads(done.stdout.splitlines()[-1])
-  assert record['out'] == str(out)
-  assert [group['system'] for group in record['groups']] == [
-    'HRM',
-    'TRM attention',
-  ]
-  with Image.open(out) as image:
-    assert image.format == 'PNG'
-
-
-def test_command_says_what_is_wrong_in_one_line(systems, tmp_path):
-  for flags, part in (
-    ([], '--runs is missing'),
-    ([f'--runs={systems[0]}', '--out=curves.pdf'], 'must end in .png'),
-    (
-      [f'--runs={systems[0]}', f'--out={tmp_path}/a.png', '--metric=x'],
-      '--metric=x is not',
-    ),
-  ):
-    done = _command(*flags)
-    assert done.returncode == 2
-    assert done.stdout == ''
-    (line,) = done.stderr.splitlines()
-    assert part in line

@@ -1,0 +1,269 @@
+"""Tables of what runs measured and, apart from it, of what others published."""
+
+import dataclasses
+import statistics
+import string
+from collections.abc import Sequence
+from typing import Any
+
+from data_pipelines.errors import ConfigError
+from experiments.reporting import paper_scale, runs
+from experiments.reporting import published_results as published
+from hrm_jax.workdir import checkpoints
+
+_PASS = 'eval/pass@2/'
+# Rules to count two attempts by, see `voting.Score`.
+_RULES = {
+  'outputs': 'test outputs (Kaggle)',
+  'tasks': 'tasks (ARC Prize, TRM)',
+  'whole_tasks': 'whole tasks (HRM notebook)',
+}
+_HEADER = (
+  '', 'system', 'parameters', 'mean', 'min … max', 'runs', 'seeds', 'steps',
+  'leaking answers',
+)  # fmt: skip
+_MEASURED = (
+  'Percent solved, mean over runs that differ in their seed alone. Parameters '
+  'are\nwithout puzzle embeddings.'
+)
+_QUOTED = (
+  'Percent solved, as the authors published it; nothing of it was measured '
+  'here. Only\nrows whose note says "published scale" were measured on the '
+  'same data, with the\nsame model and length of training.'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+  """The result of runs that differ in their seed alone.
+
+  Attributes:
+    label: name of the runs' system, and what sets it apart from others.
+    held_out: puzzles that were scored.
+    metric: the metric in words.
+    percent: the metric of each run.
+    by_rule: mean of each rule in percent, for ARC alone.
+    parameters: number of trained values, None where no run has a checkpoint.
+    seeds: seed of each run.
+    step: step of the checkpoints that were scored.
+    halting: 'fixed' or 'act'.
+    leaking: how many held-out answers were trained on.
+    data_version: which data the runs trained on and were scored on.
+    benchmark: the published experiment that the runs are, None for none.
+    notes: what a row of the table has no room for.
+    runs: directory of each run.
+  """
+
+  label: str
+  held_out: str
+  metric: str
+  percent: list[float]
+  by_rule: dict[str, float]
+  parameters: int | None
+  seeds: list[int]
+  step: int
+  halting: str
+  leaking: str
+  data_version: str
+  benchmark: str | None
+  notes: list[str]
+  runs: list[str]
+
+  @property
+  def mean(self) -> float:
+    """Mean of the metric in percent."""
+    return statistics.mean(self.percent)
+
+  def record(self) -> dict[str, Any]:
+    """The result as JSON."""
+    spread = {'min': min(self.percent), 'max': max(self.percent)}
+    return {**dataclasses.asdict(self), 'mean': self.mean, **spread}
+
+
+def measure(found: Sequence[runs.Run]) -> list[Measured]:
+  """Collects the scores of runs; those that differ in their seed alone are one.
+
+  Raises:
+    ConfigError: a run has no scores, or they cannot be used.
+  """
+  scale = {run.directory: paper_scale.find(run) for run in found}
+
+  def scored(run: runs.Run):
+    scores = run.scores
+    same = (scores.step, scores.halting, scores.data_version, scores.trained_on)
+    return same, scores.rows, _leaking(run), scale[run.directory]
+
+  # Groups that may stand in one table.
+  tables: dict[str, list[runs.Group]] = {}
+  for group in runs.group(found, scored):
+    tables.setdefault(_held_out(group.runs[0]), []).append(group)
+  return [
+    _measured(label, group, *scale[group.runs[0].directory])
+    for some in tables.values()
+    for label, group in zip(runs.labels(some), some, strict=True)
+  ]
+
+
+def _measured(
+  label: str,
+  group: runs.Group,
+  paper: paper_scale.PaperSet | None,
+  reason: str,
+) -> Measured:
+  run = group.runs[0]
+
+  def percent(metric: str) -> list[float]:
+    for one in group.runs:
+      if metric not in one.scores.metrics:
+        raise ConfigError(
+          f'{one.scores.path}: has no {metric}, as where no held-out answer is '
+          'known; leave this run out of --runs'
+        )
+    return [100 * one.scores.metrics[metric] for one in group.runs]
+
+  is_arc = _is_arc(run)
+  if paper:
+    notes = [f'published scale: {paper.benchmark}']
+    if unlike := paper_scale.unlike(run, paper):
+      notes.append(f'unlike the published settings: {", ".join(unlike)}')
+  else:
+    notes = [f'not at published scale: {reason}']
+    if run.changes:
+      notes.append(f"unlike the system's for ARC: {', '.join(run.changes)}")
+  return Measured(
+    label=label,
+    held_out=_held_out(run),
+    metric=f'pass@2, {_RULES["outputs"]}' if is_arc else 'exact',
+    percent=percent(f'{_PASS}outputs' if is_arc else 'eval/exact'),
+    by_rule={
+      name: statistics.mean(percent(_PASS + rule))
+      for rule, name in _RULES.items()
+      if is_arc
+    },
+    parameters=group.parameters,
+    seeds=group.seeds,
+    step=run.scores.step,
+    halting=run.scores.halting,
+    leaking=_leaking(run),
+    data_version=run.data_version,
+    benchmark=paper and paper.benchmark,
+    notes=notes,
+    runs=[str(one.directory) for one in group.runs],
+  )
+
+
+def _held_out(run: runs.Run) -> str:
+  canvas = f', canvas {run.config.data.canvas}' if _is_arc(run) else ''
+  return run.held_out + canvas
+
+
+def _is_arc(run: runs.Run) -> bool:
+  return f'{_PASS}outputs' in run.scores.metrics
+
+
+def _leaking(run: runs.Run) -> str:
+  """How many held-out answers were trained on, and by whose leave."""
+  if run.scores.trained_on.startswith(checkpoints.UNKNOWN_DATA):
+    return 'not known'
+  answers = run.scores.leaks['answers']
+  if not answers:
+    return 'none'
+  leave = 'allow_leaks' if run.scores.leaks['allow_leaks'] else 'known'
+  return f'{answers} ({leave})'
+
+
+def report(measured: Sequence[Measured]) -> str:
+  """The tables in Markdown, with their notes and sources."""
+  parts = ['## Measured here', _MEASURED]
+  tables: dict[tuple[str, str], list[int]] = {}
+  for number, one in enumerate(measured):
+    tables.setdefault((one.held_out, one.metric), []).append(number)
+  for (held_out, metric), numbers in tables.items():
+    parts.append(f'Held out: {held_out}\n\nMetric: {metric}')
+    rows = [_row(number + 1, measured[number]) for number in numbers]
+    parts.append(_table(_HEADER, rows))
+    parts.append('\n'.join(_note(n + 1, measured[n]) for n in numbers))
+  if not measured:
+    parts.append('No run was given; --runs=DIR,DIR adds some.')
+  return '\n\n'.join([*parts, quoted()])
+
+
+def quoted() -> str:
+  """The published figures as a table in Markdown, with rules and sources."""
+  noted = [figure for figure in published.FIGURES if figure.note]
+  letters = {
+    figure: f' ({letter})'
+    for figure, letter in zip(noted, string.ascii_lowercase, strict=False)
+  }
+  rows = []
+  for system in dict.fromkeys(figure.system for figure in published.FIGURES):
+    figures = [f for f in published.FIGURES if f.system == system]
+    cells = {f.benchmark: f.text + letters.get(f, '') for f in figures}
+    source = published.SOURCES[figures[0].source].split(',')[0]
+    rows.append(
+      [
+        system,
+        figures[0].parameters,
+        *(cells.get(benchmark, '') for benchmark in published.BENCHMARKS),
+        source,
+      ]
+    )
+  header = ['system', 'parameters', *published.BENCHMARKS, 'source']
+  rules = (f'* {name}: {rule}' for name, rule in published.BENCHMARKS.items())
+  notes = (
+    f'*{letter} {figure.system}, {figure.benchmark}: {figure.note}'
+    for figure, letter in letters.items()
+  )
+  sources = (f'* {source}' for source in published.SOURCES.values())
+  return '\n\n'.join(
+    [
+      '## Published, quoted',
+      _QUOTED,
+      _table(header, rows),
+      'Rules:',
+      '\n'.join(rules),
+      'Notes:',
+      '\n'.join(notes),
+      'Sources:',
+      '\n'.join(sources),
+    ]
+  )
+
+
+def _row(number: int, one: Measured) -> list[str]:
+  count = len(one.percent)
+  return [
+    f'[{number}]',
+    one.label,
+    'no checkpoint' if one.parameters is None else f'{one.parameters:,}',
+    f'{one.mean:.1f}',
+    f'{min(one.percent):.1f} … {max(one.percent):.1f}' if count > 1 else '–',
+    str(count),
+    ', '.join(map(str, one.seeds)),
+    f'{one.step:,}',
+    one.leaking,
+  ]
+
+
+def _note(number: int, one: Measured) -> str:
+  facts = [f'data: {one.data_version}', f'halting: {one.halting}', *one.notes]
+  if one.by_rule:
+    rules = (f'{name} {mean:.1f}' for name, mean in one.by_rule.items())
+    facts.append(f'pass@2 by rule: {", ".join(rules)}')
+  return f'* [{number}] {"; ".join(facts)}; runs: {", ".join(one.runs)}'
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """Makes a table in Markdown whose columns are aligned."""
+  # A bar would end the cell.
+  cells = [
+    [cell.replace('|', r'\|') for cell in row] for row in [header, *rows]
+  ]
+  widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+  cells.insert(1, ['-' * width for width in widths])
+  return '\n'.join(
+    '| '
+    + ' | '.join(c.ljust(w) for c, w in zip(row, widths, strict=True))
+    + ' |'
+    for row in cells
+  )

@@ -1,0 +1,172 @@
+"""Curves of a held-out metric against optimizer steps, as training went on."""
+
+import dataclasses
+import statistics
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from data_pipelines.errors import ConfigError
+from experiments.drawing import charts
+from experiments.reporting import runs
+
+_PREFIX = 'eval/'
+# Metrics that are counts; the others are fractions, shown in percent.
+_COUNTS = ('steps', 'leaking_answers')
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+  """A metric of runs that differ in their seed alone.
+
+  Attributes:
+    label: name of the runs' system, and what sets it apart from others.
+    held_out: puzzles that were scored, and how.
+    parameters: number of trained values, None where no run has a checkpoint.
+    seeds: seed of each run.
+    steps: steps at which all of the runs were evaluated.
+    values: for each run a value for each step.
+  """
+
+  label: str
+  held_out: str
+  parameters: int | None
+  seeds: list[int]
+  steps: list[int]
+  values: list[list[float]]
+
+  def over_runs(self, function: Callable[[Any], float]) -> list[float]:
+    """Applies `function` to the values of all runs at each step."""
+    return [function(at_step) for at_step in zip(*self.values, strict=True)]
+
+  def record(self) -> dict[str, Any]:
+    """The curve as JSON, with the mean, least and greatest value of a step."""
+    summary = {f.__name__: self.over_runs(f) for f in (min, max)}
+    mean = self.over_runs(statistics.mean)
+    return {**dataclasses.asdict(self), 'mean': mean, **summary}
+
+
+def read(found: Sequence[runs.Run], metric: str) -> list[Curve]:
+  """Reads the curves of runs.
+
+  Args:
+    found: runs that were evaluated while they trained.
+    metric: name of the metric, without its prefix `eval/`.
+
+  Raises:
+    ConfigError: a run has no evaluation or no such metric, or seeds of one
+      group have no step in common.
+  """
+  for run in found:
+    if not run.evaluations:
+      raise ConfigError(
+        f'{run.directory / "metrics.jsonl"}: holds no evaluation; train with '
+        '--config.evaluate_every=N'
+      )
+    known = set().union(*run.evaluations)
+    if _PREFIX + metric not in known:
+      names = sorted(
+        name.removeprefix(_PREFIX) for name in known if name.startswith(_PREFIX)
+      )
+      raise ConfigError(
+        f'--metric={metric} is not in {run.directory}/metrics.jsonl; there are '
+        + ', '.join(names)
+      )
+  groups = runs.group(found, _held_out)
+  panels: dict[str, list[runs.Group]] = {}
+  for group in groups:
+    panels.setdefault(_held_out(group.runs[0]), []).append(group)
+  return [
+    _curve(label, held_out, group, _PREFIX + metric)
+    for held_out, some in panels.items()
+    for label, group in zip(runs.labels(some), some, strict=True)
+  ]
+
+
+def _curve(label: str, held_out: str, group: runs.Group, metric: str) -> Curve:
+  by_step = []
+  for run in group.runs:
+    values = {line['step']: line.get(metric) for line in run.evaluations}
+    for step, value in values.items():
+      if type(value) not in (int, float):
+        raise ConfigError(
+          f'{run.directory}/metrics.jsonl: {metric} at step {step} is '
+          f'{value!r} and must be a number; remove that line'
+        )
+    by_step.append(values)
+  # A mean over fewer seeds here and more there would be another curve.
+  steps = sorted(set.intersection(*map(set, by_step)))
+  if not steps:
+    names = ', '.join(str(run.directory) for run in group.runs)
+    raise ConfigError(
+      f'{names}: differ in their seed alone, but were never evaluated at the '
+      'same step; compare them one at a time'
+    )
+  values = [[run[step] for step in steps] for run in by_step]
+  return Curve(label, held_out, group.parameters, group.seeds, steps, values)
+
+
+def _held_out(run: runs.Run) -> str:
+  """All that must be the same for values to stand on one axis, in words."""
+  data, evaluation = run.config.data, run.config.evaluation
+  parts = [run.held_out, f'halting: {evaluation.halting}']
+  for key in ('max_augmentations', 'max_puzzles'):
+    if evaluation[key]:
+      parts.append(f'{key}: {evaluation[key]}')
+  if any('eval/pass@2/outputs' in line for line in run.evaluations):
+    parts.insert(1, f'canvas {data.canvas}')
+  return ', '.join(parts)
+
+
+def draw(curves: Sequence[Curve], metric: str) -> charts.Figure:
+  """Draws the curves, each with the band of its seeds.
+
+  There is a panel for each set of held-out puzzles and each way to score it.
+  """
+  panels: dict[str, list[Curve]] = {}
+  for curve in curves:
+    panels.setdefault(curve.held_out, []).append(curve)
+  figure = charts.figure(9.0, 5.4 * len(panels))
+  rows = figure.subplots(len(panels), squeeze=False)[:, 0]
+  for axes, (held_out, some) in zip(rows, panels.items(), strict=True):
+    _draw_panel(axes, some, metric)
+    axes.set_title(textwrap.fill(held_out, 90), fontsize=9, loc='left')
+  return figure
+
+
+def _draw_panel(axes, curves: Sequence[Curve], metric: str) -> None:
+  for number, curve in enumerate(curves):
+    # Where the colours begin again, the lines look otherwise.
+    turn, colour = divmod(number, len(charts.LINES))
+    count = len(curve.values)
+    axes.plot(
+      curve.steps,
+      curve.over_runs(statistics.mean),
+      color=charts.LINES[colour],
+      linestyle=('-', '--', ':', '-.')[turn % 4],
+      marker='o',
+      markersize=3.5,
+      label=f'{curve.label}, {charts.count(curve.parameters)}, '
+      f'{count} seed{"s" * (count > 1)}',
+    )
+    if count > 1:
+      axes.fill_between(
+        curve.steps,
+        curve.over_runs(min),
+        curve.over_runs(max),
+        color=charts.LINES[colour],
+        alpha=0.18,
+        linewidth=0,
+      )
+  axes.set_xlabel('optimizer steps')
+  axes.set_ylabel(f'{metric} of what is held out')
+  if metric not in _COUNTS:
+    charts.show_percent(axes.yaxis)
+  axes.set_xlim(left=0)
+  axes.set_ylim(bottom=0)
+  axes.grid(alpha=0.3)
+  axes.spines[['top', 'right']].set_visible(False)
+  # Below the axes, where no line can run behind it.
+  axes.legend(
+    loc='upper center', bbox_to_anchor=(0.5, -0.12), fontsize=9, frameon=False
+  )
