@@ -147,8 +147,8 @@ def test_a_command_that_fails_ends_its_cell_in_its_own_words():
 
 def test_commands_know_nothing_of_the_kernel_s_own_packages(monkeypatch):
   monkeypatch.setenv('MPLBACKEND', 'module://only.in.the.kernel')
-  with pytest.raises(notebook.CellError, match='error: --runs is missing'):
-    notebook.run('learning_curves')
+  with pytest.raises(notebook.CellError, match='error: --workdir.* is missing'):
+    notebook.run('analyze')
 
 
 def test_the_stop_button_saves_a_checkpoint(generated, tmp_path):
