@@ -85,6 +85,10 @@ class PuzzleSet(abc.ABC):
     """The name of each puzzle identifier."""
     return [BLANK_NAME]
 
+  def name_of(self, group: int) -> str:
+    """The name of a puzzle that is scored."""
+    return self.evaluation_tasks[group].name
+
   @abc.abstractmethod
   def describe(self) -> str:
     """One line for the log."""

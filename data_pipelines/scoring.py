@@ -209,6 +209,9 @@ class AnswerJudge(Judge):
   An answer is valid where it solves the question, be it the label or not.
 
   Attributes:
+    questions: tokens, uint8 [rows, S].
+    labels: tokens, uint8 [rows, S].
+    names: names of the puzzles.
     found: once all predictions have been added, `tokens` [rows, S] and, [rows]
       each, `confidence`, `steps`, `exact`, `accuracy` and, where it can be
       told, `valid`.
@@ -232,7 +235,7 @@ class AnswerJudge(Judge):
       names: of the puzzles, for the files.
     """
     self._domain, self._vocab_size = domain, vocab_size
-    self._questions, self._labels, self._names = questions, labels, names
+    self.questions, self.labels, self.names = questions, labels, names
     self._parts = []
     self.found: dict[str, np.ndarray] = {}
 
@@ -253,7 +256,7 @@ class AnswerJudge(Judge):
       for name in self._parts[0]
     }
     if self._domain is not None:
-      valid = self._domain.valid(self._questions, found['tokens'])
+      valid = self._domain.valid(self.questions, found['tokens'])
       found['valid'] = valid | found['exact']
     self.found = found
     self.metrics = {
@@ -263,7 +266,7 @@ class AnswerJudge(Judge):
     }
 
   def summary(self) -> str:
-    count = len(self._names)
+    count = len(self.names)
     text = f'exact {int(self.found["exact"].sum())}/{count}'
     if 'valid' in self.found:
       text += f', valid {int(self.found["valid"].sum())}/{count}'
@@ -272,15 +275,15 @@ class AnswerJudge(Judge):
   def report(self) -> str:
     lines = [
       f'Exact accuracy  {100 * self.metrics["eval/exact"]:6.2f} % '
-      f'({int(self.found["exact"].sum())}/{len(self._names)})',
+      f'({int(self.found["exact"].sum())}/{len(self.names)})',
       f'Cell accuracy   {100 * self.metrics["eval/accuracy"]:6.2f} %',
     ]
     if 'valid' in self.found:
       lines.append(
         f'Valid solutions {100 * self.metrics["eval/valid"]:6.2f} % '
-        f'({int(self.found["valid"].sum())}/{len(self._names)})'
+        f'({int(self.found["valid"].sum())}/{len(self.names)})'
       )
-    copied = (self._questions == self._labels).mean()
+    copied = (self.questions == self.labels).mean()
     lines.append(
       f'Baseline, the question as its own answer: {100 * copied:.2f} % of the '
       f'cells; {self.metrics["eval/steps"]:.1f} segments a puzzle'
@@ -295,20 +298,20 @@ class AnswerJudge(Judge):
     writer.writerow(['puzzle', 'question', 'answer', 'prediction', *kept])
     texts = (
       _texts(self._domain, tokens)
-      for tokens in (self._questions, self._labels, self.found['tokens'])
+      for tokens in (self.questions, self.labels, self.found['tokens'])
     )
     columns = [
       [f'{value:.6g}' for value in self.found[name].astype(float)]
       for name in kept
     ]
-    writer.writerows(zip(self._names, *texts, *columns, strict=True))
+    writer.writerows(zip(self.names, *texts, *columns, strict=True))
     files.write_text(directory / 'predictions.csv', out.getvalue())
     files.write_json(directory / 'scores.json', {**facts, **self.metrics})
     picture.draw_answers(
       picture.style_of(self._domain, self._vocab_size),
-      self._names,
-      self._questions,
-      self._labels,
+      self.names,
+      self.questions,
+      self.labels,
       self.found,
       directory / 'predictions.png',
     )

@@ -26,6 +26,7 @@ from typing import Any
 import jax
 from absl import flags, logging
 
+import hrm_jax.solver
 from data_pipelines import files
 from data_pipelines.errors import ConfigError
 from experiments.analysis import analyses
@@ -66,7 +67,7 @@ def run(
     step: of the checkpoint; None for the newest.
     out: directory to write; None for DIR/analysis/step_N.
     only: names of analyses; all if empty.
-    **bounds: see `analyses.load`.
+    **bounds: see `analyses.prepare`.
 
   Returns:
     What summary.json holds.
@@ -83,14 +84,15 @@ def run(
     )
   if jax.process_count() > 1:
     raise ConfigError('experiments.analyze works in one process; start one')
-  subject, leaks = analyses.load(workdir, step, **bounds)
-  directory = pathlib.Path(out or workdir / 'analysis' / f'step_{subject.step}')
+  solver = hrm_jax.solver.load(workdir, step)
+  subject = analyses.prepare(solver, **bounds)
+  directory = pathlib.Path(out or workdir / 'analysis' / f'step_{solver.step}')
   facts = {
     'workdir': str(workdir),
-    'step': subject.step,
-    'data_version': subject.puzzles.version,
-    'trained_on': subject.position.data_version,
-    'leaks': leaks,
+    'step': solver.step,
+    'data_version': solver.puzzles.version,
+    'trained_on': solver.trained_on,
+    'leaks': solver.leaks.record(),
   }
   # It must be writable, which is better known before the work.
   with charts.writing(directory / 'summary.json') as path:
@@ -123,8 +125,10 @@ def run(
   summary = {**facts, 'analyses': found}
   with charts.writing(directory / 'summary.json') as path:
     files.write_json(path, summary)
-  print(f'\nAnalyses of step {subject.step} of {workdir}; data: '
-        f'{subject.puzzles.version}')  # fmt: skip
+  print(
+    f'\nAnalyses of step {solver.step} of {workdir}; data: '
+    f'{solver.puzzles.version}'
+  )
   print(table(found))
   if 'numbers' in found.get('segments', {}):
     print('\n' + segments_table(found['segments']['numbers']) + '\n')

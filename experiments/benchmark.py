@@ -10,6 +10,7 @@ python -m experiments.benchmark saving
 python -m experiments.benchmark act_evaluation --workdir=DIR
 """
 
+import dataclasses
 import functools
 import json
 import math
@@ -26,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import hrm_jax.solver
 from data_pipelines.arc import encoding, voting
 from data_pipelines.errors import ConfigError
 from data_pipelines.questions import maze, sudoku
@@ -33,7 +35,6 @@ from experiments.benchmarks import step as benchmark_step
 from experiments.cli import launch
 from experiments.configs import arc1
 from hrm_jax import build
-from hrm_jax.inference import evaluation
 from hrm_jax.inference import predict as inference
 from hrm_jax.parallel import sharding
 from hrm_jax.training import optimizers
@@ -298,30 +299,24 @@ def act_evaluation() -> None:
   row ten times.
   """
   workdir, repeats = launch.workdir(), 5
-  found = evaluation.held_out(workdir, launch.STEP.value)
-  *weights, identifiers = found.restore()
-  puzzles, rows = found.puzzles, found.chosen
-  predict = {
-    mode: inference.sharded_predict(
-      found.setup.model, found.setup.act, mode, found.mesh
-    )
-    for mode in inference.HALTING_MODES
-  }
-  for copies, batch_size in ((1, found.batch_size), (10, 128)):
+  solver = hrm_jax.solver.load(workdir, launch.STEP.value)
+  (query,) = solver.held_out().queries
+  rows, modes = query.rows, inference.HALTING_MODES
+  for copies, batch_size in ((1, solver.batch_size()), (10, 128)):
     chosen = rows.take(np.tile(np.arange(len(rows)), copies))
-    times = {mode: [] for mode in predict}
+    times = {mode: [] for mode in modes}
     segments = {}
     # In turns, so that whatever else the machine does hits both alike.
     for _ in range(repeats + 1):
-      for mode, function in predict.items():
+      for mode in modes:
         begin = time.perf_counter()
-        judge = evaluation.evaluate(
-          puzzles, chosen, identifiers, function, *weights, batch_size
+        judge = solver.predict(
+          dataclasses.replace(query, rows=chosen), mode, batch_size=batch_size
         )
         times[mode].append(time.perf_counter() - begin)
         segments[mode] = judge.metrics['eval/steps']
     # The first compiles.
-    medians = {mode: statistics.median(times[mode][1:]) for mode in predict}
+    medians = {mode: statistics.median(times[mode][1:]) for mode in modes}
     for mode, median in medians.items():
       print(
         f'{mode:5}  {median:.3f} s for {len(chosen)} rows, at most '

@@ -16,42 +16,40 @@ answer as it forms, for each test input.
 
 import os
 import pathlib
-import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from data_pipelines import scoring as judging
-from data_pipelines.arc import voting
-from data_pipelines.drawing import pictures as picture
-from data_pipelines.drawing import terminal
-from data_pipelines.errors import ConfigError
-from data_pipelines.questions import pipeline as question_set
-from experiments.cli import data_flags, launch, own_puzzles
-from experiments.cli.own_puzzles import Checkpoint, Fitting, Predicted
+import hrm_jax.solver
+from data_pipelines.drawing import pictures, terminal
+from experiments.cli import data_flags, fitting_flags, launch
+from experiments.reporting import evaluation_files
+from hrm_jax.solver import Answer, Evaluation, Fitting, tokens_of
 
-# Test inputs that are traced at most, and puzzles that are shown as text.
+# Puzzles that are traced at most, and test inputs that are shown as text.
 _MAX_TRACED, _MAX_SHOWN = 10, 10
 _COLOURS = '0123456789'
 
 _TRACE = flags.DEFINE_bool('trace', False, 'Draw how the answers form.')
 _SEGMENTS = flags.DEFINE_integer(
-  'trace_segments', None, "Of a trace; the run's act.halt_max_steps if unset.",
+  'trace_segments',
+  None,
+  "Number of segments of a trace; the run's act.halt_max_steps if unset.",
   lower_bound=1,
-)  # fmt: skip
+)
 _COLOR = flags.DEFINE_bool(
-  'color', None, 'Coloured text; unset: where it goes to a terminal.'
+  'color', None, 'Colour the text; if unset, where it goes to a terminal.'
 )
 
 
 def main(_) -> None:
   run(
     launch.workdir(),
-    own_puzzles.task(),
-    own_puzzles.fitting(),
+    fitting_flags.task(),
+    fitting_flags.fitting(),
     launch.STEP.value,
     data_flags.OUT.value,
     _TRACE.value,
@@ -63,182 +61,114 @@ def main(_) -> None:
 def run(
   workdir: pathlib.Path,
   spec: str,
-  fitting: Fitting = own_puzzles.DEFAULT,
+  fitting: Fitting | None = None,
   step: int | None = None,
   out: str | os.PathLike | None = None,
   trace: bool = False,
   segments: int | None = None,
   colour: bool = False,
-) -> list[Predicted]:
+) -> Evaluation:
   """Predicts and writes; the arguments are the command's flags.
 
   Raises:
     ConfigError, DataError: there is no such checkpoint, or the puzzles cannot
       be predicted with it.
   """
-  checkpoint = own_puzzles.load(workdir, step)
-  asked = own_puzzles.read(checkpoint, spec)
+  solver = hrm_jax.solver.load(workdir, step)
+  given = solver.read([spec])
+  exists = os.path.exists(spec)
+  title = pathlib.Path(os.path.abspath(spec)).stem if exists else spec
+  (name,) = evaluation_files.distinct_names([title])
   directory = pathlib.Path(
-    out or workdir / 'predictions' / f'step_{checkpoint.step}' / _name(spec)
+    out or workdir / 'predictions' / f'step_{solver.step}' / name
   )
-  try:
-    directory.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise ConfigError(
-      f'--out={directory}: cannot be written ({error.strerror})'
-    ) from None
-  parts = own_puzzles.predict(checkpoint, asked, fitting)
-  facts = {
-    'step': checkpoint.step,
-    'trained_on': checkpoint.position.data_version,
-    'data_version': parts[0].puzzles.version,
-    'halting': checkpoint.config.evaluation.halting,
-  }
-  if checkpoint.domain is None:
-    _write_tasks(parts, directory, facts)
-  else:
-    parts[0].judge.write(directory, {**facts, 'way': parts[0].way})
+  evaluation_files.make_directory(directory)
+  asked = solver.ask(given, fitting or Fitting())
+  found = solver.evaluate(asked)
+  names = evaluation_files.write(found, directory)
   print()
-  for number, puzzle in enumerate(tell(parts, colour)):
+  for number, text in enumerate(tell(found, colour)):
     if number == _MAX_SHOWN:
       print('... more stand in the files')
       break
-    print(puzzle + '\n')
-  names = sorted(path.name for path in directory.iterdir())
+    print(text + '\n')
   if trace:
-    count = segments or checkpoint.setup.act.halt_max_steps
-    names += _draw_traces(checkpoint, parts, count, directory)
-  print(f'Written to {directory}: {", ".join(dict.fromkeys(names))}')
-  return parts
+    traces = solver.trace(asked, segments=segments, max_puzzles=_MAX_TRACED)
+    tests = [(one, test) for one in traces for test in range(len(one.inputs))]
+    titles = evaluation_files.distinct_names(
+      one.title(test) for one, test in tests
+    )
+    for (one, test), title in zip(tests, titles, strict=True):
+      for suffix in ('png', 'gif'):
+        names.append(f'trace_{title}.{suffix}')
+        one.save(directory / names[-1], test)
+  print(f'Written to {directory}: {", ".join(names)}')
+  return found
 
 
-def _name(spec: str) -> str:
-  """A directory's name for the puzzles of a SPEC."""
-  if os.path.exists(spec):
-    return _safe(pathlib.Path(os.path.abspath(spec)).stem)
-  return _safe(spec)
-
-
-def _safe(name: str) -> str:
-  return re.sub(r'[^\w.-]', '_', name)[:100]
-
-
-def _write_tasks(
-  parts: Sequence[Predicted], directory: pathlib.Path, facts: dict[str, Any]
-) -> None:
-  tasks, candidates, ways = [], {}, {}
-  for part in parts:
-    tasks += part.puzzles.evaluation_tasks
-    candidates |= part.judge.candidates
-    ways |= {task.name: part.way for task in part.puzzles.evaluation_tasks}
-  scores = voting.score(candidates, tasks)
-  if scores[1].outputs.scored:
-    facts = facts | judging.score_metrics(scores)
-  judging.write_votes(directory, tasks, candidates, {**facts, 'ways': ways})
-
-
-def tell(parts: Sequence[Predicted], colour: bool) -> Iterator[str]:
-  """What was predicted, a text for each test input.
+def tell(found: Evaluation, colour: bool) -> Iterator[str]:
+  """Describes what was predicted, a text for each test input.
 
   Args:
-    parts: of `own_puzzles.predict`.
+    found: what was predicted.
     colour: whether grids are coloured, see `terminal.side_by_side`.
   """
-  for part in parts:
-    if part.puzzles.domain is None:
-      yield from _tell_tasks(part, colour)
-    else:
-      yield from _tell_questions(part, colour)
-
-
-def _tell_tasks(part: Predicted, colour: bool) -> Iterator[str]:
-  rows = part.puzzles.evaluation_rows()
-  for group, task in enumerate(part.puzzles.evaluation_tasks):
-    for index, test in enumerate(task.tests):
-      votes = np.count_nonzero((rows.group == group) & (rows.test == index))
-      found = part.judge.candidates[task.name, index]
-      lines = [
-        f'{task.name}, test {index + 1} of {len(task.tests)}, with {part.way}'
-      ]
-      panels = [('input', test.input)]
-      if test.output is not None:
-        panels.append(('true answer', test.output))
-      for number, candidate in enumerate(found[:2], 1):
-        panels.append((f'attempt {number}', candidate.grid))
-        text = (
-          f'attempt {number}: {candidate.votes} of {votes} votes, confidence '
-          f'{candidate.confidence:.2f}'
-        )
-        if test.output is not None:
-          right = voting.is_solved([candidate], test.output, 1)
-          text += f', {"right" if right else "wrong"}'
-        lines.append(text)
-      if not found:
-        lines.append('no augmentation gave a grid')
-      lines.append(
-        terminal.side_by_side(panels, picture.ARC_GRID, _COLOURS, colour)
-      )
-      yield '\n'.join(lines)
-
-
-def _tell_questions(part: Predicted, colour: bool) -> Iterator[str]:
-  asked, found = part.puzzles.evaluate, part.judge.found
-  domain = asked.domain
-  style = picture.style_of(domain, domain.vocab_size)
-  for row, tokens in enumerate(found['tokens']):
-    if found['exact'][row]:
-      mark = 'right'
-    else:
-      mark = 'valid, another solution' if found['valid'][row] else 'wrong'
-    panels = (
-      ('question', asked.questions[row]),
-      ('prediction', tokens),
-      ('true answer', asked.answers[row]),
-    )
-    text = terminal.side_by_side(
-      [(name, picture.canvas_of(grid, style)) for name, grid in panels],
-      style,
-      domain.characters,
-      colour,
-    )
-    yield (
-      f'{question_set.name_of(asked, row)}, with {part.way}\n'
-      f'{mark}, {found["accuracy"][row]:.0%} of the cells, confidence '
-      f'{found["confidence"][row]:.2f}\n{text}'
-    )
-
-
-def _draw_traces(
-  checkpoint: Checkpoint,
-  parts: Sequence[Predicted],
-  segments: int,
-  directory: pathlib.Path,
-) -> list[str]:
-  """Writes a strip and an animation for each test input; their names."""
-  written = []
-  for part in parts:
-    of = part.puzzles
-    traced = own_puzzles.trace(checkpoint, part, segments, _MAX_TRACED)
-    style = picture.style_of(of.domain, of.vocab_size)
-    for row, (group, test) in enumerate(
-      zip(traced.rows.group, traced.rows.test, strict=True)
-    ):
-      if of.domain is None:
-        title = of.evaluation_tasks[group].name
-        if len(of.evaluation_tasks[group].tests) > 1:
-          title += f' test {test + 1}'
+  domain = found.domain
+  for answer in found.answers:
+    for test in range(len(answer.inputs)):
+      if domain is None:
+        yield _tell_task(answer, test, colour)
       else:
-        title = question_set.name_of(of.evaluate, group)
-      thought = traced.thought(row)
-      strip, animation = (
-        f'trace_{_safe(title)}.{suffix}' for suffix in ('png', 'gif')
-      )
-      picture.draw_thought(style, title, thought, directory / strip)
-      picture.animate_thought(
-        style, title, traced.inputs[row], thought, directory / animation
-      )
-      written += [strip, animation]
-  return written
+        yield _tell_question(answer, domain, colour)
+
+
+def _tell_task(answer: Answer, test: int, colour: bool) -> str:
+  tests = len(answer.inputs)
+  lines = [f'{answer.name}, test {test + 1} of {tests}, with {answer.way}']
+  panels = [('input', answer.inputs[test])]
+  truth = answer.truths[test]
+  if truth is not None:
+    panels.append(('true answer', truth))
+  for number, candidate in enumerate(answer.attempts[test][:2], 1):
+    panels.append((f'attempt {number}', candidate.grid))
+    text = (
+      f'attempt {number}: {candidate.votes} of {answer.cast[test]} votes, '
+      f'confidence {candidate.confidence:.2f}'
+    )
+    if truth is not None:
+      right = np.array_equal(candidate.grid, truth)
+      text += f', {"right" if right else "wrong"}'
+    lines.append(text)
+  if not answer.attempts[test]:
+    lines.append('no augmentation gave a grid')
+  lines.append(
+    terminal.side_by_side(panels, pictures.ARC_GRID, _COLOURS, colour)
+  )
+  return '\n'.join(lines)
+
+
+def _tell_question(answer: Answer, domain: Any, colour: bool) -> str:
+  (grid,), (truth,) = answer.grids, answer.truths
+  if np.array_equal(grid, truth):
+    mark = 'right'
+  else:
+    mark = 'valid, another solution' if answer.valid[0] else 'wrong'
+  panels = zip(
+    ('question', 'prediction', 'true answer'),
+    (answer.inputs[0], grid, truth),
+    strict=True,
+  )
+  text = terminal.side_by_side(
+    [(caption, tokens_of(domain, one)) for caption, one in panels],
+    pictures.style_of(domain, domain.vocab_size),
+    domain.characters,
+    colour,
+  )
+  return (
+    f'{answer.name}, with {answer.way}\n'
+    f'{mark}, {np.mean(grid == truth):.0%} of the cells, confidence '
+    f'{answer.confidence[0]:.2f}\n{text}'
+  )
 
 
 if __name__ == '__main__':

@@ -23,16 +23,17 @@ import jax
 from absl import flags, logging
 from flax.traverse_util import flatten_dict
 
-import hrm_jax
+import hrm_jax.solver
 from data_pipelines import files
 from data_pipelines.arc import voting
 from data_pipelines.errors import ConfigError
 from data_pipelines.puzzle_set import PuzzleSet
-from experiments.cli import data_flags, launch, own_puzzles
+from experiments.cli import data_flags, launch
 from experiments.drawing import charts, training_curves
 from experiments.reporting import gallery, paper_scale, runs
 from experiments.reporting import published_results as published
 from hrm_jax import build
+from hrm_jax.solver import Solver
 from hrm_jax.workdir import checkpoints
 
 _MAX_TASKS = flags.DEFINE_integer(
@@ -68,13 +69,11 @@ def run(
   """
   if out and pathlib.Path(out).suffix != '.html':
     raise ConfigError(f'--out={out} must end in .html')
-  checkpoint = own_puzzles.load(workdir, step)
-  path = pathlib.Path(
-    out or workdir / 'report' / f'step_{checkpoint.step}.html'
-  )
+  solver = hrm_jax.solver.load(workdir, step)
+  path = pathlib.Path(out or workdir / 'report' / f'step_{solver.step}.html')
   with charts.writing(path):
     pass
-  contents = gather(checkpoint, max_tasks)
+  contents = gather(solver, max_tasks)
   if not contents['scores']:
     logging.warning(
       'No scores of this step: %s makes them', contents['command']
@@ -85,32 +84,27 @@ def run(
   return path
 
 
-def gather(
-  checkpoint: own_puzzles.Checkpoint, max_tasks: int
-) -> dict[str, Any]:
+def gather(solver: Solver, max_tasks: int) -> dict[str, Any]:
   """All that the report shows, as JSON takes it."""
-  workdir, step = checkpoint.workdir, checkpoint.step
+  workdir, step = solver.origin, solver.step
   one = runs.read(workdir)
   command = f'python -m experiments.evaluate --workdir={workdir} --step={step}'
   directory = _find_evaluation(workdir, step)
   scores = directory and runs.read_scores(
     directory / 'scores.json', f'run {command} again'
   )
-  position = checkpoint.position
-  puzzles = build.puzzle_set(one.config, position.identifier_names)
-  leaks = (
-    scores.leaks if scores else build.check_leaks(one.config, puzzles).record()
-  )
+  puzzles = solver.puzzles
+  leaks = scores.leaks if scores else solver.leaks.record()
   # What is damaged is told before the traces are made.
   curves = _curves(one)
   analyses = _analyses(workdir / 'analysis' / f'step_{step}')
   num_rows = scores.rows if scores else 0
-  found = gallery.gather(checkpoint, puzzles, directory, num_rows, max_tasks)
+  found = gallery.gather(solver, directory, num_rows, max_tasks)
   leaking = {name.split('->', 1)[1] for name in leaks['names']}
   for entry in found['entries']:
     entry['leaks'] = entry['name'] in leaking
-  shapes = jax.tree.map(lambda leaf: leaf.size, checkpoint.variables['params'])
-  table = checkpoint.puzzle_table.shape
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(solver.shapes.params))
+  table = solver.shapes.puzzle_table.shape
   version = scores.data_version if scores else puzzles.version
   return {
     'name': workdir.absolute().name,
@@ -119,7 +113,7 @@ def gather(
     'command': command,
     'facts': [
       ['System', one.system],
-      ['Trained parameters', f'{sum(jax.tree.leaves(shapes)):,}'],
+      ['Trained parameters', f'{parameters:,}'],
       [
         'Puzzle embeddings',
         f'{table[0]:,} rows × {table[1]:,}, beside these'
@@ -128,14 +122,14 @@ def gather(
       ],
       ['Checkpoint', f'step {step:,}'],
       ['Seed', str(one.seed)],
-      ['Trained on', position.data_version],
+      ['Trained on', solver.trained_on],
       ['Held out', version.rpartition('evaluate ')[2]],
       ['Puzzles', puzzles.describe().removeprefix(f'{puzzles.version}: ')],
       ['Written by', f'hrm_jax {hrm_jax.__version__}'],
     ],
     'scores': scores and _scores(one, scores, puzzles, found),
     'leaks': leaks,
-    'unknown_data': position.data_version.startswith(checkpoints.UNKNOWN_DATA),
+    'unknown_data': solver.trained_on.startswith(checkpoints.UNKNOWN_DATA),
     'charts': curves,
     'analyses': analyses,
     'settings': _settings(one),

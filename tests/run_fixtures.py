@@ -1,12 +1,18 @@
 """Run directories: some as the code writes them, some that it wrote."""
 
+import contextlib
 import json
 
+import jax
+import numpy as np
 import pytest
 
 from data_pipelines import files
+from data_pipelines import leaks as leak_check
 from experiments import evaluate, train
 from experiments.configs import arc1, sudoku
+from hrm_jax import build
+from hrm_jax.workdir import checkpoints
 
 _NO_LEAKS = {'answers': 0, 'names': [], 'allow_leaks': False}
 
@@ -123,4 +129,49 @@ def trained_run(generated, tmp_path_factory):
     patch.setenv('HRM_JAX_CACHE', str(generated))
     train.run(_tiny_config(), root / 'run')
     evaluate.run(root / 'run')
+  return root / 'run'
+
+
+def random_task(seed, width=3, known=True):
+  """Random grids, which no augmentation turns into each other."""
+  rng = np.random.default_rng(seed)
+  pairs = [
+    {
+      'input': rng.integers(0, 10, (2, width)).tolist(),
+      'output': rng.integers(0, 10, (2, 3)).tolist(),
+    }
+    for _ in range(3)
+  ]
+  if not known:
+    del pairs[-1]['output']
+  return {'train': pairs[:-1], 'test': pairs[-1:]}
+
+
+@pytest.fixture(scope='session')
+def random_arc_run(tiny_arc_config, tmp_path_factory):
+  """A checkpoint, of random weights, of the tasks `a` (1) and `b` (2)."""
+  root = tmp_path_factory.mktemp('random')
+  (root / 'tasks').mkdir()
+  for name, seed in (('a', 1), ('b', 2)):
+    path = root / 'tasks' / f'{name}.json'
+    path.write_text(json.dumps(random_task(seed)))
+  config = tiny_arc_config(root / 'tasks')
+  puzzles = build.puzzle_set(config)
+  rng = np.random.default_rng(0)
+  weights = jax.tree.map(
+    lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32),
+    jax.eval_shape(build.train_setup(config, puzzles).init),
+  )
+  weights.puzzle_table[0] = 0
+  build.claim_workdir(
+    root / 'run', config, puzzles, leak_check.Verdict([], (), False)
+  )
+  saved = checkpoints.Checkpoints(root / 'run', checkpoints.Keep(1))
+  with contextlib.closing(saved):
+    saved.save_weights(
+      7,
+      weights.predicting,
+      weights.puzzle_table,
+      checkpoints.Position(0, puzzles.identifier_names(), puzzles.version),
+    )
   return root / 'run'

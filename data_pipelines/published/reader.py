@@ -199,6 +199,9 @@ class PublishedSet(PuzzleSet):
       f'{len(self.names):,} puzzle identifiers, {held_out:,} examples held out'
     )
 
+  def name_of(self, group: int) -> str:
+    return super().name_of(group) if self.is_arc else f'test:{group}'
+
   def evaluation_rows(
     self, max_augmentations: int | None = None, max_puzzles: int | None = None
   ) -> EvaluationRows:

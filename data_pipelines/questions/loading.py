@@ -235,10 +235,10 @@ def load_questions(spec: str, role: str, seed: int) -> Questions:
   if name in _KINDS:
     return _load_generated(name, spec, role)
   if _is_sudoku_text(spec):
-    return _load_text(spec, 'Sudoku')
+    return load_text(spec, 'Sudoku')
   path, subset = _split_subset(spec)
   if path.lower().endswith('.txt') and subset is None:
-    return _load_text(_read_text(pathlib.Path(path)), shown(path))
+    return load_text(_read_text(pathlib.Path(path)), shown(path))
   if name in _PUBLISHED:
     return _load_published(spec, path, subset or role, seed)
   if not path.lower().endswith('.csv'):
@@ -517,7 +517,7 @@ def _read_text(path: pathlib.Path) -> str:
     ) from e
 
 
-def _load_text(text: str, origin: str) -> Questions:
+def load_text(text: str, origin: str) -> Questions:
   """The one puzzle that a text shows, with the answer found here."""
   cells = ''.join(text.split())
   if set(text) & set('#SG'):

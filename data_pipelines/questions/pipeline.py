@@ -79,6 +79,9 @@ class QuestionSet(PuzzleSet):
       'out'
     )
 
+  def name_of(self, group: int) -> str:
+    return name_of(self.evaluate, group)
+
   def evaluation_rows(
     self, max_augmentations: int | None = None, max_puzzles: int | None = None
   ) -> EvaluationRows:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,9 +9,7 @@ import chex
 import jax
 import numpy as np
 from absl import logging
-from jax.sharding import Mesh
 
-from data_pipelines import sampler
 from data_pipelines.arc import voting
 from data_pipelines.batches import BLANK_IDENTIFIER, IGNORE_LABEL, Batch
 from data_pipelines.progress import Progress
@@ -22,8 +19,8 @@ from hrm_jax.inference import evaluation, traces
 from hrm_jax.inference import predict as inference
 from hrm_jax.inference import probes as analysis
 from hrm_jax.parallel import sharding
+from hrm_jax.solver import Query, Solver
 from hrm_jax.training import step as train_step
-from hrm_jax.workdir import checkpoints
 
 # As many as in the paper: puzzles whose trajectories are looked at.
 TRAJECTORIES = 100
@@ -70,42 +67,36 @@ class Walked(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class Subject:
-  """A checkpoint, and the held-out puzzles that it is looked at with.
+  """A model, and the held-out puzzles that it is looked at with.
 
   Attributes:
-    workdir: of its run.
-    step: of its training.
-    position: with the name of each row of the table.
-    setup: of its training.
-    mesh: whose devices share the rows.
-    variables: of the model.
-    puzzle_table: float32 [R, E], the rows that are needed.
-    puzzles: the run's.
-    chosen: the held-out rows.
-    identifiers: row of the table of each puzzle identifier.
-    batch_size: rows at a time.
-    segments: that a walk goes, `halt_max_steps` at least.
-    seed: of the order of the tasks, and of the swapped identifiers.
+    solver: the model.
+    query: held-out rows, and the weights that they need.
+    batch_size: number of rows at a time.
+    segments: number of segments of a walk, `halt_max_steps` at least.
+    seed: seed of the order of the tasks, and of the swapped identifiers.
   """
 
-  workdir: pathlib.Path
-  step: int
-  position: checkpoints.Position
-  setup: train_step.TrainSetup
-  mesh: Mesh
-  variables: Any
-  puzzle_table: chex.Array
-  puzzles: PuzzleSet
-  chosen: EvaluationRows
-  identifiers: np.ndarray
+  solver: Solver
+  query: Query
   batch_size: int
   segments: int
   seed: int
 
   @property
+  def puzzles(self) -> PuzzleSet:
+    """The set that the rows are of."""
+    return self.query.puzzles
+
+  @property
+  def chosen(self) -> EvaluationRows:
+    """The held-out rows."""
+    return self.query.rows
+
+  @property
   def halt_max_steps(self) -> int:
     """Segments that the run trains and evaluates with at most."""
-    return self.setup.act.halt_max_steps
+    return self.solver.setup.act.halt_max_steps
 
   @property
   def answers_known(self) -> bool:
@@ -121,50 +112,42 @@ class Subject:
     return _walk(self)
 
 
-def load(
-  workdir: pathlib.Path,
-  step: int | None = None,
+def prepare(
+  solver: Solver,
   max_augmentations: int = 0,
   max_puzzles: int = 0,
   batch_size: int | None = None,
   segments: int | None = None,
   seed: int = 0,
-) -> tuple[Subject, dict[str, Any]]:
-  """Reads a checkpoint and what its run holds out.
+) -> Subject:
+  """A model with the puzzles that its run holds out.
 
-  Returns:
-    The subject, and the record of what leaks (see `leak_check.Verdict`).
+  Args:
+    solver: the model.
+    max_augmentations: as `Solver.evaluate` takes it.
+    max_puzzles: as `Solver.evaluate` takes it.
+    batch_size: as `Solver.evaluate` takes it.
+    segments: number of segments of a walk; None for twice the run's, 16 at
+      least.
+    seed: see `Subject`.
 
   Raises:
-    ConfigError, DataError: there is no such checkpoint, or its data cannot be
-      used.
+    ConfigError, DataError: the data or the weights cannot be used.
   """
-  found = evaluation.held_out(
-    workdir, step, max_augmentations, max_puzzles, batch_size
+  (query,) = solver.held_out(max_augmentations, max_puzzles).queries
+  most = solver.setup.act.halt_max_steps
+  return Subject(
+    solver,
+    query,
+    solver.batch_size(batch_size),
+    max(segments or max(2 * most, _SEGMENTS), most),
+    seed,
   )
-  variables, puzzle_table, identifiers = found.restore(BLANK_IDENTIFIER)
-  most = found.setup.act.halt_max_steps
-  subject = Subject(
-    workdir=workdir,
-    step=found.step,
-    position=found.position,
-    setup=found.setup,
-    mesh=found.mesh,
-    variables=variables,
-    puzzle_table=puzzle_table,
-    puzzles=found.puzzles,
-    chosen=found.chosen,
-    identifiers=identifiers,
-    batch_size=found.batch_size,
-    segments=max(segments or max(2 * most, _SEGMENTS), most),
-    seed=seed,
-  )
-  return subject, found.leaking.record()
 
 
 def not_applicable(name: str, subject: Subject) -> str | None:
   """Why an analysis has nothing to say of this checkpoint; None if it has."""
-  model, chosen = subject.setup.model, subject.chosen
+  model, chosen = subject.solver.setup.model, subject.chosen
   scored = name not in ('dimensions', 'residuals')
   if not len(chosen):
     return 'nothing is held out: config.data.evaluate names no puzzles'
@@ -173,12 +156,15 @@ def not_applicable(name: str, subject: Subject) -> str | None:
   in_segments = name in ('residuals', 'segments', 'halting', 'calibration')
   if in_segments and not model.recurrent:
     return 'direct prediction has no segments'
-  if name in ('halting', 'calibration') and subject.setup.act.halting == 'none':
+  if (
+    name in ('halting', 'calibration')
+    and subject.solver.setup.act.halting == 'none'
+  ):
     return 'no Q value was trained (act.halting=none)'
   if name == 'augmentations':
     if not subject.puzzles.evaluation_tasks:
       return 'one answer a puzzle: augmentations do not vote'
-    if _place(chosen).max() == 0:
+    if evaluation.place(chosen).max() == 0:
       return 'there is one augmentation of each task'
   if name == 'identifiers':
     if not model.puzzle_emb_ndim:
@@ -192,9 +178,10 @@ def not_applicable(name: str, subject: Subject) -> str | None:
 
 def dimensions(subject: Subject) -> Finding:
   """Participation ratios of the states, trained against fresh."""
-  setup, mesh = subject.setup, subject.mesh
+  setup, mesh = subject.solver.setup, subject.solver.mesh
+  query = subject.query
   segments = subject.halt_max_steps if setup.model.recurrent else 1
-  rows = _trajectories(subject)
+  rows = subject.query.originals(TRAJECTORIES)
   tasks = np.random.default_rng(subject.seed).permutation(np.unique(rows.group))
   ends = np.unique(np.arange(1, _PARTS + 1) * len(tasks) // _PARTS)
   ends = ends[ends > 0]
@@ -224,7 +211,7 @@ def dimensions(subject: Subject) -> Finding:
   progress = Progress('Trajectories: batches', 2 * int(last[-1]))
   ratios = {'trained': {}, 'fresh': {}}
   for found, variables, table in (
-    (ratios['trained'], subject.variables, subject.puzzle_table),
+    (ratios['trained'], query.variables, query.puzzle_table),
     (ratios['fresh'], fresh.predicting, fresh.puzzle_table),
   ):
     moments: analysis.StateMoments = {}
@@ -286,16 +273,16 @@ def dimensions(subject: Subject) -> Finding:
 
 def residuals(subject: Subject) -> Finding:
   """How far each update moves the state."""
-  setup, mesh = subject.setup, subject.mesh
-  rows = _trajectories(subject)
+  setup, mesh = subject.solver.setup, subject.solver.mesh
+  rows = subject.query.originals(TRAJECTORIES)
   size = sharding.round_up(mesh, 'batch', min(subject.batch_size, len(rows)))
   trace = traces.sharded_trace(setup.model, setup.act, subject.segments, mesh)
   found = []
   progress = Progress('Residuals: rows', len(rows))
   for batch in _batches(subject, rows, size):
-    puzzles, inputs = _embedded(subject.puzzle_table, batch)
+    puzzles, inputs = _embedded(subject.query.puzzle_table, batch)
     found.append(
-      jax.device_get(trace(subject.variables, puzzles, inputs).residuals)
+      jax.device_get(trace(subject.query.variables, puzzles, inputs).residuals)
     )
     progress.add(size)
   # [segments, updates, rows]
@@ -410,7 +397,7 @@ def halting(subject: Subject) -> Finding:
       'formula': 'halt at the first segment with '
       + (
         'q_halt > q_continue'
-        if subject.setup.act.halting == 'q_learning'
+        if subject.solver.setup.act.halting == 'q_learning'
         else 'q_halt > 0'
       )
       + f', at {subject.halt_max_steps} in any case',
@@ -428,25 +415,18 @@ def halting(subject: Subject) -> Finding:
 
 def identifiers(subject: Subject) -> Finding:
   """The right puzzle identifier against a blank or a wrong one."""
-  predict = inference.sharded_predict(
-    subject.setup.model, subject.setup.act, 'fixed', subject.mesh
-  )
-  known = subject.identifiers
-  numbers = {}
+  query, numbers = subject.query, {}
+  known = query.identifiers
   for way, rows in (
     ('right', known),
     ('blank', np.full_like(known, known[BLANK_IDENTIFIER])),
     ('swapped', known[_swapped(subject)]),
   ):
     logging.info('Identifiers: %s', way)
-    judge = evaluation.evaluate(
-      subject.puzzles,
-      subject.chosen,
-      rows,
-      predict,
-      subject.variables,
-      subject.puzzle_table,
-      subject.batch_size,
+    judge = subject.solver.predict(
+      dataclasses.replace(query, identifiers=rows),
+      'fixed',
+      batch_size=subject.batch_size,
     )
     numbers[way] = _scores(judge)
   name = _headline_score(numbers['right'])
@@ -519,13 +499,12 @@ ANALYSES: dict[str, Callable[[Subject], Finding]] = {
 
 
 def _walk(subject: Subject) -> Walked:
-  puzzles, chosen, mesh = subject.puzzles, subject.chosen, subject.mesh
+  puzzles, chosen, mesh = subject.puzzles, subject.chosen, subject.solver.mesh
+  setup = subject.solver.setup
   most = subject.halt_max_steps
   size = sharding.round_up(mesh, 'batch', min(subject.batch_size, len(chosen)))
-  walk = analysis.sharded_walk(
-    subject.setup.model, subject.setup.act, subject.segments, mesh
-  )
-  place = _place(chosen)
+  walk = analysis.sharded_walk(setup.model, setup.act, subject.segments, mesh)
+  place = evaluation.place(chosen)
   counts = _counts(place.max() + 1) if puzzles.evaluation_tasks else []
   walked = Walked(
     after=[puzzles.judge(chosen) for _ in range(subject.segments)],
@@ -541,8 +520,8 @@ def _walk(subject: Subject) -> Walked:
   for batch in _batches(subject, chosen, size):
     found, halts = jax.device_get(
       walk(
-        subject.variables,
-        subject.puzzle_table,
+        subject.query.variables,
+        subject.query.puzzle_table,
         sharding.global_batch(mesh, batch),
       )
     )
@@ -573,7 +552,7 @@ def _batches(
 ) -> Iterator[Batch]:
   """Batches with the checkpoint's puzzle identifiers."""
   for batch in subject.puzzles.evaluation_batches(rows, size):
-    identifiers = subject.identifiers[batch['puzzle_identifiers']]
+    identifiers = subject.query.identifiers[batch['puzzle_identifiers']]
     yield {**batch, 'puzzle_identifiers': identifiers}
 
 
@@ -595,22 +574,6 @@ def _add_ratios(
       ratios.append(_number(ratio))
 
 
-def _trajectories(subject: Subject) -> EvaluationRows:
-  """The unaugmented test inputs of some puzzles, spread over the chosen."""
-  rows = subject.chosen.take(np.flatnonzero(_place(subject.chosen) == 0))
-  groups = np.unique(rows.group)
-  groups = groups[sampler.spread(len(groups), TRAJECTORIES)]
-  return rows.take(np.flatnonzero(np.isin(rows.group, groups)))
-
-
-def _place(rows: EvaluationRows) -> np.ndarray:
-  """Of each row its number among those of its test input, from 0."""
-  changes = (np.diff(rows.group) != 0) | (np.diff(rows.test) != 0)
-  first = np.r_[0, np.flatnonzero(changes) + 1]
-  length = np.diff(np.r_[first, len(rows)])
-  return np.arange(len(rows)) - np.repeat(first, length)
-
-
 def _counts(most: int) -> list[int]:
   """1, 3, 10, 30, ... and `most`, with nothing just below it."""
   steps = (digit * 10**power for power in range(9) for digit in (1, 3))
@@ -625,7 +588,7 @@ def _swapped(subject: Subject) -> np.ndarray:
     for group in np.unique(chosen.group)
   }
   ring = np.random.default_rng(subject.seed).permutation(list(own))
-  swapped = np.arange(len(subject.identifiers))
+  swapped = np.arange(len(subject.query.identifiers))
   for group, other in zip(ring, np.roll(ring, -1), strict=True):
     index = np.arange(len(own[group])) % len(own[other])
     swapped[own[group]] = own[other][index]
@@ -657,7 +620,7 @@ def _rows_of(subject: Subject) -> dict[str, int]:
   return {
     'rows': len(chosen),
     'puzzles': len(np.unique(chosen.group)),
-    'most_augmentations': int(_place(chosen).max()) + 1,
+    'most_augmentations': int(evaluation.place(chosen).max()) + 1,
   }
 
 

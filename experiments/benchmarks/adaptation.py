@@ -23,10 +23,12 @@ import time
 import numpy as np
 from absl import flags, logging
 
+import hrm_jax.solver
 from data_pipelines import files
 from data_pipelines.arc import tasks as arc
 from data_pipelines.errors import ConfigError
-from experiments.cli import launch, own_puzzles
+from experiments.cli import fitting_flags, launch
+from hrm_jax.solver import Fitting, Solver
 
 _CANVAS, _HELD_OUT = 6, 20
 # The defaults of fitting were chosen on these.
@@ -71,9 +73,7 @@ def split(directory: pathlib.Path) -> None:
 
 
 def measure(
-  checkpoint: own_puzzles.Checkpoint,
-  tasks: arc.TaskSet,
-  fitting: own_puzzles.Fitting,
+  solver: Solver, tasks: arc.TaskSet, fitting: Fitting
 ) -> tuple[dict[str, np.ndarray], list[float]]:
   """What each task scores, and the seconds that each took.
 
@@ -85,11 +85,8 @@ def measure(
   begin = time.monotonic()
   for number, task in enumerate(tasks.tasks, 1):
     start = time.monotonic()
-    (part,) = own_puzzles.predict(
-      checkpoint, tasks._replace(tasks=(task,)), fitting
-    )
+    metrics = solver.evaluate(task, fitting).metrics
     seconds.append(time.monotonic() - start)
-    metrics = part.judge.metrics
     scores.append([metrics[key] for key in _MEASURES.values()])
     left = (time.monotonic() - begin) / number * (len(tasks.tasks) - number)
     logging.info(
@@ -108,15 +105,15 @@ def main(_) -> None:
     split(directory)
     print(f'Written: {directory}/trained and {directory}/held_out')
     return
-  workdir, fitting = launch.workdir(), own_puzzles.fitting()
+  workdir, fitting = launch.workdir(), fitting_flags.fitting()
   if fitting.adapt == 'none':
     raise ConfigError('--adapt=none is what rows and all are compared with')
-  checkpoint = own_puzzles.load(workdir, launch.STEP.value)
-  tasks = own_puzzles.read(checkpoint, own_puzzles.task())
+  solver = hrm_jax.solver.load(workdir, launch.STEP.value)
+  tasks = solver.read(fitting_flags.task()).puzzles
   without, _ = measure(
-    checkpoint, tasks, dataclasses.replace(fitting, adapt='none')
+    solver, tasks, dataclasses.replace(fitting, adapt='none')
   )
-  found, seconds = measure(checkpoint, tasks, fitting)
+  found, seconds = measure(solver, tasks, fitting)
   print(f'\n{"task":10} {"cells without":>14} {"cells fitted":>13}')
   for task, a, b in zip(
     tasks.tasks, without['cells'], found['cells'], strict=True

@@ -9,24 +9,19 @@ import csv
 import io
 import pathlib
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from data_pipelines import files, sampler
 from data_pipelines.arc import tasks as arc
 from data_pipelines.arc import voting
 from data_pipelines.arc.voting import Candidate
-from data_pipelines.batches import padded
 from data_pipelines.drawing import pictures as picture
 from data_pipelines.drawing.pictures import Thought
 from data_pipelines.errors import ConfigError
-from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
-from experiments.cli.own_puzzles import Checkpoint, thought_of
-from hrm_jax.inference import evaluation, traces
-from hrm_jax.parallel import sharding
+from hrm_jax.solver import Solver
 
 # Attempts that count, and ranked answers that are shown.
 _ATTEMPTS, _SHOWN = 2, 5
@@ -39,8 +34,7 @@ _CHARACTERS = np.frombuffer(
 
 
 def gather(
-  checkpoint: Checkpoint,
-  puzzles: PuzzleSet,
+  solver: Solver,
   directory: pathlib.Path | None,
   num_rows: int,
   max_puzzles: int,
@@ -53,11 +47,10 @@ def gather(
   is among the ranked ones), `failed`, or `unscored`.
 
   Args:
-    checkpoint: that predicted, of `own_puzzles.load`.
-    puzzles: of its run.
-    directory: of the evaluation; None for none: then nothing is scored.
-    num_rows: that the evaluation predicted, augmentations included.
-    max_puzzles: at most so many are shown.
+    solver: model that predicted the puzzles of its run.
+    directory: where the evaluation was written; None if nothing was scored.
+    num_rows: number of rows that it predicted, augmentations included.
+    max_puzzles: most puzzles that are shown.
 
   Returns:
     `entries`; `counts` of each status, over all that were scored; `styles` of
@@ -68,6 +61,7 @@ def gather(
     ConfigError, DataError: the files of the evaluation are damaged, or are not
       of these puzzles.
   """
+  puzzles = solver.puzzles
   rows = puzzles.evaluation_rows(1)
   found = {'entries': [], 'counts': {}, 'styles': {}, 'copied_cells': None}
   if not len(rows):
@@ -81,11 +75,13 @@ def gather(
   shown = sampler.spread(len(source.statuses), max_puzzles)
   entries = [source.entry(index) for index in shown]
   chosen = np.concatenate([source.rows_of(index) for index in shown])
-  thoughts = _think(checkpoint, puzzles, source.rows.take(chosen))
-  tests = (test for entry in entries for test in entry['tests'])
-  for test, (inputs, thought) in zip(tests, thoughts, strict=True):
-    source.complete(test, inputs, thought, style)
-    test['trace'] = _trace(thought, style)
+  query = solver.query(puzzles, source.rows.take(chosen), 'its own rows')
+  for entry, trace in zip(entries, solver.trace(query), strict=True):
+    for test, inputs, thought in zip(
+      entry['tests'], trace.inputs, trace.thoughts, strict=True
+    ):
+      source.complete(test, inputs, thought, style)
+      test['trace'] = _trace(thought, style)
   found['entries'] = entries
   found['copied_cells'] = source.copied_cells
   found['counts'] = dict(collections.Counter(source.statuses))
@@ -320,36 +316,6 @@ def _damaged(path: pathlib.Path, error: Exception) -> ConfigError:
   return ConfigError(
     f'{path}: damaged ({type(error).__name__}: {error}); evaluate again'
   )
-
-
-def _think(
-  checkpoint: Checkpoint, puzzles: PuzzleSet, rows: EvaluationRows
-) -> Iterator[tuple[np.ndarray, Thought]]:
-  """The input, tokens [S], and the trace of each row, batch by batch."""
-  setup, mesh = checkpoint.setup, checkpoint.mesh
-  known = evaluation.match_identifiers(
-    puzzles, rows, checkpoint.position.identifier_names
-  )
-  size = sharding.round_up(
-    mesh, 'batch', min(len(rows), checkpoint.config.evaluation.batch_size)
-  )
-  run = traces.sharded_trace(
-    setup.model, setup.act, setup.act.halt_max_steps, mesh
-  )
-  left = len(rows)
-  for batch in puzzles.evaluation_batches(rows, size):
-    identifiers = known[batch['puzzle_identifiers']]
-    found = jax.device_get(
-      run(
-        checkpoint.variables,
-        np.asarray(checkpoint.puzzle_table[identifiers]),
-        batch['inputs'],
-      )
-    )
-    labels = padded(batch['labels'])
-    for row in range(min(left, size)):
-      yield batch['inputs'][row], thought_of(setup, found, labels[row], row)
-    left -= size
 
 
 def _trace(thought: Thought, style: picture.Style) -> dict[str, Any]:

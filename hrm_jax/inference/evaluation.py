@@ -1,128 +1,17 @@
 """Predicts the held-out puzzles and scores them."""
 
-import contextlib
-import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
-import ml_collections
 import numpy as np
 from absl import logging
-from jax.sharding import Mesh
 
 from data_pipelines.errors import ConfigError
-from data_pipelines.leaks import Verdict
 from data_pipelines.progress import Progress
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 from data_pipelines.scoring import Judge
-from hrm_jax import build
 from hrm_jax.inference import predict as inference
-from hrm_jax.parallel import sharding
-from hrm_jax.training import step as train_step
-from hrm_jax.workdir import checkpoints
-
-
-class HeldOut(NamedTuple):
-  """A checkpoint, and the held-out puzzles of its run.
-
-  Attributes:
-    config: the run's settings, as it has them.
-    saved: the run's checkpoints; `restore` closes them.
-    step: of the checkpoint.
-    position: with the name of each row of the puzzle table.
-    setup: of its training, but with the segments that were asked for.
-    mesh: of all devices, which share the rows.
-    puzzles: the run's.
-    chosen: the held-out rows.
-    identifiers: row of the puzzle table of each puzzle identifier.
-    leaking: what of the answers was trained on.
-    batch_size: rows at a time.
-  """
-
-  config: ml_collections.ConfigDict
-  saved: checkpoints.Checkpoints
-  step: int
-  position: checkpoints.Position
-  setup: train_step.TrainSetup
-  mesh: Mesh
-  puzzles: PuzzleSet
-  chosen: EvaluationRows
-  identifiers: np.ndarray
-  leaking: Verdict
-  batch_size: int
-
-  def restore(self, *others: int) -> tuple[Any, chex.Array, np.ndarray]:
-    """Reads the weights, and of the puzzle table what is needed.
-
-    Args:
-      *others: puzzle identifiers that are needed beside those of `chosen`.
-
-    Returns:
-      Variables of the model, rows of the puzzle table, float32 [R, E], and the
-      row there of each puzzle identifier, -1 for those that are not needed.
-    """
-    wanted = np.append(self.chosen.identifier, np.array(others, int))
-    rows, places = needed_rows(wanted, self.identifiers)
-    with contextlib.closing(self.saved):
-      variables, puzzle_table = self.saved.restore_weights(
-        self.step, train_step.abstract_to_predict(self.setup, self.mesh), rows
-      )
-    return variables, puzzle_table, places
-
-
-def held_out(
-  workdir: pathlib.Path,
-  step: int | None = None,
-  max_augmentations: int = 0,
-  max_puzzles: int = 0,
-  batch_size: int | None = None,
-  segments: int | None = None,
-) -> HeldOut:
-  """Finds a checkpoint and what its run holds out; restores nothing yet.
-
-  Args:
-    workdir: of the run.
-    step: of the checkpoint; None for the newest that is whole.
-    max_augmentations: of each task at most, 0 for all.
-    max_puzzles: at most so many, spread evenly over the set; 0 for all.
-    batch_size: the config's if None.
-    segments: at most for each row, the config's if None.
-
-  Raises:
-    ConfigError, DataError: there is no such run or checkpoint, or its data
-      cannot be used.
-  """
-  config, fields = build.read_run(workdir)
-  asked = config.copy_and_resolve_references()
-  # The run's may be for a machine of another kind.
-  asked.model.attention = 'auto'
-  asked.act.halt_max_steps = segments or config.act.halt_max_steps
-  mesh = sharding.make_mesh()
-  batch_size = batch_size or config.evaluation.batch_size
-  sharding.check_batch_size(mesh, batch_size, '--batch_size')
-  saved = checkpoints.Checkpoints(workdir)
-  step = saved.find(step)
-  position = saved.position(step)
-  names = position.identifier_names
-  puzzles = build.puzzle_set(config, names)
-  chosen = puzzles.evaluation_rows(
-    max_augmentations or None, max_puzzles or None
-  )
-  return HeldOut(
-    config=config,
-    saved=saved,
-    step=step,
-    position=position,
-    setup=build.train_setup(asked, puzzles, len(names)),
-    mesh=mesh,
-    puzzles=puzzles,
-    chosen=chosen,
-    identifiers=match_identifiers(puzzles, chosen, names),
-    # Never refused: the scores of what was trained are worth knowing, with it.
-    leaking=build.check_leaks(config, puzzles).beside(fields.get('leaks')),
-    batch_size=batch_size,
-  )
 
 
 def match_identifiers(
@@ -165,6 +54,14 @@ def needed_rows(
   places = np.full_like(identifiers, -1)
   places[wanted] = np.arange(len(wanted))
   return identifiers[wanted], places
+
+
+def place(rows: EvaluationRows) -> np.ndarray:
+  """The number of each row among those of its test input, from 0; int."""
+  changes = (np.diff(rows.group) != 0) | (np.diff(rows.test) != 0)
+  first = np.r_[0, np.flatnonzero(changes) + 1]
+  length = np.diff(np.r_[first, len(rows)])
+  return np.arange(len(rows)) - np.repeat(first, length)
 
 
 def evaluate(

@@ -373,9 +373,8 @@ class Checkpoints:
     """
     table = like.puzzle_table
     if rows is not None:
-      parts = sharding.count(table.sharding.mesh, 'puzzles')
-      rows = np.pad(rows, (0, -len(rows) % parts))
       # Orbax reads arrays from their beginning: a row for each part.
+      parts = sharding.count(table.sharding.mesh, 'puzzles')
       like = like.replace(puzzle_table=_of_rows(table, parts))
     weights = _split(like)['weights']
     weights = self._read(
@@ -384,30 +383,36 @@ class Checkpoints:
     variables = {'params': weights['params'], **_constants(weights)}
     if rows is None:
       return variables, _table(weights, like)
-    if not table.size:
-      return variables, jnp.zeros((len(rows), 0))
-    with self._reading(step):
-      return variables, self._read_rows(step, _of_rows(table, len(rows)), rows)
+    return variables, self.restore_rows(step, like, rows)
 
-  def _read_rows(
-    self, step: int, like: jax.ShapeDtypeStruct, rows: np.ndarray
+  def restore_rows(
+    self, step: int, like: TrainState, rows: np.ndarray
   ) -> jax.Array:
-    """Rows of the puzzle table, past orbax."""
-    place = self.directory / str(step) / 'weights'
-    table = tensorstore.open(
-      {
-        'driver': 'zarr',
-        'kvstore': {
-          'driver': 'ocdbt',
-          'base': place.as_uri() + '/',
-          'path': 'puzzle_table/',
-        },
-      },
-      read=True,
-    ).result()
-    return jax.make_array_from_callback(
-      like.shape, like.sharding, lambda at: table[rows[at[0]]].read().result()
+    """Rows of the puzzle table alone, as `restore_weights` gives them."""
+    table = like.puzzle_table
+    rows = np.pad(
+      rows, (0, -len(rows) % sharding.count(table.sharding.mesh, 'puzzles'))
     )
+    if not table.size:
+      return jnp.zeros((len(rows), 0))
+    place = self.directory / str(step) / 'weights'
+    like = _of_rows(table, len(rows))
+    # Past orbax.
+    with self._reading(step):
+      saved = tensorstore.open(
+        {
+          'driver': 'zarr',
+          'kvstore': {
+            'driver': 'ocdbt',
+            'base': place.as_uri() + '/',
+            'path': 'puzzle_table/',
+          },
+        },
+        read=True,
+      ).result()
+      return jax.make_array_from_callback(
+        like.shape, like.sharding, lambda at: saved[rows[at[0]]].read().result()
+      )
 
   def _read(self, step: int, **items: Any) -> Any:
     with self._reading(step):

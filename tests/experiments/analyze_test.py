@@ -13,6 +13,7 @@ from data_pipelines.errors import ConfigError
 from experiments import analyze, evaluate, train
 from experiments.analysis import analyses
 from experiments.configs import arc1
+from hrm_jax import solver
 from hrm_jax.inference import evaluation
 
 # More than the run's own; and beyond them.
@@ -62,7 +63,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def subject(run):
-  return analyses.load(run, segments=_SEGMENTS)[0]
+  return analyses.prepare(solver.load(run), segments=_SEGMENTS)
 
 
 @pytest.fixture(scope='module')
@@ -142,7 +143,7 @@ def test_identifiers_alone_are_changed(subject, monkeypatch):
 
   def spy(puzzles, chosen, identifiers, predict, variables, table, size):
     assert puzzles is subject.puzzles and chosen is subject.chosen
-    assert table is subject.puzzle_table
+    assert table is subject.query.puzzle_table
     given.append(identifiers[chosen.identifier])
     metrics = {'eval/exact': 0.5, 'eval/accuracy': 0.5}
     return types.SimpleNamespace(metrics=metrics)
@@ -225,14 +226,16 @@ def test_direct_prediction_says_what_does_not_apply(
 
 
 def test_without_answers_only_states_are_looked_at(subject):
-  nothing = dataclasses.replace(
-    subject, chosen=subject.chosen.take(np.zeros(0, int))
-  )
+  def changed(**fields):
+    query = dataclasses.replace(subject.query, **fields)
+    return dataclasses.replace(subject, query=query)
+
+  nothing = changed(rows=subject.chosen.take(np.zeros(0, int)))
   grid = np.ones((2, 2), np.uint8)
   unknown = types.SimpleNamespace(
     evaluation_tasks=[Task('a', (), (Pair(grid, None),))]
   )
-  unanswered = dataclasses.replace(subject, puzzles=unknown)
+  unanswered = changed(puzzles=unknown)
   for name in analyses.ANALYSES:
     assert analyses.not_applicable(name, subject) is None
     assert 'nothing is held out' in analyses.not_applicable(name, nothing)
@@ -254,7 +257,6 @@ def test_only_what_was_asked_for(trained_run, tmp_path):
   [
     ({'only': ['segment']}, 'unknown: segment; use some of dimensions, '),
     ({'step': 7}, 'no checkpoint of step 7; there are 150'),
-    ({'batch_size': 9}, '--batch_size=9'),
   ],
 )
 def test_mistakes_are_named(run, arguments, message):

@@ -21,7 +21,7 @@ _COMMAND = re.compile(
 # Where flags are defined that several commands take.
 _SHARED = (
   'experiments/cli/launch.py',
-  'experiments/cli/own_puzzles.py',
+  'experiments/cli/fitting_flags.py',
   'experiments/cli/evaluation_flags.py',
   'experiments/cli/data_flags.py',
 )

@@ -1,81 +1,25 @@
-"""Own puzzles: which rows predict them, what is written, what is refused."""
+"""Own puzzles on the command line: files, names of files, the terminal."""
 
-import contextlib
 import json
 import re
 
-import jax
-import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import leaks as leak_check
-from data_pipelines.arc import encoding
-from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.errors import ConfigError
 from experiments import predict
-from experiments.cli import own_puzzles
-from experiments.cli.own_puzzles import Fitting
-from hrm_jax import build
-from hrm_jax.workdir import checkpoints
+from experiments.reporting import evaluation_files
+from hrm_jax.solver import Fitting
+from tests.run_fixtures import random_task
 
-CANVAS, SEGMENTS = 4, 2
-# As many rows as the checkpoint has, so that one program predicts with either.
+SEGMENTS = 2
 FITTING = Fitting(steps=2, num_aug=3)
 SUDOKU = '1.34341221434321'
-
-
-def _task(seed, width=3, known=True):
-  """Random grids, which no augmentation turns into each other."""
-  rng = np.random.default_rng(seed)
-  pairs = [
-    {
-      'input': rng.integers(0, 10, (2, width)).tolist(),
-      'output': rng.integers(0, 10, (2, 3)).tolist(),
-    }
-    for _ in range(3)
-  ]
-  if not known:
-    del pairs[-1]['output']
-  return {'train': pairs[:-1], 'test': pairs[-1:]}
 
 
 def _write(path, task):
   path.write_text(json.dumps(task))
   return str(path)
-
-
-@pytest.fixture(scope='module')
-def workdir(tiny_arc_config, tmp_path_factory):
-  """A checkpoint of the tasks `a` and `b`, of random weights."""
-  root = tmp_path_factory.mktemp('predict')
-  (root / 'tasks').mkdir()
-  for name, seed in (('a', 1), ('b', 2)):
-    _write(root / 'tasks' / f'{name}.json', _task(seed))
-  config = tiny_arc_config(root / 'tasks')
-  puzzles = build.puzzle_set(config)
-  rng = np.random.default_rng(0)
-  weights = jax.tree.map(
-    lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32),
-    jax.eval_shape(build.train_setup(config, puzzles).init),
-  )
-  weights.puzzle_table[0] = 0
-  build.claim_workdir(
-    root / 'run', config, puzzles, leak_check.Verdict([], (), False)
-  )
-  saved = checkpoints.Checkpoints(root / 'run', checkpoints.Keep(1))
-  with contextlib.closing(saved):
-    saved.save_weights(
-      7,
-      weights.predicting,
-      weights.puzzle_table,
-      checkpoints.Position(0, puzzles.identifier_names(), puzzles.version),
-    )
-  return root / 'run'
-
-
-@pytest.fixture(scope='module')
-def checkpoint(workdir):
-  return own_puzzles.load(workdir)
 
 
 def _contents(directory):
@@ -85,36 +29,23 @@ def _contents(directory):
 
 
 @pytest.fixture(scope='module')
-def predicted(workdir, tmp_path_factory):
+def predicted(random_arc_run, tmp_path_factory):
   """A directory of a task that was trained on, one that was not, and one that
   has the name of one that was; what was found and where it was written."""
   tasks = tmp_path_factory.mktemp('own')
-  _write(tasks / 'a.json', _task(1))
-  _write(tasks / 'b.json', _task(3))
-  _write(tasks / 'new.json', _task(4, known=False))
-  before = _contents(workdir)
-  parts = predict.run(
-    workdir, str(tasks), FITTING, out=tasks / 'out', trace=True
+  _write(tasks / 'a.json', random_task(1))
+  _write(tasks / 'b.json', random_task(3))
+  _write(tasks / 'new.json', random_task(4, known=False))
+  before = _contents(random_arc_run)
+  found = predict.run(
+    random_arc_run, str(tasks), FITTING, out=tasks / 'out', trace=True
   )
-  assert _contents(workdir) == before
-  return parts, tasks / 'out'
-
-
-def test_known_tasks_have_their_rows_and_others_new_ones(predicted):
-  known, new = predicted[0]
-  assert [task.name for task in known.puzzles.evaluation_tasks] == ['a']
-  # Their four augmentations, in the checkpoint's order, after the blank row.
-  assert known.identifiers.tolist() == [0, 1, 2, 3, 4]
-  assert [task.name for task in new.puzzles.evaluation_tasks] == ['b', 'new']
-  assert 'fitted in 4 steps' in new.way and 'frozen' in new.way
-  assert new.identifiers.tolist() == list(range(9))
-  rows = np.asarray(new.puzzle_table)[:9]
-  # In four steps of eight rows not each row need have been shown.
-  assert not rows[0].any() and rows[1:].any(axis=1).mean() > 0.5
+  assert _contents(random_arc_run) == before
+  return found, tasks / 'out'
 
 
 def test_files_tell_what_was_predicted_and_how(predicted):
-  (known, new), out = predicted
+  found, out = predicted
   names = {path.name for path in out.iterdir()}
   assert names == {
     'submission.json',
@@ -126,7 +57,8 @@ def test_files_tell_what_was_predicted_and_how(predicted):
   submission = json.loads((out / 'submission.json').read_text())
   assert list(submission) == ['a', 'b', 'new']
   scores = json.loads((out / 'scores.json').read_text())
-  assert scores['ways'] == {'a': known.way, 'b': new.way, 'new': new.way}
+  known, new = (query.way for query in found.asked.queries)
+  assert scores['ways'] == {'a': known, 'b': new, 'new': new}
   assert scores['step'] == 7
   # Two test outputs are known.
   assert scores['eval/pass@1/outputs'] in (0, 0.5, 1)
@@ -149,97 +81,23 @@ def test_traces_are_drawn(predicted):
     assert strip.width > 100
 
 
-def test_a_trace_ends_in_the_answers_that_were_predicted(checkpoint, predicted):
-  (_, new), _ = predicted
-  traced = own_puzzles.trace(checkpoint, new, SEGMENTS)
-  assert traced.trace.tokens.shape == (SEGMENTS, 1, 2, CANVAS**2)
-  assert traced.thought(0).levels == 'H'
-  # Of the second task the answer is not known.
-  assert [traced.thought(row).answer is None for row in (0, 1)] == [False, True]
-  # What the identity predicts is among the candidates.
-  for row, name in enumerate(('b', 'new')):
-    grids, heights, widths = encoding.decode(
-      traced.trace.tokens[-1, -1, row][None],
-      np.zeros(1, int),
-      np.arange(10, dtype=np.uint8)[None],
-    )
-    grid = grids[0, : heights[0], : widths[0]]
-    candidates = new.judge.candidates[name, 0]
-    assert not grid.size or any(
-      np.array_equal(candidate.grid, grid) for candidate in candidates
-    )
-
-
-def test_without_fitting_the_blank_row_predicts(checkpoint, tmp_path):
-  spec = _write(tmp_path / 'new.json', _task(4))
-  (part,) = own_puzzles.predict(
-    checkpoint,
-    own_puzzles.read(checkpoint, spec),
-    Fitting(adapt='none', num_aug=3),
-  )
-  assert not part.identifiers.any() and 'blank' in part.way
-  assert part.variables is checkpoint.variables
-
-
-def test_the_run_s_own_data_may_have_changed(workdir, checkpoint, caplog):
-  # Then a name tells nothing.
-  directory = workdir.parent / 'tasks'
-  _write(directory / 'c.json', _task(5))
-  try:
-    known, new = own_puzzles.known_and_new(
-      checkpoint, build.puzzle_set(checkpoint.config).evaluation_tasks
-    )
-  finally:
-    (directory / 'c.json').unlink()
-  assert not known and len(new) == 3
-  assert 'are not what they were' in caplog.text
-
-
 def test_the_terminal_shows_grids(predicted):
-  (known, _), _ = predicted
-  (plain,) = predict.tell([known], colour=False)
+  found, _ = predicted
+  plain, _, _ = predict.tell(found, colour=False)
   assert plain.startswith('a, test 1 of 1, with its own rows')
   assert re.search('attempt 1: [1-4] of 4 votes, confidence 0[.]', plain)
-  first = ' '.join(map(str, _task(1)['test'][0]['input'][0]))
+  first = ' '.join(map(str, random_task(1)['test'][0]['input'][0]))
   lines = plain.splitlines()
   (caption,) = (i for i, line in enumerate(lines) if line.startswith('input '))
   assert lines[caption + 1].startswith(first)
   assert '\x1b' not in plain
-  (coloured,) = predict.tell([known], colour=True)
+  coloured, _, _ = predict.tell(found, colour=True)
   assert '\x1b[48;2;' in coloured
 
 
-@pytest.mark.parametrize(
-  'task, message',
-  [
-    ({'train': [], 'test': []}, "task 'bad': train must be a list of at least"),
-    (
-      _task(1, width=5),
-      "task 'bad' has a grid larger than the checkpoint's canvas of 4 × 4; "
-      'give a smaller one, or train with a larger --config.data.canvas',
-    ),
-  ],
-)
-def test_bad_tasks_are_refused(checkpoint, tmp_path, task, message):
-  spec = _write(tmp_path / 'bad.json', task)
-  with pytest.raises(DataError, match=re.escape(message)) as refused:
-    own_puzzles.read(checkpoint, spec)
-  assert spec in str(refused.value) and '\n' not in str(refused.value)
-
-
-def test_puzzles_of_another_domain_are_refused(checkpoint):
-  with pytest.raises(ConfigError, match='trained on ARC tasks on a canvas of'):
-    own_puzzles.read(checkpoint, SUDOKU)
-
-
-@pytest.fixture(scope='module')
-def sudokus(trained_run):
-  return own_puzzles.load(trained_run)
-
-
-def test_a_sudoku_is_predicted_as_text(sudokus, trained_run, tmp_path, capsys):
-  parts = predict.run(trained_run, SUDOKU, out=tmp_path, trace=True)
-  assert not parts[0].judge.found['exact'][0]
+def test_a_sudoku_is_predicted_as_text(trained_run, tmp_path, capsys):
+  found = predict.run(trained_run, SUDOKU, out=tmp_path, trace=True)
+  assert found.answers[0].right() == (False,)
   names = {path.name for path in tmp_path.iterdir()}
   assert names == {
     'predictions.csv',
@@ -253,21 +111,41 @@ def test_a_sudoku_is_predicted_as_text(sudokus, trained_run, tmp_path, capsys):
   assert '1 . 3 4' in shown and '1 2 3 4' in shown
 
 
-def test_what_a_sudoku_checkpoint_cannot_do_is_refused(sudokus, tmp_path):
-  with pytest.raises(DataError, match='no solution'):
-    own_puzzles.read(sudokus, '1111' + '.' * 12)
-  with pytest.raises(DataError, match='has 15 characters; a Sudoku has 16'):
-    own_puzzles.read(sudokus, SUDOKU[1:])
-  with pytest.raises(ConfigError, match=r'Sudokus of 4 × 4.*Sudokus of 6 × 6'):
-    own_puzzles.read(sudokus, '.23456456123.31564.64231312645645312')
-  spec = _write(tmp_path / 'task.json', _task(1))
-  with pytest.raises(ConfigError, match='has ARC tasks'):
-    own_puzzles.read(sudokus, spec)
+def test_only_what_was_written_is_told(trained_run, tmp_path, capsys):
+  (tmp_path / 'notes.txt').write_text('mine')
+  predict.run(trained_run, SUDOKU, out=tmp_path)
+  (told,) = re.findall(r'Written to .*: (.*)', capsys.readouterr().out)
+  assert 'scores.json' in told and 'notes.txt' not in told
 
 
-def test_a_broken_run_is_refused(tmp_path):
-  with pytest.raises(ConfigError, match=r'no config[.]json'):
-    predict.run(tmp_path, SUDOKU)
-  (tmp_path / 'config.json').write_text('{"model": ')
-  with pytest.raises(ConfigError, match=r'config[.]json: not readable as JSON'):
-    predict.run(tmp_path, SUDOKU)
+def test_titles_that_look_alike_have_files_of_their_own(
+  random_arc_run, tmp_path
+):
+  for name in ('x?', 'x*', 'X_'):
+    _write(tmp_path / f'{name}.json', random_task(4))
+  out = tmp_path / 'out'
+  fitting = Fitting('none', num_aug=1)
+  predict.run(random_arc_run, str(tmp_path), fitting, out=out, trace=True)
+  names = {path.name for path in out.glob('trace_*.gif')}
+  assert names == {'trace_X_.gif', 'trace_x__2.gif', 'trace_x__3.gif'}
+
+
+@pytest.mark.parametrize(
+  'titles, names',
+  [
+    (['a', 'a'], ['a', 'a_2']),
+    (['a/b', 'a:b', 'A_B'], ['a_b', 'a_b_2', 'A_B_3']),
+    (['..', '../../etc/x', '/'], ['puzzle', '_.._etc_x', '_']),
+    (['é' * 200], ['é' * 50]),
+    (['x' * 101, 'x' * 102], ['x' * 100, 'x' * 100 + '_2']),
+    (['a', 'a_2', 'a'], ['a', 'a_2', 'a_3']),
+  ],
+)
+def test_names_of_files_are_distinct_and_stay_in_their_directory(titles, names):
+  assert evaluation_files.distinct_names(titles) == names
+
+
+def test_a_place_that_cannot_be_written_is_refused(trained_run, tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(ConfigError, match='file/out: cannot be written'):
+    predict.run(trained_run, SUDOKU, out=tmp_path / 'file' / 'out')

@@ -1,0 +1,1152 @@
+"""A trained model that can be asked: it solves, shows how, scores and adapts.
+
+  solver = load('runs/demo')
+  answer = solver.solve('my_task.json')
+  print(answer, answer.votes, answer.confidence)
+  solver.trace('my_task.json').save('thought.gif')
+
+A *puzzle* is whatever names one: the path of a task's JSON file or such a task
+as a dict, the characters of a Sudoku, the lines of a maze, any SPEC of
+`data_pipelines.puzzles` (which may name many), or a list of these. Nothing is
+written to disk unless a method is told where.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+
+from data_pipelines import puzzles as specs
+from data_pipelines import sampler, scoring
+from data_pipelines.arc import encoding, voting
+from data_pipelines.arc.tasks import Task, TaskSet, load_tasks, parse_task
+from data_pipelines.arc.voting import Candidate
+from data_pipelines.batches import BLANK_IDENTIFIER, padded
+from data_pipelines.drawing import pictures
+from data_pipelines.drawing.pictures import Style, Thought
+from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.leaks import Verdict
+from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
+from data_pipelines.questions import loading as questions
+from data_pipelines.questions.loading import Questions
+from data_pipelines.questions.maze import Maze
+from data_pipelines.questions.pipeline import QuestionSet
+from data_pipelines.questions.sudoku import Sudoku
+from hrm_jax import build
+from hrm_jax.inference import evaluation, traces
+from hrm_jax.inference import predict as inference
+from hrm_jax.parallel import sharding
+from hrm_jax.training import adaptation
+from hrm_jax.training import step as train_step
+from hrm_jax.training.state import TrainState
+from hrm_jax.workdir import checkpoints
+
+ADAPT = ('rows', 'all', 'none')
+# Names of the Q values that each halting rule trains, in their order.
+_Q_NAMES = {
+  'q_learning': ('q_halt', 'q_continue'),
+  'halt_only': ('q_halt',),
+  'none': (),
+}
+# Stands for the names of puzzle identifiers whose task was fitted anew.
+_REPLACED = '<replaced>'
+
+# Solvers of the same model share their compiled programs.
+_predict_function = functools.cache(inference.sharded_predict)
+_trace_function = functools.cache(traces.sharded_trace)
+
+Puzzle = str | os.PathLike | Mapping[str, Any] | Task | TaskSet | Questions
+Puzzles = Puzzle | Sequence[Puzzle]
+# Reads the model's variables and some rows of the puzzle table (None: all of
+# it), shaped and placed as the abstract state says.
+Weights = Callable[
+  [TrainState, np.ndarray | None], tuple[dict[str, Any], chex.Array]
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitting:
+  """How a task that was never trained on gets rows of the puzzle table.
+
+  Attributes:
+    adapt: 'rows' fits new rows with the trunk frozen; 'all' fits rows and a
+      copy of the trunk; 'none' fits nothing and uses the blank row.
+    steps: number of training steps for each new task.
+    seconds: time limit of these steps for each new task, compilation included;
+      None for no limit.
+    num_aug: number of augmentations of a new task besides itself, each with a
+      row and a vote of its own.
+    seed: seed of the augmentations and of the order of the demonstrations.
+  """
+
+  adapt: str = 'rows'
+  steps: int = 300
+  seconds: float | None = None
+  num_aug: int = 30
+  seed: int = 0
+
+  def __post_init__(self):
+    if self.adapt not in ADAPT:
+      raise ConfigError(
+        f"adapt='{self.adapt}' is unknown; use one of {', '.join(ADAPT)}"
+      )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Answer:
+  """What a model answers to one puzzle; tuples have an entry per test input.
+
+  A grid of an ARC task holds colours 0 to 9, one of a Sudoku digits (0 where
+  none is given), both uint8 [h, w]; one of a maze holds characters.
+
+  Attributes:
+    name: name of the puzzle.
+    inputs: grids that were asked.
+    truths: true answers; None where one is not known.
+    attempts: candidate grids with their votes and confidence, best first.
+    cast: number of votes that were cast.
+    valid: whether the best attempt solves the Sudoku or maze, be it the true
+      answer or another; None for other puzzles.
+    way: which weights answered, in words.
+  """
+
+  name: str
+  inputs: tuple[np.ndarray, ...]
+  truths: tuple[np.ndarray | None, ...]
+  attempts: tuple[tuple[Candidate, ...], ...]
+  cast: tuple[int, ...]
+  valid: tuple[bool | None, ...]
+  way: str
+
+  @property
+  def grids(self) -> tuple[np.ndarray | None, ...]:
+    """The best attempts; None where no vote gave a grid."""
+    return tuple(ranked[0].grid if ranked else None for ranked in self.attempts)
+
+  @property
+  def votes(self) -> tuple[int, ...]:
+    """Number of votes for the best attempts."""
+    return tuple(ranked[0].votes if ranked else 0 for ranked in self.attempts)
+
+  @property
+  def confidence(self) -> tuple[float, ...]:
+    """Mean sigmoid(q_halt), 0 to 1, of the votes for the best attempts."""
+    return tuple(
+      ranked[0].confidence if ranked else 0.0 for ranked in self.attempts
+    )
+
+  def right(self, attempts: int = 1) -> tuple[bool | None, ...]:
+    """Whether one of the first attempts is the true answer; None: unknown."""
+    return tuple(
+      None if truth is None else voting.is_solved(ranked, truth, attempts)
+      for ranked, truth in zip(self.attempts, self.truths, strict=True)
+    )
+
+  def __str__(self) -> str:
+    """The best attempts as lines of characters."""
+    return '\n\n'.join(
+      'no answer' if grid is None else text_of(grid) for grid in self.grids
+    )
+
+
+def text_of(grid: np.ndarray) -> str:
+  """A grid of an `Answer` as lines of characters."""
+  return '\n'.join(''.join(map(str, row)) for row in grid.tolist())
+
+
+def grid_of(domain: Sudoku | Maze | None, tokens: np.ndarray) -> np.ndarray:
+  """Tokens [h, w] as an `Answer` has them: digits, or characters of a maze."""
+  if isinstance(domain, Sudoku):
+    # Token 1 is a blank, token d + 1 the digit d.
+    return np.maximum(tokens, 1) - 1
+  return tokens if domain is None else np.array([*domain.characters])[tokens]
+
+
+def tokens_of(domain: Sudoku | Maze, grid: np.ndarray) -> np.ndarray:
+  """The tokens of a grid of an `Answer`."""
+  if isinstance(domain, Sudoku):
+    return grid + 1
+  return np.vectorize(domain.characters.index)(grid)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trace:
+  """How the answers to one puzzle form; tuples have an entry per test input.
+
+  Attributes:
+    name: name of the puzzle.
+    style: how its tokens are drawn.
+    inputs: tokens that were asked, int32 [S] each.
+    thoughts: the answers after each update of each segment.
+  """
+
+  name: str
+  style: Style
+  inputs: tuple[np.ndarray, ...]
+  thoughts: tuple[Thought, ...]
+
+  def title(self, test: int = 0) -> str:
+    """The name of a test input."""
+    many = len(self.inputs) > 1
+    return self.name + (f' test {test + 1}' if many else '')
+
+  def save(self, path: str | os.PathLike, test: int = 0) -> None:
+    """Draws one test input: `.gif` as an animation, `.png` as a strip.
+
+    Raises:
+      ConfigError: the suffix is another one, or the file cannot be written.
+    """
+    title, thought = self.title(test), self.thoughts[test]
+    suffix = pathlib.Path(path).suffix.lower()
+    if suffix not in ('.gif', '.png'):
+      raise ConfigError(
+        f'{path}: a trace is drawn as .gif (animation) or .png (strip); name '
+        'such a file'
+      )
+    try:
+      if suffix == '.png':
+        pictures.draw_thought(self.style, title, thought, path)
+      else:
+        pictures.animate_thought(
+          self.style, title, self.inputs[test], thought, path
+        )
+    except OSError as error:
+      raise ConfigError(
+        f'{path}: cannot be written ({error.strerror})'
+      ) from None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Query:
+  """Rows to predict, and the weights that predict them.
+
+  Attributes:
+    puzzles: set that the rows are of.
+    rows: rows to predict, those of a test input together.
+    identifiers: row of `puzzle_table` of each puzzle identifier of the set,
+      int32; -1 where none is needed.
+    variables: variables of the model.
+    puzzle_table: puzzle embeddings, float32 [R, E].
+    way: which rows of the table these are, in words.
+  """
+
+  puzzles: PuzzleSet
+  rows: EvaluationRows
+  identifiers: np.ndarray
+  variables: dict[str, Any]
+  puzzle_table: chex.Array
+  way: str
+
+  def originals(self, max_puzzles: int | None = None) -> EvaluationRows:
+    """Unaugmented rows of at most so many puzzles, spread evenly."""
+    rows = self.rows.take(np.flatnonzero(evaluation.place(self.rows) == 0))
+    groups = np.unique(rows.group)
+    groups = groups[sampler.spread(len(groups), max_puzzles)]
+    return rows.take(np.flatnonzero(np.isin(rows.group, groups)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Given:
+  """Puzzles that were read, and that a model can be asked.
+
+  Attributes:
+    puzzles: tasks that fit the model's canvas, or questions.
+    left_out: tasks that do not fit.
+    order: names of all tasks as they were given.
+    single: whether they were named as one puzzle, so that one answer is due.
+  """
+
+  puzzles: TaskSet | Questions
+  left_out: tuple[Task, ...] = ()
+  order: tuple[str, ...] = ()
+  single: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Asked:
+  """Puzzles, ready to be predicted, traced or scored.
+
+  Attributes:
+    queries: what is predicted with which weights.
+    given: puzzles as they were read; None for those that the run holds out.
+  """
+
+  queries: tuple[Query, ...]
+  given: Given | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+  """What a model answered to puzzles, and what that is worth.
+
+  Attributes:
+    asked: puzzles and weights.
+    judges: predictions and scores of each query.
+    facts: what was evaluated and how, as scores.json has it.
+    leaks: held-out answers that training showed; None for other puzzles.
+  """
+
+  asked: Asked
+  judges: tuple[scoring.Judge, ...]
+  facts: dict[str, Any]
+  leaks: Verdict | None
+
+  @functools.cached_property
+  def tasks(self) -> list[Task]:
+    """The ARC tasks that were predicted; empty for other puzzles."""
+    return [
+      query.puzzles.evaluation_tasks[group]
+      for query in self.asked.queries
+      if query.puzzles.evaluation_tasks
+      for group in np.unique(query.rows.group)
+    ]
+
+  @functools.cached_property
+  def candidates(self) -> dict[tuple[str, int], list[Candidate]]:
+    """Ranked grids by name of the task and number of the test input."""
+    return {
+      key: ranked
+      for judge in self.judges
+      for key, ranked in getattr(judge, 'candidates', {}).items()
+    }
+
+  @functools.cached_property
+  def metrics(self) -> dict[str, float]:
+    """Scores by name; of known and fitted tasks together, pass@k alone."""
+    if len(self.judges) == 1:
+      return self.judges[0].metrics
+    scores = voting.score(self.candidates, self.tasks)
+    return scoring.score_metrics(scores) if scores[1].outputs.scored else {}
+
+  @functools.cached_property
+  def answers(self) -> tuple[Answer, ...]:
+    """An answer for each puzzle, in the order in which they were given."""
+    found = [
+      answer
+      for query, judge in zip(self.asked.queries, self.judges, strict=True)
+      for answer in _answers(query, judge)
+    ]
+    given = self.asked.given
+    if given is None or not given.order:
+      return tuple(found)
+    found += [
+      Answer(
+        task.name,
+        tuple(test.input for test in task.tests),
+        tuple(test.output for test in task.tests),
+        ((),) * len(task.tests),
+        (0,) * len(task.tests),
+        (None,) * len(task.tests),
+        "left out: larger than the model's canvas",
+      )
+      for task in given.left_out
+    ]
+    named = {answer.name: answer for answer in found}
+    return tuple(named[name] for name in given.order)
+
+  @property
+  def domain(self) -> Sudoku | Maze | None:
+    """The domain of the puzzles; None for ARC and unknown ones."""
+    return self.asked.queries[0].puzzles.domain
+
+  def report(self) -> str:
+    """The scores as a person reads them."""
+    return '\n'.join(judge.report() for judge in self.judges)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Solver:
+  """A trained model, as `load` gives it. No method changes it.
+
+  Attributes:
+    origin: path that it was loaded from.
+    config: settings of its run.
+    step: number of the training steps that it took.
+    names: name of each row of its puzzle table.
+    trained_on: version of the data that it was trained on.
+    weights: reads its weights when they are needed.
+    recorded_leaks: leaks that its training wrote down, if it did.
+    adapted: tasks that it was adapted to, by name.
+  """
+
+  origin: pathlib.Path
+  config: Any
+  step: int
+  names: Sequence[str]
+  trained_on: str
+  weights: Weights
+  recorded_leaks: dict[str, Any] | None = None
+  adapted: Mapping[str, Task] = dataclasses.field(default_factory=dict)
+
+  def __repr__(self) -> str:
+    return f"Solver('{self.origin}', step {self.step})"
+
+  def solve(
+    self,
+    puzzles: Puzzles | Given | Asked | Query,
+    fitting: Fitting = Fitting(),
+    halting: str | None = None,
+    segments: int | None = None,
+    batch_size: int | None = None,
+  ) -> Answer | list[Answer]:
+    """Answers puzzles.
+
+    Tasks of ARC that the model was trained on, by name and by content, use
+    their own rows of the puzzle table; others are fitted to their
+    demonstrations first. Answers of test inputs are never trained on.
+
+    Args:
+      puzzles: a puzzle, or a list of puzzles, see the module.
+      fitting: how tasks that the model does not know are fitted.
+      halting: as `evaluate` takes it.
+      segments: as `evaluate` takes it.
+      batch_size: as `evaluate` takes it.
+
+    Returns:
+      An answer; for a list, or what names a set of puzzles, a list of them in
+      the same order.
+
+    Raises:
+      ConfigError, DataError: puzzles that cannot be used, or not with this
+        model.
+    """
+    asked = self.ask(puzzles, fitting)
+    answers = self.evaluate(
+      asked, fitting, halting, segments, batch_size
+    ).answers
+    return answers[0] if _is_single(asked) else list(answers)
+
+  def trace(
+    self,
+    puzzles: Puzzles | Given | Asked | Query,
+    fitting: Fitting = Fitting(),
+    segments: int | None = None,
+    max_puzzles: int | None = None,
+  ) -> Trace | list[Trace]:
+    """Shows how the answers to unaugmented puzzles form, update by update.
+
+    Args:
+      puzzles: as `solve` takes them.
+      fitting: as `solve` takes it.
+      segments: number of segments, whether it would halt or not; None for the
+        most that the model was trained with.
+      max_puzzles: at most so many of each query, spread evenly; None for all.
+
+    Returns:
+      A trace; for a list, or what names a set of puzzles, a list of them.
+
+    Raises:
+      ConfigError, DataError: as `solve` does.
+    """
+    asked = self.ask(puzzles, fitting)
+    found = [
+      trace
+      for query in asked.queries
+      for trace in self._trace(query, segments, max_puzzles)
+    ]
+    return found[0] if _is_single(asked) else found
+
+  def evaluate(
+    self,
+    puzzles: Puzzles | Given | Asked | Query | None = None,
+    fitting: Fitting = Fitting(),
+    halting: str | None = None,
+    segments: int | None = None,
+    batch_size: int | None = None,
+    max_augmentations: int = 0,
+    max_puzzles: int = 0,
+  ) -> Evaluation:
+    """Predicts puzzles and scores what is known of them; writes nothing.
+
+    Args:
+      puzzles: as `solve` takes them, or of `ask`; None for those that the run
+        holds out.
+      fitting: as `solve` takes it.
+      halting: 'fixed' takes all segments, 'act' ends each row at its own halt;
+        None for the run's way.
+      segments: most segments of a row; None for the run's.
+      batch_size: most rows at a time, rounded up to equal parts for the
+        devices; None for the run's.
+      max_augmentations: most augmentations of each held-out puzzle, 0 for all.
+      max_puzzles: most puzzles that are held out, spread evenly, 0 for all.
+
+    Raises:
+      ConfigError, DataError: there is nothing to score, or as `solve` does.
+    """
+    if puzzles is None:
+      asked = self.held_out(max_augmentations, max_puzzles)
+    else:
+      asked = self.ask(puzzles, fitting)
+    rows = sum(len(query.rows) for query in asked.queries)
+    if not rows:
+      raise ConfigError(
+        f'{self.origin}: its config.data.evaluate names no puzzles: nothing to '
+        'score'
+      )
+    mode = halting or self.config.evaluation.halting
+    version = asked.queries[0].puzzles.version
+    if asked.given is None and version != self.trained_on:
+      logging.warning('Trained on %s, scored on %s', self.trained_on, version)
+    logging.info('Predicting %d inputs, augmentations included', rows)
+    judges = tuple(
+      self.predict(query, mode, segments, batch_size) for query in asked.queries
+    )
+    facts = {
+      'step': self.step,
+      'data_version': version,
+      'trained_on': self.trained_on,
+      'halting': mode,
+      'segments': segments or self.setup.act.halt_max_steps,
+      'rows': rows,
+    }
+    leaks = self.leaks if asked.given is None else None
+    if leaks is not None:
+      facts['leaks'] = leaks.record()
+    elif self.domain is None:
+      facts['ways'] = {
+        query.puzzles.name_of(group): query.way
+        for query in asked.queries
+        for group in np.unique(query.rows.group)
+      }
+    else:
+      facts['way'] = asked.queries[0].way
+    return Evaluation(asked, judges, facts, leaks)
+
+  def adapt(
+    self,
+    new_tasks: Puzzles,
+    what: str = 'rows',
+    steps: int = Fitting.steps,
+    seconds: float | None = None,
+    num_aug: int = Fitting.num_aug,
+    seed: int = 0,
+  ) -> 'Solver':
+    """A solver that knows new tasks of ARC: all are fitted together.
+
+    Args:
+      new_tasks: as `solve` takes them; their test outputs are not looked at.
+      what: 'rows' for new rows of the puzzle table, the trunk frozen; 'all' for
+        new rows and a copy of the trunk.
+      steps: number of training steps for each task.
+      seconds: time limit for each task, compilation included; None for none.
+      num_aug: number of augmentations of each task besides itself.
+      seed: seed of the augmentations and of the order of the demonstrations.
+
+    Returns:
+      The solver; this one stays as it is.
+
+    Raises:
+      ConfigError, DataError: tasks that cannot be used, a model without rows,
+        or training that diverged.
+    """
+    if what not in ('rows', 'all'):
+      raise ConfigError(f"what='{what}' is unknown; use 'rows' or 'all'")
+    found = self.read(new_tasks).puzzles
+    if isinstance(found, Questions):
+      raise ConfigError(
+        f'{self.origin}: {self.puzzle_kind} have no rows of their own: there '
+        'is nothing to adapt to'
+      )
+    fitted = self._fit(found, Fitting(what, steps, seconds, num_aug, seed))
+    tasks = {task.name: task for task in found.tasks}
+    old = [
+      _REPLACED if encoding.parse_augmentation_name(name)[0] in tasks else name
+      for name in self.names
+    ]
+    first = len(old)
+    return dataclasses.replace(
+      self,
+      names=[*old, *fitted.puzzles.identifier_names()[1:]],
+      weights=lambda _, rows: self._beside(fitted, first, rows),
+      adapted={**self.adapted, **tasks},
+    )
+
+  def _beside(
+    self, fitted: Query, first: int, rows: np.ndarray | None
+  ) -> tuple[dict[str, Any], chex.Array]:
+    """Fitted weights; rows from `first` on are those that were fitted."""
+    if rows is None:
+      rows = np.arange(first + fitted.puzzles.num_identifiers - 1)
+    table = np.zeros((len(rows), self.shapes.puzzle_table.shape[1]), np.float32)
+    new = rows >= first
+    table[new] = np.asarray(fitted.puzzle_table)[rows[new] - first + 1]
+    if not new.all():
+      old = self._weights(rows[~new])[1]
+      table[~new] = np.asarray(old)[: np.count_nonzero(~new)]
+    return fitted.variables, place_table(self.mesh, table)
+
+  def ask(
+    self,
+    puzzles: Puzzles | Given | Asked | Query,
+    fitting: Fitting = Fitting(),
+  ) -> Asked:
+    """Reads puzzles, and fits the tasks that the model does not know.
+
+    `solve`, `trace` and `evaluate` take the result in place of puzzles: so they
+    are fitted once.
+
+    Raises:
+      ConfigError, DataError: as `solve` does.
+    """
+    if isinstance(puzzles, Query):
+      return Asked((puzzles,))
+    if isinstance(puzzles, Asked):
+      return puzzles
+    given = self.read(puzzles)
+    found = given.puzzles
+    if isinstance(found, Questions):
+      asked = QuestionSet(None, found, 0, 0)
+      rows = asked.evaluation_rows()
+      query = self.query(asked, rows, 'the checkpoint as it is')
+      return Asked((query,), given)
+    known, new = self._split(found.tasks)
+    queries = []
+    if known:
+      # TensorFlow takes half a gigabyte: only what uses it imports it.
+      from data_pipelines.arc.pipeline import ArcSet
+
+      own = ArcSet(
+        None, found._replace(tasks=tuple(known)), self.canvas, 0, 0,
+        identifier_names=self.names,
+      )  # fmt: skip
+      way = 'its own rows, which the checkpoint has'
+      queries.append(self.query(own, own.evaluation_rows(), way))
+    if new:
+      queries.append(self._fit(found._replace(tasks=tuple(new)), fitting))
+    return Asked(tuple(queries), given)
+
+  def held_out(self, max_augmentations: int = 0, max_puzzles: int = 0) -> Asked:
+    """The puzzles that the run holds out, which may be none.
+
+    Args:
+      max_augmentations: at most so many of each puzzle, 0 for all.
+      max_puzzles: at most so many, spread evenly over the set, 0 for all.
+
+    Raises:
+      ConfigError, DataError: the data or the checkpoint cannot be used.
+    """
+    rows = self.puzzles.evaluation_rows(
+      max_augmentations or None, max_puzzles or None
+    )
+    way = 'its own rows, which the checkpoint has'
+    return Asked((self.query(self.puzzles, rows, way),))
+
+  def query(self, puzzles: PuzzleSet, rows: EvaluationRows, way: str) -> Query:
+    """Rows with the weights that they need, and the blank row.
+
+    Args:
+      puzzles: set whose puzzle identifiers the model knows by name.
+      rows: rows to predict.
+      way: which weights these are, in words.
+
+    Raises:
+      ConfigError: the model does not know a puzzle, or cannot be read.
+    """
+    known = evaluation.match_identifiers(puzzles, rows, self.names)
+    needed, places = evaluation.needed_rows(
+      np.append(rows.identifier, BLANK_IDENTIFIER), known
+    )
+    return Query(puzzles, rows, places, *self._weights(needed), way)
+
+  def predict(
+    self,
+    query: Query,
+    halting: str,
+    segments: int | None = None,
+    batch_size: int | None = None,
+  ) -> scoring.Judge:
+    """Predicts and scores one query; the arguments are those of `evaluate`."""
+    settings = self.setup.act
+    if segments is not None:
+      settings = dataclasses.replace(settings, halt_max_steps=segments)
+    return evaluation.evaluate(
+      query.puzzles,
+      query.rows,
+      query.identifiers,
+      _predict_function(self.setup.model, settings, halting, self.mesh),
+      query.variables,
+      query.puzzle_table,
+      self.batch_size(batch_size),
+    )
+
+  def batch_size(self, wanted: int | None = None) -> int:
+    """Rows at a time: so many, or the run's, in equal parts for the devices."""
+    wanted = wanted or self.config.evaluation.batch_size
+    return sharding.round_up(self.mesh, 'batch', wanted)
+
+  @functools.cached_property
+  def mesh(self) -> Mesh:
+    """All devices, which share the rows."""
+    return sharding.make_mesh()
+
+  @functools.cached_property
+  def setup(self) -> train_step.TrainSetup:
+    """Model and settings, for this machine."""
+    config = self.config.copy_and_resolve_references()
+    # The run's may be for a machine of another kind; how long it is trained
+    # is told anew.
+    config.model.attention, config.total_steps = 'auto', 1
+    return build.train_setup(config, self._shapes, len(self.names))
+
+  @functools.cached_property
+  def puzzles(self) -> PuzzleSet:
+    """The data of the run, with the augmentations that the model has rows of.
+
+    Raises:
+      DataError: they cannot be used.
+    """
+    return build.puzzle_set(self.config, self.names)
+
+  @functools.cached_property
+  def leaks(self) -> Verdict:
+    """Held-out answers that training showed, now or by the run's record."""
+    found = build.check_leaks(self.config, self.puzzles)
+    return found.beside(self.recorded_leaks)
+
+  @functools.cached_property
+  def domain(self) -> Sudoku | Maze | None:
+    """The domain of its puzzles; None for ARC and unknown ones."""
+    if self._kind == specs.ARC:
+      return None
+    if self._kind == specs.QUESTIONS:
+      return questions.domain_of(self._spec)
+    return self.puzzles.domain
+
+  @property
+  def canvas(self) -> int:
+    """The side of the canvas of ARC tasks, in cells."""
+    if self._kind == specs.ARC:
+      return self.config.data.canvas
+    return math.isqrt(self._shapes.seq_len)
+
+  @property
+  def puzzle_kind(self) -> str:
+    """What it solves, in words."""
+    if self.domain is not None:
+      return str(self.domain)
+    return f'ARC tasks on a canvas of {self.canvas} × {self.canvas}'
+
+  @property
+  def _spec(self) -> str:
+    return self.config.data.evaluate or self.config.data.train
+
+  @functools.cached_property
+  def _kind(self) -> str:
+    return specs.kind(self._spec)
+
+  @functools.cached_property
+  def _shapes(self) -> specs.Shapes:
+    """What the model is built for; data are read only where nothing tells."""
+    if self._kind == specs.ARC:
+      sizes = (encoding.VOCAB_SIZE, self.config.data.canvas**2)
+    else:
+      told = self.domain or self.puzzles
+      sizes = (told.vocab_size, told.seq_len)
+    return specs.Shapes(*sizes, len(self.names), 1.0)
+
+  @functools.cached_property
+  def shapes(self) -> TrainState:
+    """Shapes, types and places of its weights; nothing is read."""
+    return train_step.abstract_to_predict(self.setup, self.mesh)
+
+  def _weights(
+    self, rows: np.ndarray | None
+  ) -> tuple[dict[str, Any], chex.Array]:
+    return self.weights(self.shapes, rows)
+
+  def read(self, puzzles: Puzzles | Given) -> Given:
+    """Reads puzzles and checks that the model can be asked them.
+
+    Of ARC tasks those that do not fit the canvas are left out if others fit;
+    the log says so.
+
+    Raises:
+      ConfigError, DataError: they cannot be used, or not with this model.
+    """
+    if isinstance(puzzles, Given):
+      return puzzles
+    listed = isinstance(puzzles, list | tuple) and not isinstance(
+      puzzles, TaskSet | Questions
+    )
+    items = puzzles if listed else [puzzles]
+    if not items:
+      raise DataError('the list of puzzles is empty; give at least one')
+    found = []
+    for number, item in enumerate(items, 1):
+      one = _load(item, f'task {number}' if listed else 'task')
+      self._check_kind(one, item)
+      found.append(one)
+    asked = found[0] if len(found) == 1 else _joined(found)
+    single = not listed and not _names_a_set(puzzles)
+    if isinstance(asked, Questions):
+      return Given(asked, single=single and len(asked.questions) == 1)
+    order = tuple(task.name for task in asked.tasks)
+    large = tuple(task for task in asked.tasks if not task.fits(self.canvas))
+    if large:
+      first = items[0]
+      named = len(items) == 1 and isinstance(first, str | os.PathLike)
+      where = first if named else 'the puzzles given'
+      text = (
+        f"{where}: task '{large[0].name}' has a grid larger than the "
+        f"checkpoint's canvas of {self.canvas} × {self.canvas}"
+      )
+      if len(large) == len(asked.tasks):
+        raise DataError(
+          f'{text}; give a smaller one, or train with a larger '
+          '--config.data.canvas'
+        )
+      logging.warning(
+        '%s; so have %d of %d tasks, which are left out',
+        text, len(large), len(asked.tasks),
+      )  # fmt: skip
+      fitting = (task for task in asked.tasks if task.fits(self.canvas))
+      asked = asked._replace(tasks=tuple(fitting))
+    return Given(asked, large, order, single and len(order) == 1)
+
+  def _check_kind(self, found: TaskSet | Questions, item: Puzzle) -> None:
+    """Raises where the model was trained on puzzles of another kind."""
+    if self.domain is None and self._shapes.vocab_size != encoding.VOCAB_SIZE:
+      raise DataError(
+        f'{self._spec}: neither ARC tasks nor Sudokus nor mazes: only '
+        'experiments.evaluate can predict them'
+      )
+    domain = found.domain if isinstance(found, Questions) else None
+    if domain != self.domain:
+      what = item if isinstance(item, str) else 'the puzzle given'
+      raise ConfigError(
+        f'{self.origin}: was trained on {self.puzzle_kind}; {what} has '
+        f'{domain or "ARC tasks"}: give it puzzles of its own kind and size'
+      )
+
+  def _split(self, tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
+    """Tasks that the model was trained on, and all others.
+
+    They are told by name and by content: a task that has changed is not known.
+    """
+    named = {encoding.parse_augmentation_name(name)[0] for name in self.names}
+    trained = {}
+    if any(task.name in named - self.adapted.keys() for task in tasks):
+      trained = self._trained_tasks
+    trained |= {
+      name: (_content(task), 'evaluate') for name, task in self.adapted.items()
+    }
+    known, new = [], []
+    for task in tasks:
+      content, role = trained.get(task.name, (None, ''))
+      is_known = task.name in named and _content(task) == content
+      if is_known and role == 'train':
+        logging.warning(
+          "Task '%s': its test pairs were trained on too (data.train)",
+          task.name,
+        )
+      if task.name in named and not is_known:
+        logging.info(
+          "Task '%s' has the name of one that was trained on, and is not (or "
+          'not certainly) the same: it is taken for a new one', task.name,
+        )  # fmt: skip
+      (known if is_known else new).append(task)
+    return known, new
+
+  @functools.cached_property
+  def _trained_tasks(self) -> dict[str, tuple[set[Any], str]]:
+    """Content and role of the run's tasks by name; none if not at hand."""
+    data = self.config.data
+    try:
+      sets = {
+        role: load_tasks(spec)
+        for role, spec in (('train', data.train), ('evaluate', data.evaluate))
+        if spec and specs.kind(spec) == specs.ARC
+      }
+    except DataError as error:
+      logging.warning('The data of the run cannot be compared with: %s', error)
+      return {}
+    version = '; '.join(
+      f'{role} {tasks.version}' for role, tasks in sets.items()
+    )
+    if self.trained_on != version and not self.trained_on.startswith(
+      checkpoints.UNKNOWN_DATA
+    ):
+      logging.warning(
+        'The data of the run are not what they were: %s then, %s now',
+        self.trained_on, version,
+      )  # fmt: skip
+      return {}
+    return {
+      task.name: (_content(task), role)
+      for role, tasks in sets.items()
+      for task in tasks.tasks
+    }
+
+  def _fit(self, tasks: TaskSet, fitting: Fitting) -> Query:
+    """New tasks with rows of their own, fitted to their demonstrations."""
+    from data_pipelines.arc.pipeline import ArcSet
+
+    count = len(tasks.tasks)
+    unseen = ArcSet(None, tasks, self.canvas, fitting.num_aug, fitting.seed)
+    rows = unseen.evaluation_rows()
+    if fitting.adapt == 'none':
+      return Query(
+        unseen,
+        rows,
+        np.zeros(unseen.num_identifiers, np.int32),
+        *self._weights(np.array([BLANK_IDENTIFIER])),
+        'the blank row: nothing was fitted, and the model cannot know the task',
+      )
+    trunk = fitting.adapt == 'all'
+    setup = adaptation.setup_for(
+      self.setup,
+      unseen.num_identifiers,
+      sharding.round_up(self.mesh, 'batch', self.config.batch_size),
+      fitting.steps * count,
+      trunk,
+    )
+    logging.info(
+      'Fitting %d new rows to %d demonstrations of %d task%s; the trunk %s',
+      len(unseen.members), sum(len(t.demonstrations) for t in unseen.tasks),
+      count, 's' * (count > 1), 'learns too' if trunk else 'is frozen',
+    )  # fmt: skip
+    variables, _ = self._weights(np.array([BLANK_IDENTIFIER]))
+    state = adaptation.fit(
+      setup,
+      self.mesh,
+      adaptation.start(setup, self.mesh, variables),
+      unseen.train_batches(setup.batch_size, fitting.seed),
+      None if fitting.seconds is None else fitting.seconds * count,
+    )
+    what = 'new rows and a copy of the trunk' if trunk else 'new rows'
+    return Query(
+      unseen,
+      rows,
+      np.arange(unseen.num_identifiers, dtype=np.int32),
+      state.predicting,
+      state.puzzle_table,
+      f'{what}, fitted in {int(state.step)} steps on the demonstrations'
+      + ('' if trunk else '; the trunk frozen'),
+    )
+
+  def _trace(
+    self, query: Query, segments: int | None, max_puzzles: int | None
+  ) -> list[Trace]:
+    setup, of = self.setup, query.puzzles
+    run = _trace_function(
+      setup.model, setup.act, segments or setup.act.halt_max_steps, self.mesh
+    )
+    rows = query.originals(max_puzzles)
+    size = self.batch_size(min(len(rows), self.config.evaluation.batch_size))
+    thoughts = []
+    for batch in of.evaluation_batches(rows, size):
+      identifiers = query.identifiers[batch['puzzle_identifiers']]
+      embeddings = np.asarray(query.puzzle_table[identifiers])
+      found = jax.device_get(run(query.variables, embeddings, batch['inputs']))
+      labels = padded(batch['labels'])
+      for row in range(min(size, len(rows) - len(thoughts))):
+        q = zip(_Q_NAMES[setup.act.halting], found.q[:, row].T, strict=False)
+        thought = Thought(
+          setup.model.update_levels,
+          found.tokens[:, :, row],
+          dict(q),
+          found.halts[:, row],
+          labels[row] if labels[row].any() else None,
+        )
+        thoughts.append((batch['inputs'][row], thought))
+    style = pictures.style_of(of.domain, of.vocab_size)
+    return [
+      Trace(of.name_of(group), style, *zip(*(t for _, t in tests), strict=True))
+      for group, tests in itertools.groupby(
+        zip(rows.group, thoughts, strict=True), lambda pair: pair[0]
+      )
+    ]
+
+
+def load(path: str | os.PathLike, step: int | None = None) -> Solver:
+  """Finds a trained model; its weights are read when they are needed.
+
+  Args:
+    path: working directory of a run.
+    step: which checkpoint; None for the newest whole one.
+
+  Raises:
+    ConfigError, DataError: there is no such checkpoint, or it cannot be used.
+  """
+  workdir = pathlib.Path(path)
+  config, fields = build.read_run(workdir)
+  with contextlib.closing(checkpoints.Checkpoints(workdir)) as saved:
+    step = saved.find(step)
+    position = saved.position(step)
+  return Solver(
+    origin=workdir,
+    config=config,
+    step=step,
+    names=position.identifier_names,
+    trained_on=position.data_version,
+    weights=_SavedWeights(workdir, step),
+    recorded_leaks=fields.get('leaks'),
+  )
+
+
+class _SavedWeights:
+  """The weights of a run's checkpoint: variables are read once and kept."""
+
+  def __init__(self, workdir: pathlib.Path, step: int):
+    self._workdir, self._step, self._variables = workdir, step, None
+
+  def __call__(
+    self, like: TrainState, rows: np.ndarray | None
+  ) -> tuple[dict[str, Any], chex.Array]:
+    saved = checkpoints.Checkpoints(self._workdir)
+    with contextlib.closing(saved):
+      if self._variables is None or rows is None:
+        self._variables, table = saved.restore_weights(self._step, like, rows)
+      else:
+        table = saved.restore_rows(self._step, like, rows)
+    return self._variables, table
+
+
+def place_table(mesh: Mesh, table: np.ndarray) -> chex.Array:
+  """A puzzle table on the devices, filled up to equal parts."""
+  parts = sharding.count(mesh, 'puzzles')
+  table = np.pad(table, ((0, -len(table) % parts), (0, 0)))
+  return jax.device_put(table, sharding.place(mesh, 'puzzles'))
+
+
+def _load(item: Puzzle, name: str) -> TaskSet | Questions:
+  """What one item of a list of puzzles names."""
+  if isinstance(item, TaskSet | Questions):
+    return item
+  if isinstance(item, Task):
+    return TaskSet(f'task {item.name}', (item,))
+  if isinstance(item, Mapping):
+    task = parse_task(str(item.get('name', name)), dict(item), 'the task given')
+    digest = hashlib.sha256(json.dumps(item, default=str).encode()).hexdigest()
+    return TaskSet(f'task {digest[:12]}', (task,))
+  if not isinstance(item, str | os.PathLike):
+    raise DataError(
+      f'{type(item).__name__} is no puzzle; give a path, a task as a dict, the '
+      'characters of a Sudoku, the lines of a maze or a list of these'
+    )
+  spec = os.fspath(item)
+  if '\n' in spec.strip():
+    return questions.load_text(spec, 'maze' if '#' in spec else 'Sudoku')
+  kind = specs.kind(spec)
+  if kind == specs.PUBLISHED:
+    raise DataError(
+      f'{spec}: a directory of the published format has no tasks of its own; '
+      'name it in --config.data.evaluate'
+    )
+  if kind == specs.ARC:
+    return load_tasks(spec)
+  return questions.load_questions(spec, 'test', 0)
+
+
+def _is_single(asked: Asked) -> bool:
+  return asked.given is not None and asked.given.single
+
+
+def _names_a_set(item: Puzzle) -> bool:
+  """Whether an item names a set of puzzles, though it may hold only one."""
+  if isinstance(item, TaskSet | Questions):
+    return True
+  return isinstance(item, str | os.PathLike) and (
+    os.path.isdir(item)
+    or os.fspath(item).lower().endswith(('.csv', 'challenges.json'))
+  )
+
+
+def _joined(found: Sequence[TaskSet | Questions]) -> TaskSet | Questions:
+  """Puzzles of one kind from several sources, in their order."""
+  version = ', '.join(one.version for one in found)
+  if isinstance(found[0], TaskSet):
+    tasks = tuple(task for one in found for task in one.tasks)
+    ((name, count),) = collections.Counter(t.name for t in tasks).most_common(1)
+    if count > 1:
+      raise DataError(
+        f"task '{name}' is given {count} times; give each task a name of its "
+        'own'
+      )
+    return TaskSet(version, tasks)
+  asked = np.concatenate([one.questions for one in found])
+  origins = {one.origin for one in found}
+  return Questions(
+    version,
+    found[0].domain,
+    asked,
+    np.concatenate([one.answers for one in found]),
+    origins.pop() if len(origins) == 1 else 'puzzles',
+    np.arange(1, len(asked) + 1),
+  )
+
+
+def _content(task: Task) -> set[Any]:
+  """The demonstrations, in no order."""
+  return {
+    tuple((grid.shape, grid.tobytes()) for grid in (pair.input, pair.output))
+    for pair in task.demonstrations
+  }
+
+
+def _answers(query: Query, judge: scoring.Judge) -> list[Answer]:
+  """An answer for each puzzle of a query, in the order of its rows."""
+  if not query.puzzles.evaluation_tasks:
+    return _answers_to_questions(query, judge)
+  cast = collections.Counter(
+    zip(query.rows.group.tolist(), query.rows.test.tolist(), strict=True)
+  )
+  answers = []
+  for group in np.unique(query.rows.group).tolist():
+    task = query.puzzles.evaluation_tasks[group]
+    tests = range(len(task.tests))
+    answers.append(
+      Answer(
+        task.name,
+        tuple(test.input for test in task.tests),
+        tuple(test.output for test in task.tests),
+        tuple(tuple(judge.candidates[task.name, test]) for test in tests),
+        tuple(cast[group, test] for test in tests),
+        (None,) * len(task.tests),
+        query.way,
+      )
+    )
+  return answers
+
+
+def _answers_to_questions(
+  query: Query, judge: scoring.AnswerJudge
+) -> list[Answer]:
+  domain, vocab_size = query.puzzles.domain, query.puzzles.vocab_size
+  style, found = pictures.style_of(domain, vocab_size), judge.found
+
+  def readable(tokens):
+    return grid_of(domain, pictures.canvas_of(tokens, style))
+
+  return [
+    Answer(
+      name,
+      (readable(judge.questions[row]),),
+      (readable(judge.labels[row]),),
+      (
+        (
+          Candidate(
+            readable(found['tokens'][row]), 1, float(found['confidence'][row])
+          ),
+        ),
+      ),
+      (1,),
+      (bool(found['valid'][row]) if 'valid' in found else None,),
+      query.way,
+    )
+    for row, name in enumerate(judge.names)
+  ]

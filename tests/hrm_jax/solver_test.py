@@ -1,0 +1,375 @@
+"""The Solver: what it answers, which rows it uses, what it refuses."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines.arc import encoding
+from data_pipelines.errors import ConfigError, DataError
+from experiments import evaluate
+from hrm_jax import build
+from hrm_jax import solver as solvers
+from hrm_jax.solver import Fitting
+from hrm_jax.workdir import checkpoints
+from tests.run_fixtures import random_task
+
+CANVAS, SEGMENTS = 4, 2
+# As many rows as the checkpoint has, so that one program predicts with either.
+FITTING = Fitting(steps=2, num_aug=3)
+SUDOKU, OTHER = '1.34341221434321', '12.4341221434321'
+
+
+def _write(path, task):
+  path.write_text(json.dumps(task))
+  return str(path)
+
+
+def _contents(directory):
+  return {
+    path: path.read_bytes() for path in directory.rglob('*') if path.is_file()
+  }
+
+
+def _same(ours, theirs):
+  """Whether two answers are the same, bit for bit."""
+  assert (ours.name, ours.votes, ours.confidence, ours.cast) == (
+    theirs.name, theirs.votes, theirs.confidence, theirs.cast
+  )  # fmt: skip
+  for a, b in zip(ours.grids, theirs.grids, strict=True):
+    np.testing.assert_array_equal(a, b)
+  return True
+
+
+@pytest.fixture(scope='module')
+def solver(random_arc_run):
+  return solvers.load(random_arc_run)
+
+
+@pytest.fixture(scope='module')
+def sudokus(trained_run):
+  return solvers.load(trained_run)
+
+
+@pytest.fixture(scope='module')
+def tasks(tmp_path_factory):
+  """A task that was trained on, one that was not, and one that has the name of
+  one that was."""
+  directory = tmp_path_factory.mktemp('own')
+  _write(directory / 'a.json', random_task(1))
+  _write(directory / 'b.json', random_task(3))
+  _write(directory / 'new.json', random_task(4, known=False))
+  return directory
+
+
+@pytest.fixture(scope='module')
+def asked(solver, tasks):
+  return solver.ask(str(tasks), FITTING)
+
+
+def test_known_tasks_have_their_rows_and_others_new_ones(solver, asked):
+  known, new = asked.queries
+  assert [task.name for task in known.puzzles.evaluation_tasks] == ['a']
+  # The blank row and four augmentations; `b` has no rows in memory.
+  assert known.identifiers.tolist() == [0, 1, 2, 3, 4]
+  assert len(known.puzzle_table) == 8
+  names = ['a_t', 'a_t', 'a_t']
+  assert [name[:3] for name in solver.names[2:5]] == names
+  assert [task.name for task in new.puzzles.evaluation_tasks] == ['b', 'new']
+  assert 'fitted in 4 steps' in new.way and 'frozen' in new.way
+  assert new.identifiers.tolist() == list(range(9))
+  rows = np.asarray(new.puzzle_table)[:9]
+  # In four steps of eight rows not each row need have been shown.
+  assert not rows[0].any() and rows[1:].any(axis=1).mean() > 0.5
+
+
+def test_answers_come_in_the_order_of_the_question(solver, asked, tasks):
+  answers = solver.solve(asked)
+  assert [answer.name for answer in answers] == ['a', 'b', 'new']
+  for answer in answers:
+    (grid,), (votes,), (cast,) = answer.grids, answer.votes, answer.cast
+    (ranked,) = answer.attempts
+    assert cast == 4 and 1 <= votes <= sum(c.votes for c in ranked) <= 4
+    assert grid is ranked[0].grid and grid.dtype == np.uint8
+    assert 0 < answer.confidence[0] < 1
+    lines = [''.join(map(str, row)) for row in grid]
+    assert str(answer).splitlines() == lines
+  assert [answer.right() for answer in answers[:2]] == [(False,), (False,)]
+  assert answers[2].right() == (None,)
+  reordered = solver.solve(
+    [tasks / 'new.json', tasks / 'a.json', tasks / 'b.json'], FITTING
+  )
+  assert [answer.name for answer in reordered] == ['new', 'a', 'b']
+  assert _same(reordered[1], answers[0])
+
+
+def test_a_task_may_be_a_dict(solver, asked, tasks):
+  known = solver.solve(asked)[0]
+  named = {'name': 'a', **random_task(1)}
+  # By name and content it is known; without its name it is a new one.
+  assert _same(solver.solve(named), known)
+  (alone,) = solver.solve([named])
+  assert _same(alone, known)
+  assert solver.solve(random_task(1), FITTING).name == 'task'
+  with pytest.raises(DataError, match="task 'a' is given 2 times"):
+    solver.solve([named, tasks / 'a.json'])
+
+
+def test_an_adapted_solver_knows_its_tasks(solver, asked):
+  _, fitted = solver.solve(asked)[1:]
+  before = solver.solve(asked)[0]
+  new = {'name': 'new', **random_task(4)}
+  adapted = solver.adapt([new], steps=2, num_aug=3)
+  query, other = (
+    adapted.ask(puzzle).queries[0]
+    for puzzle in (new, {'name': 'a', **random_task(1)})
+  )
+  assert query.way == other.way == 'its own rows, which the checkpoint has'
+  # All rows of the new task come from the fitting, in the order of its votes.
+  assert [name[:3] for name in adapted.names[9:]] == ['new'] * 4
+  rows = np.asarray(query.puzzle_table)[query.identifiers[1:]]
+  assert rows.any(axis=1).sum() >= 2
+  answer = adapted.solve(new)
+  assert answer.name == fitted.name and answer.cast == (4,)
+  # With the trunk frozen, old tasks are answered as before.
+  assert _same(adapted.solve({'name': 'a', **random_task(1)}), before)
+  assert len(solver.names) == 9 and 'new' not in solver.adapted
+  again = adapted.adapt([new], steps=2, num_aug=3)
+  assert len(again.names) == 17 and _same(again.solve(new), answer)
+
+
+def test_adapting_all_moves_the_trunk_of_a_copy(solver):
+  new = {'name': 'new', **random_task(4)}
+  adapted = solver.adapt(new, 'all', steps=2, num_aug=1)
+  (query,) = adapted.held_out().queries
+  (kept,) = solver.held_out().queries
+  changed = jax.tree.map(
+    lambda a, b: bool((np.asarray(a) != np.asarray(b)).any()),
+    query.variables['params'],
+    kept.variables['params'],
+  )
+  assert all(jax.tree.leaves(changed))
+  with pytest.raises(ConfigError, match="what='none' is unknown"):
+    solver.adapt(new, 'none')
+
+
+def test_without_fitting_the_blank_row_predicts(solver):
+  (query,) = solver.ask(random_task(4), Fitting('none', num_aug=3)).queries
+  assert not query.identifiers.any() and 'blank' in query.way
+  assert not np.asarray(query.puzzle_table)[0].any()
+  with pytest.raises(ConfigError, match="adapt='some' is unknown"):
+    Fitting('some')
+
+
+def test_a_trace_ends_in_the_answers_that_were_predicted(solver, asked):
+  _, new = asked.queries
+  traces = solver.trace(asked)
+  assert [trace.name for trace in traces] == ['a', 'b', 'new']
+  # Of the last task the answer is not known.
+  assert [trace.thoughts[0].answer is None for trace in traces] == [
+    False, False, True
+  ]  # fmt: skip
+  found = solver.evaluate(asked).candidates
+  for trace in traces:
+    (thought,) = trace.thoughts
+    assert thought.tokens.shape == (SEGMENTS, 1, CANVAS**2)
+    assert thought.levels == 'H'
+    # What the identity predicts is among the candidates.
+    grids, heights, widths = encoding.decode(
+      thought.tokens[-1, -1][None],
+      np.zeros(1, int),
+      np.arange(10, dtype=np.uint8)[None],
+    )
+    grid = grids[0, : heights[0], : widths[0]]
+    assert not grid.size or any(
+      np.array_equal(candidate.grid, grid) for candidate in found[trace.name, 0]
+    )
+  assert len(solver.trace(new, max_puzzles=1)) == 1
+
+
+def test_a_trace_is_saved_as_it_is_named(solver, tmp_path):
+  trace = solver.trace({'name': 'a', **random_task(1)}, segments=3)
+  trace.save(tmp_path / 'thought.gif')
+  with Image.open(tmp_path / 'thought.gif') as animation:
+    assert 1 <= animation.n_frames <= 3
+  trace.save(tmp_path / 'thought.png')
+  with Image.open(tmp_path / 'thought.png') as strip:
+    assert strip.width > 100
+  with pytest.raises(ConfigError, match=r'thought[.]mp4: .* as [.]gif'):
+    trace.save(tmp_path / 'thought.mp4')
+  with pytest.raises(ConfigError, match='cannot be written'):
+    trace.save(tmp_path / 'nowhere' / 'thought.gif')
+
+
+def test_evaluate_gives_the_numbers_of_the_command(trained_run, sudokus):
+  found = sudokus.evaluate()
+  (directory,) = (trained_run / 'evaluation').iterdir()
+  scores = json.loads((directory / 'scores.json').read_text())
+  assert scores == {**found.facts, **found.metrics}
+  exact = [answer.right() == (True,) for answer in found.answers]
+  assert np.mean(exact) == found.metrics['eval/exact'] and len(exact) == 10
+  few = sudokus.evaluate(max_puzzles=4)
+  assert few.facts['rows'] == 4 and len(few.answers) == 4
+
+
+def test_any_batch_size_is_rounded_up_to_the_devices(
+  random_arc_run, solver, tmp_path
+):
+  whole = solver.evaluate()
+  found = evaluate.run(random_arc_run, batch_size=3)
+  assert found.metrics == whole.metrics and solver.batch_size(3) == 8
+
+
+def test_a_sudoku_is_its_characters(sudokus):
+  answer = sudokus.solve(SUDOKU)
+  (grid,) = answer.grids
+  assert grid.shape == (4, 4) and grid.min() >= 0 and grid.max() <= 4
+  assert answer.inputs[0].tolist()[0] == [1, 0, 3, 4]
+  assert answer.truths[0].tolist()[0] == [1, 2, 3, 4]
+  assert answer.votes == answer.cast == (1,)
+  assert len(str(answer).split()) == 4
+  lines = '\n'.join(SUDOKU[i : i + 4] for i in range(0, 16, 4))
+  assert _same(sudokus.solve(lines), answer)
+  one, other = sudokus.solve([SUDOKU, OTHER])
+  np.testing.assert_array_equal(one.grids[0], grid)
+  assert other.inputs[0].tolist()[0] == [1, 2, 0, 4]
+  assert {one.name, other.name} == {'Sudoku:1', 'Sudoku:2'}
+  assert sudokus.trace(SUDOKU).inputs[0].shape == (16,)
+
+
+def test_a_maze_is_its_lines(tmp_path):
+  domain = solvers.Maze(2, 3)
+  grid = np.array([['S', ' ', '#'], ['#', 'o', 'G']])
+  tokens = solvers.tokens_of(domain, grid)
+  np.testing.assert_array_equal(solvers.grid_of(domain, tokens), grid)
+  assert solvers.text_of(grid) == 'S #\n#oG'
+  found = solvers._load('S #\n#.G\n', 'maze')
+  assert found.domain == domain and found.questions.shape == (1, 6)
+
+
+def test_asking_writes_nothing_and_defines_no_flag(
+  random_arc_run, tmp_path, monkeypatch
+):
+  before = _contents(random_arc_run)
+  monkeypatch.chdir(tmp_path)
+  solver = solvers.load(str(random_arc_run))
+  solver.solve(random_task(4), FITTING)
+  solver.trace({'name': 'a', **random_task(1)})
+  solver.evaluate()
+  assert _contents(random_arc_run) == before and not os.listdir(tmp_path)
+  # Libraries that it is built on define flags; ours must not.
+  code = (
+    'import hrm_jax.solver; from absl import flags\n'
+    'ours = [m for m in flags.FLAGS.flags_by_module_dict() if m.startswith(\n'
+    '  ("hrm_jax", "data_pipelines", "experiments"))]\n'
+    'assert not ours, ours'
+  )
+  environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
+  subprocess.run([sys.executable, '-c', code], check=True, env=environment)
+
+
+def test_weights_are_read_once_and_when_they_are_needed(
+  random_arc_run, monkeypatch
+):
+  restore = checkpoints.Checkpoints.restore_weights
+  rows = []
+
+  def spy(self, step, like, wanted=None):
+    rows.append(wanted.tolist())
+    return restore(self, step, like, wanted)
+
+  monkeypatch.setattr(checkpoints.Checkpoints, 'restore_weights', spy)
+  solver = solvers.load(random_arc_run)
+  assert not rows
+  first = solver.evaluate(max_puzzles=1, max_augmentations=2)
+  second = solver.evaluate(max_puzzles=1, max_augmentations=2)
+  assert rows == [[0, 1, 2]] and first.metrics == second.metrics
+  np.testing.assert_array_equal(
+    *(found.asked.queries[0].puzzle_table for found in (first, second))
+  )
+
+
+def test_the_run_s_own_data_may_have_changed(random_arc_run, caplog):
+  # Then a name tells nothing.
+  solver = solvers.load(random_arc_run)
+  path = random_arc_run.parent / 'tasks' / 'c.json'
+  _write(path, random_task(5))
+  try:
+    tasks = build.puzzle_set(solver.config).evaluation_tasks
+    (query,) = solver.ask(list(tasks), Fitting('none', num_aug=1)).queries
+  finally:
+    path.unlink()
+  assert len(query.puzzles.evaluation_tasks) == 3 and 'blank' in query.way
+  assert 'are not what they were' in caplog.text
+
+
+def test_tasks_too_large_are_answered_by_nothing_beside_others(solver, caplog):
+  small, large = {'name': 'a', **random_task(1)}, random_task(1, width=5)
+  first, second = solver.solve([large, small])
+  assert first.grids == (None,) and 'left out' in first.way
+  assert str(first) == 'no answer' and second.name == 'a'
+  assert '1 of 2 tasks, which are left out' in caplog.text
+
+
+@pytest.mark.parametrize(
+  'task, message',
+  [
+    ({'train': [], 'test': []}, "task 'bad': train must be a list of at least"),
+    (
+      random_task(1, width=5),
+      "task 'bad' has a grid larger than the checkpoint's canvas of 4 × 4; "
+      'give a smaller one, or train with a larger --config.data.canvas',
+    ),
+  ],
+)
+def test_bad_tasks_are_refused(solver, tmp_path, task, message):
+  spec = _write(tmp_path / 'bad.json', task)
+  with pytest.raises(DataError, match=re.escape(message)) as refused:
+    solver.solve(spec)
+  assert spec in str(refused.value) and '\n' not in str(refused.value)
+  with pytest.raises(DataError, match=re.escape(message)):
+    solver.solve({'name': 'bad', **task})
+
+
+@pytest.mark.parametrize(
+  'puzzles, error, message',
+  [
+    (SUDOKU, ConfigError, 'trained on ARC tasks on a canvas of 4 × 4; 1.3434'),
+    ([], DataError, 'the list of puzzles is empty'),
+    (3, DataError, 'int is no puzzle; give a path, a task as a dict'),
+    ('nowhere.json', DataError, 'no such directory or file'),
+  ],
+)
+def test_what_cannot_be_asked_is_refused(solver, puzzles, error, message):
+  with pytest.raises(error, match=re.escape(message)):
+    solver.solve(puzzles)
+
+
+def test_what_a_sudoku_checkpoint_cannot_do_is_refused(sudokus, tmp_path):
+  with pytest.raises(DataError, match='no solution'):
+    sudokus.solve('1111' + '.' * 12)
+  with pytest.raises(DataError, match='has 15 characters; a Sudoku has 16'):
+    sudokus.solve(SUDOKU[1:])
+  with pytest.raises(ConfigError, match=r'Sudokus of 4 × 4.*Sudokus of 6 × 6'):
+    sudokus.solve('.23456456123.31564.64231312645645312')
+  spec = _write(tmp_path / 'task.json', random_task(1))
+  with pytest.raises(ConfigError, match='has ARC tasks'):
+    sudokus.solve(spec)
+  with pytest.raises(ConfigError, match='no rows of their own'):
+    sudokus.adapt(SUDOKU)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path, random_arc_run):
+  with pytest.raises(ConfigError, match=r'no config[.]json'):
+    solvers.load(tmp_path)
+  (tmp_path / 'config.json').write_text('{"model": ')
+  with pytest.raises(ConfigError, match=r'config[.]json: not readable as JSON'):
+    solvers.load(tmp_path)
+  with pytest.raises(ConfigError, match='no checkpoint of step 3; there are 7'):
+    solvers.load(random_arc_run, 3)
