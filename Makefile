@@ -13,9 +13,7 @@ CHAOS_FLAGS ?=
 .PHONY: demo comparison notebook test chaos browser docs lint clean
 
 demo: .venv/installed
-	$(BIN)/python -m experiments.train --workdir=$(DEMO_WORKDIR) \
-	  --config=experiments/configs/arc1.py:demo $(DEMO_FLAGS)
-	$(BIN)/python -m experiments.evaluate --workdir=$(DEMO_WORKDIR)
+	$(BIN)/python -m experiments.demo --workdir=$(DEMO_WORKDIR) $(DEMO_FLAGS)
 
 # What RESULTS.md reports: four systems, three seeds each.
 comparison: .venv/installed

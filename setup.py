@@ -27,6 +27,9 @@ setup(
   packages=find_packages(
     include=['hrm_jax*', 'data_pipelines*', 'experiments*']
   ),
+  entry_points={
+    'console_scripts': ['hrm-jax = experiments.__main__:main'],
+  },
   package_data={
     'experiments.planning': ['h100.txtpb'],
     'experiments.reporting': ['report.html'],

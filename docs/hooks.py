@@ -8,7 +8,6 @@ import pathlib
 import re
 
 from experiments.__main__ import COMMANDS
-
 from experiments.cli import command
 from hrm_jax import settings
 

@@ -1,5 +1,5 @@
-"""The commands; each starts JAX here."""
+"""The commands. A command that imports JAX finds it quiet."""
 
 from experiments.cli import quiet_jax
 
-quiet_jax.start()
+quiet_jax.prepare()

@@ -1,6 +1,6 @@
-"""Re-makes the papers' figures of what happens inside, from any checkpoint.
+"""Draws the papers' figures of what happens in a checkpoint.
 
-  python -m experiments.analyze --workdir=DIR [--step=N] [--only=NAME,...]
+  hrm-jax analyze --workdir=DIR [--step=N] [--only=NAME,...]
 
 Writes into --out (DIR/analysis/step_N if unset), for each analysis, NAME.png
 and NAME.json (the definition, the settings, the numbers), and summary.json:
@@ -23,7 +23,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 from absl import flags, logging
 
 import hrm_jax.solver
@@ -31,26 +30,22 @@ from data_pipelines import files
 from data_pipelines.errors import ConfigError
 from experiments.analysis import analyses
 from experiments.analysis import charts as analysis_charts
-from experiments.cli import data_flags, evaluation_flags, launch
+from experiments.cli import command, launch, shared_flags
 from experiments.drawing import charts
 
-_ONLY = flags.DEFINE_list(
-  'only', [], f'Of {", ".join(analyses.ANALYSES)}; all if unset.'
+_ARGUMENTS = ('workdir', 'step', 'seed', *shared_flags.BOUNDS)
+FLAGS = shared_flags.define(*_ARGUMENTS, *shared_flags.JAX)
+shared_flags.path(
+  'out', None, 'Directory to write, WORKDIR/analysis/step_N if unset.', FLAGS
 )
+flags.DEFINE_list(
+  'only', [], 'Names of the analyses to make, separated by commas, out of '
+  f'{", ".join(analyses.ANALYSES)}; all if unset.', flag_values=FLAGS,
+)  # fmt: skip
 
 
 def main(_) -> None:
-  run(
-    launch.workdir(),
-    launch.STEP.value,
-    data_flags.OUT.value,
-    _ONLY.value,
-    max_augmentations=evaluation_flags.MAX_AUGMENTATIONS.value,
-    max_puzzles=evaluation_flags.MAX_PUZZLES.value,
-    batch_size=evaluation_flags.BATCH_SIZE.value,
-    segments=evaluation_flags.SEGMENTS.value,
-    seed=data_flags.SEED.value,
-  )
+  run(**shared_flags.values(FLAGS, (*_ARGUMENTS, 'out', 'only')))
 
 
 def run(
@@ -82,8 +77,6 @@ def run(
       f'--only={",".join(only)}: unknown: {", ".join(sorted(unknown))}; use '
       f'some of {", ".join(analyses.ANALYSES)}'
     )
-  if jax.process_count() > 1:
-    raise ConfigError('experiments.analyze works in one process; start one')
   solver = hrm_jax.solver.load(workdir, step)
   subject = analyses.prepare(solver, **bounds)
   directory = pathlib.Path(out or workdir / 'analysis' / f'step_{solver.step}')
@@ -163,4 +156,4 @@ def segments_table(numbers: dict[str, list[float]]) -> str:
 
 
 if __name__ == '__main__':
-  launch.run(main)
+  command.run(main, FLAGS, launch.start)

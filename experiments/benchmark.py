@@ -1,13 +1,13 @@
-"""Measures; prints figures and the ratios of what it compared in one run.
+"""Measures speed, and the ratios of what one run compared.
 
-python -m experiments.benchmark train_step
-python -m experiments.benchmark puzzle_table
-python -m experiments.benchmark halting
-python -m experiments.benchmark input_pipeline
-python -m experiments.benchmark generators
-python -m experiments.benchmark voting
-python -m experiments.benchmark saving
-python -m experiments.benchmark act_evaluation --workdir=DIR
+hrm-jax benchmark train_step
+hrm-jax benchmark puzzle_table
+hrm-jax benchmark halting
+hrm-jax benchmark input_pipeline
+hrm-jax benchmark generators
+hrm-jax benchmark voting
+hrm-jax benchmark saving
+hrm-jax benchmark act_evaluation --workdir=DIR
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from data_pipelines.arc import encoding, voting
 from data_pipelines.errors import ConfigError
 from data_pipelines.questions import maze, sudoku
 from experiments.benchmarks import step as benchmark_step
-from experiments.cli import launch
+from experiments.cli import command, launch, shared_flags
 from experiments.configs import arc1
 from hrm_jax import build
 from hrm_jax.inference import predict as inference
@@ -298,8 +298,10 @@ def act_evaluation() -> None:
   Of few rows the last ones, which run all segments, are many; so also of each
   row ten times.
   """
-  workdir, repeats = launch.workdir(), 5
-  solver = hrm_jax.solver.load(workdir, launch.STEP.value)
+  if FLAGS.workdir is None:
+    raise ConfigError('--workdir is missing, e.g. --workdir=runs/demo')
+  repeats = 5
+  solver = hrm_jax.solver.load(FLAGS.workdir, FLAGS.step)
   (query,) = solver.held_out().queries
   rows, modes = query.rows, inference.HALTING_MODES
   for copies, batch_size in ((1, solver.batch_size()), (10, 128)):
@@ -331,6 +333,7 @@ def act_evaluation() -> None:
     )
 
 
+FLAGS = shared_flags.define('step', *shared_flags.JAX, workdir=None)
 BENCHMARKS: dict[str, Callable[[], None]] = {
   'train_step': training_step,
   'puzzle_table': puzzle_table,
@@ -344,7 +347,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
 
 
 def main(argv: Sequence[str]) -> None:
-  names = argv[1:]
+  names = argv
   unknown = set(names) - BENCHMARKS.keys()
   if not names or unknown:
     raise ConfigError(
@@ -356,4 +359,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  launch.run(main, positional=True)
+  command.run(main, FLAGS, launch.start, positional=True)

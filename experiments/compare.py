@@ -1,6 +1,6 @@
-"""Compares runs with each other and with the results that others published.
+"""Compares runs with each other and with published results.
 
-  python -m experiments.compare [--runs=DIR,DIR,...] [--out=DIR]
+  hrm-jax compare [--runs=DIR,DIR,...] [--out=DIR]
       [--metric=exact]
 
 Prints tables in Markdown: what the runs measured, a table for each set of
@@ -15,29 +15,30 @@ the band of its seeds.
 """
 
 import json
-import pathlib
 
 from absl import flags
 
 from data_pipelines import files
-from experiments.cli import data_flags, launch
+from experiments.cli import command, launch, shared_flags
 from experiments.drawing import charts
 from experiments.reporting import comparison, learning_curves, runs
 
-RUNS = flags.DEFINE_list(
-  'runs', [], 'Directories of training runs, separated by commas.'
+FLAGS = shared_flags.define('runs', *shared_flags.JAX)
+shared_flags.path(
+  'out', None, 'Directory to write the tables and the curves to.', FLAGS
 )
-_METRIC = flags.DEFINE_string(
+flags.DEFINE_string(
   'metric',
   'exact',
   "Metric of the curves, as metrics.jsonl names it after 'eval/'.",
+  flag_values=FLAGS,
 )
 
 
 def main(_) -> None:
-  found = runs.read_all(RUNS.value)
+  found = runs.read_all(FLAGS.runs)
   measured = comparison.measure(found)
-  metric = _METRIC.value.removeprefix('eval/')
+  metric = FLAGS.metric.removeprefix('eval/')
   curves = learning_curves.read([r for r in found if r.evaluations], metric)
   text = comparison.report(measured)
   record = {
@@ -46,8 +47,7 @@ def main(_) -> None:
     'curves': [curve.record() for curve in curves],
   }
   print(text)
-  if data_flags.OUT.value:
-    directory = pathlib.Path(data_flags.OUT.value)
+  if directory := FLAGS.out:
     with charts.writing(directory / 'comparison.md') as path:
       files.write_text(path, f'# Comparison\n\n{text}\n')
       files.write_json(directory / 'comparison.json', record)
@@ -61,4 +61,4 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
-  launch.run(main)
+  command.run(main, FLAGS, launch.start)

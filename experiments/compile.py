@@ -1,7 +1,7 @@
-"""Does it fit, and what will it cost? Compiled here, without the hardware.
+"""Tells if a training step fits a device, and what it costs.
 
-  python -m experiments.compile --config=FILE.py[:PRESET] \
-      --target=tpu:v5e:2x4 [--config.KEY=VALUE ...] [--largest_batch]
+  hrm-jax compile --config=NAME[:VARIANT] --target=tpu:v5e:2x4
+      [--config.KEY=VALUE ...] [--largest_batch]
 
 Compiles the very step that `experiments.train` runs, for a machine that need
 not be there (see `targets`), from shapes alone: puzzles that would have to be
@@ -20,25 +20,26 @@ from jax.sharding import Mesh
 
 from data_pipelines import puzzles
 from data_pipelines.errors import ConfigError
-from experiments.cli import launch
+from experiments.cli import command, launch, shared_flags
 from experiments.planning import cost, targets
 from hrm_jax import build
 from hrm_jax.parallel import sharding
 from hrm_jax.training.step import TrainSetup
 
-_TARGET = flags.DEFINE_string(
-  'target', None, 'Devices, e.g. tpu:v5e:2x4, gpu:h100:8, cpu:8, here.'
-)
-_LARGEST_BATCH = flags.DEFINE_boolean(
-  'largest_batch', False, 'Find the largest batch that fits.'
-)
-_PUZZLE_IDENTIFIERS = flags.DEFINE_integer(
-  'puzzle_identifiers',
-  None,
-  'Rows of the puzzle table, where the data at hand have others: 876406 for '
-  "the paper's ARC-AGI-1 with ConceptARC.",
-  lower_bound=1,
-)
+FLAGS = shared_flags.define('config', *shared_flags.JAX)
+flags.DEFINE_string(
+  'target', None, 'Devices to compile for, such as tpu:v5e:2x4, gpu:h100:8, '
+  'cpu:8 or here.', flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_boolean(
+  'largest_batch', False, 'Finds the largest batch that fits.',
+  flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_integer(
+  'puzzle_identifiers', None, 'Number of rows of the puzzle table, where the '
+  "data at hand have another; it is 876406 for the paper's ARC-AGI-1 with "
+  'ConceptARC.', lower_bound=1, flag_values=FLAGS,
+)  # fmt: skip
 
 # Of the roofline, for the projected time of a run.
 ATTAINED = 0.5
@@ -48,16 +49,16 @@ _GIB = 2**30
 
 
 def main(_) -> int:
-  config = launch.config()
+  config = FLAGS.config
   build.check(config)
-  if _TARGET.value is None:
+  if FLAGS.target is None:
     raise ConfigError(f'--target is missing; use e.g. {targets.EXAMPLES}')
   # What is measured is compiled, not found in the cache of programs that run.
   jax.config.update('jax_enable_compilation_cache', False)
-  target = targets.find(_TARGET.value)
+  target = targets.find(FLAGS.target)
   mesh = build.mesh(config, target.devices)
-  shapes = _shapes(config, _PUZZLE_IDENTIFIERS.value)
-  if _LARGEST_BATCH.value:
+  shapes = _shapes(config, FLAGS.puzzle_identifiers)
+  if FLAGS.largest_batch:
     setup, found = largest_batch(config, shapes, mesh, target)
   else:
     setup = _setup(config, shapes)
@@ -336,4 +337,4 @@ def _refusal(
 
 
 if __name__ == '__main__':
-  launch.run(main)
+  command.run(main, FLAGS, launch.start)

@@ -1,11 +1,10 @@
-"""Converts between our checkpoints and state dicts of the published code.
+"""Converts checkpoints from and to the form of the published code.
 
 This makes a working directory that `experiments.evaluate` scores of a state
 dict of HRM or TRM, `.pt` or `.safetensors`:
 
-  python -m experiments.convert --checkpoint=FILE --workdir=NEW \
-      --config=experiments/configs/arc1.py[:trm] [--identifiers=FILE.json] \
-      [--all_config=FILE.yaml]
+  hrm-jax convert --checkpoint=FILE --workdir=NEW --config=arc1[:trm]
+      [--identifiers=FILE.json] [--all_config=FILE.yaml]
 
 `--config` names the data, and gives the settings that neither the tensors nor
 the run's all_config.yaml tell. That file and identifiers.json, the names of the
@@ -13,7 +12,7 @@ puzzle table's rows, are looked for beside FILE unless the flags name them.
 
 This writes a state dict of one of our checkpoints, with both files beside it:
 
-  python -m experiments.convert --workdir=DIR [--step=N] --out=FILE.safetensors
+  hrm-jax convert --workdir=DIR [--step=N] --out=FILE.safetensors
 
 `hrm_jax.published.convert` is the library, and tells how to get a `.pt`.
 """
@@ -31,27 +30,35 @@ from data_pipelines.arc import encoding
 from data_pipelines.batches import BLANK_NAME
 from data_pipelines.errors import ConfigError
 from data_pipelines.puzzle_set import PuzzleSet
-from experiments.cli import data_flags, launch
+from experiments.cli import command, launch, shared_flags
 from hrm_jax import build
 from hrm_jax.parallel import sharding
 from hrm_jax.published import convert
 from hrm_jax.training import puzzle_table
 from hrm_jax.workdir import checkpoints
 
-_CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', None, 'State dict of the published code to read.'
-)
-_IDENTIFIERS = flags.DEFINE_string(
-  'identifiers', None, 'identifiers.json of the data it was trained on.'
-)
-_ALL_CONFIG = flags.DEFINE_string(
-  'all_config', None, 'all_config.yaml of its run.'
-)
-_DTYPE = flags.DEFINE_enum(
+FLAGS = shared_flags.define('workdir', 'step', *shared_flags.JAX, config=None)
+for _name, _sentence in (
+  ('checkpoint', 'State dict of the published code to read.'),
+  (
+    'identifiers',
+    'Names of the rows of its puzzle table, the identifiers.json beside '
+    '--checkpoint if unset.',
+  ),
+  (
+    'all_config',
+    'Settings of the published run, the all_config.yaml beside --checkpoint if '
+    'unset.',
+  ),
+  ('out', 'State dict to write, which ends in .safetensors.'),
+):
+  shared_flags.path(_name, None, _sentence, FLAGS)
+flags.DEFINE_enum(
   'dtype',
   'float32',
   ('float32', 'bfloat16'),
   'Type of the trained tensors in --out; the initial states keep theirs.',
+  flag_values=FLAGS,
 )
 
 # Names that a report or an error lists at most.
@@ -59,30 +66,31 @@ _EXAMPLES = 5
 
 
 def main(_) -> None:
-  if (_CHECKPOINT.value is None) == (data_flags.OUT.value is None):
+  if (FLAGS.checkpoint is None) == (FLAGS.out is None):
     raise ConfigError(
       "name --checkpoint=FILE to read one of the published code's, or "
       '--out=FILE.safetensors to write one'
     )
-  workdir = launch.workdir()
-  if _CHECKPOINT.value is None:
-    out = pathlib.Path(data_flags.OUT.value)
-    convert.write(workdir, out, launch.STEP.value, _DTYPE.value)
+  workdir, out = FLAGS.workdir, FLAGS.out
+  if out:
+    convert.write(workdir, out, FLAGS.step, FLAGS.dtype)
     print(f'Written: {out}, with identifiers.json and all_config.yaml beside')
     return
+  if FLAGS.config is None:
+    raise ConfigError('--config is missing, e.g. --config=arc1')
   report = make_run(
-    pathlib.Path(_CHECKPOINT.value),
-    launch.config(),
+    FLAGS.checkpoint,
+    FLAGS.config,
     workdir,
-    *(value and pathlib.Path(value) for value in _files()),
-    launch.STEP.value,
+    FLAGS.identifiers,
+    FLAGS.all_config,
+    FLAGS.step,
   )
   print(report)
-  print(f'Written: {workdir}; score it with experiments.evaluate')
-
-
-def _files() -> tuple[str | None, str | None]:
-  return _IDENTIFIERS.value, _ALL_CONFIG.value
+  print(
+    f'Written: {workdir}; score it with '
+    f'{command.typed("experiments.evaluate")} --workdir={workdir}'
+  )
 
 
 def make_run(
@@ -194,4 +202,4 @@ def _some(names: Sequence[str]) -> str:
 
 
 if __name__ == '__main__':
-  launch.run(main)
+  command.run(main, FLAGS, launch.start)

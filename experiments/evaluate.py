@@ -1,6 +1,6 @@
-"""Restores a checkpoint, predicts the held-out puzzles and scores them.
+"""Scores a checkpoint on the held-out puzzles of its run.
 
-  python -m experiments.evaluate --workdir=DIR [--step=N]
+  hrm-jax evaluate --workdir=DIR [--step=N]
 
 Writes into DIR/evaluation/step_N (with a suffix where the flags ask for another
 evaluation than the run's own) scores.json and predictions.png; for ARC also
@@ -14,30 +14,26 @@ import jax
 from absl import flags
 
 import hrm_jax.solver
-from experiments.cli import evaluation_flags, launch
+from experiments.cli import command, launch, shared_flags
 from experiments.reporting import evaluation_files
 from hrm_jax.inference import predict as inference
 from hrm_jax.solver import Evaluation
 from hrm_jax.workdir import checkpoints
 
-_HALTING = flags.DEFINE_enum(
+_ARGUMENTS = ('workdir', 'step', *shared_flags.BOUNDS)
+FLAGS = shared_flags.define(*_ARGUMENTS, *shared_flags.PROCESSES)
+flags.DEFINE_enum(
   'halting',
   None,
   inference.HALTING_MODES,
-  "Overrides the run's: all segments, or each row until its own halt.",
+  "Whether all segments are run or each row until its own halt, as the run's "
+  'evaluation.halting says if unset.',
+  flag_values=FLAGS,
 )
 
 
 def main(_) -> None:
-  run(
-    launch.workdir(),
-    launch.STEP.value,
-    _HALTING.value,
-    evaluation_flags.MAX_AUGMENTATIONS.value,
-    evaluation_flags.MAX_PUZZLES.value,
-    evaluation_flags.BATCH_SIZE.value,
-    evaluation_flags.SEGMENTS.value,
-  )
+  run(**shared_flags.values(FLAGS, (*_ARGUMENTS, 'halting')))
 
 
 def run(
@@ -85,4 +81,4 @@ def run(
 
 
 if __name__ == '__main__':
-  launch.run(main)
+  command.run(main, FLAGS, launch.start)

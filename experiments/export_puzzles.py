@@ -1,43 +1,35 @@
 """Writes puzzles in the on-disk format of the published code.
 
-  python -m experiments.export_puzzles --train=SPEC --evaluate=SPEC --out=DIR
+  hrm-jax export_puzzles --train=SPEC --evaluate=SPEC --out=DIR
 
 The published code then trains on DIR, and so does this:
 --config.data.train=DIR --config.data.evaluate=DIR.
 """
 
-import pathlib
-
 from absl import flags
 
 from data_pipelines import puzzles
-from data_pipelines.errors import DataError
 from data_pipelines.published import identifiers, writer
-from experiments.cli import command, data_flags
+from experiments.cli import command, shared_flags
 
-_VARIANT = flags.DEFINE_enum(
+_DATA = ('train', 'evaluate', 'canvas', 'num_aug', 'seed')
+FLAGS = shared_flags.define(*_DATA, num_aug=1000)
+shared_flags.path('out', None, 'Directory to make and write.', FLAGS)
+shared_flags.require(FLAGS, 'out', 'data/arc1')
+flags.DEFINE_enum(
   'variant',
   'hrm',
   [*identifiers.SEPARATORS],
-  'Whose names for augmented tasks.',
+  'Published code whose names for augmented tasks are written.',
+  flag_values=FLAGS,
 )
 
 
 def main(_) -> None:
-  if not data_flags.OUT.value:
-    raise DataError('--out=DIR is missing, e.g. --out=data/arc1')
-  num_aug = data_flags.NUM_AUG.value
-  puzzle_data = puzzles.load_puzzles(
-    data_flags.TRAIN.value,
-    data_flags.EVALUATE.value,
-    data_flags.CANVAS.value,
-    1000 if num_aug is None else num_aug,
-    data_flags.SEED.value,
-  )
-  directory = pathlib.Path(data_flags.OUT.value)
-  writer.export(puzzle_data, directory, _VARIANT.value, data_flags.SEED.value)
-  print(f'Written: {directory}')
+  puzzle_data = puzzles.load_puzzles(**shared_flags.values(FLAGS, _DATA))
+  writer.export(puzzle_data, FLAGS.out, FLAGS.variant, FLAGS.seed)
+  print(f'Written: {FLAGS.out}')
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, FLAGS)

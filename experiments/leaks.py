@@ -1,6 +1,6 @@
 """Finds held-out answers among what is trained on.
 
-  python -m experiments.leaks [--train=SPEC] --evaluate=SPEC [--out=FILE]
+  hrm-jax leaks [--train=SPEC] --evaluate=SPEC [--out=FILE]
 
 As in training, the demonstrations of the `evaluate` tasks count as trained on.
 Prints what leaks (input, output, or both) and ends with code 1 if an answer can
@@ -18,7 +18,7 @@ from data_pipelines.arc import tasks as arc
 from data_pipelines.errors import DataError
 from data_pipelines.leaks import Leak, NamedPair
 from data_pipelines.published.reader import PublishedSet
-from experiments.cli import command, data_flags
+from experiments.cli import command, shared_flags
 
 
 def find_leaks(
@@ -89,32 +89,32 @@ def report(leaks: list[Leak]) -> str:
   return '\n'.join(lines)
 
 
+_ARGUMENTS = ('train', 'evaluate', 'canvas', 'seed')
+FLAGS = shared_flags.define(*_ARGUMENTS)
+shared_flags.path('out', None, 'JSON file to write the leaks to.', FLAGS)
+
+
 def main(_) -> int:
   begin = time.monotonic()
-  leaks = find_leaks(
-    data_flags.TRAIN.value,
-    data_flags.EVALUATE.value,
-    data_flags.CANVAS.value,
-    data_flags.SEED.value,
-  )
+  leaks = find_leaks(**shared_flags.values(FLAGS, _ARGUMENTS))
   print(report(leaks))
   print(f'Checked in {time.monotonic() - begin:.1f} s')
   answers = any(leak.reaches_answer for leak in leaks)
-  if data_flags.OUT.value:
+  if FLAGS.out:
     record: dict[str, Any] = {
-      'train': data_flags.TRAIN.value,
-      'evaluate': data_flags.EVALUATE.value,
+      'train': FLAGS.train,
+      'evaluate': FLAGS.evaluate,
       'answers_reachable': answers,
       'leaks': [dataclasses.asdict(leak) for leak in leaks],
     }
     try:
-      files.write_json(data_flags.OUT.value, record)
+      files.write_json(FLAGS.out, record)
     except OSError as error:
       raise DataError(
-        f'--out={data_flags.OUT.value} cannot be written ({error.strerror})'
+        f'--out={FLAGS.out} cannot be written ({error.strerror})'
       ) from None
   return int(answers)
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, FLAGS)

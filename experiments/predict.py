@@ -1,6 +1,6 @@
 """Predicts puzzles of your own with a trained model.
 
-  python -m experiments.predict --workdir=DIR --task=SPEC [--trace] \
+  hrm-jax predict --workdir=DIR --task=SPEC [--trace]
       [--adapt=rows|all|none] [--steps=N] [--seconds=S] [--num_aug=N]
 
 SPEC is a task's JSON file, a directory of them, Kaggle's challenges, a Sudoku's
@@ -25,7 +25,7 @@ from absl import flags
 
 import hrm_jax.solver
 from data_pipelines.drawing import pictures, terminal
-from experiments.cli import data_flags, fitting_flags, launch
+from experiments.cli import command, launch, shared_flags
 from experiments.reporting import evaluation_files
 from hrm_jax.solver import Answer, Evaluation, Fitting, tokens_of
 
@@ -33,28 +33,38 @@ from hrm_jax.solver import Answer, Evaluation, Fitting, tokens_of
 _MAX_TRACED, _MAX_SHOWN = 10, 10
 _COLOURS = '0123456789'
 
-_TRACE = flags.DEFINE_bool('trace', False, 'Draw how the answers form.')
-_SEGMENTS = flags.DEFINE_integer(
-  'trace_segments',
-  None,
-  "Number of segments of a trace; the run's act.halt_max_steps if unset.",
-  lower_bound=1,
+FLAGS = shared_flags.define(
+  'workdir', 'task', 'step', *shared_flags.FITTING, *shared_flags.JAX,
+  num_aug=Fitting.num_aug,
+)  # fmt: skip
+shared_flags.require(FLAGS, 'task', 'my_task.json')
+shared_flags.path(
+  'out', None, 'Directory to write, WORKDIR/predictions/step_N/NAME if unset.',
+  FLAGS,
+)  # fmt: skip
+flags.DEFINE_bool(
+  'trace', False, 'Draws how the answers form.', flag_values=FLAGS
 )
-_COLOR = flags.DEFINE_bool(
-  'color', None, 'Colour the text; if unset, where it goes to a terminal.'
-)
+flags.DEFINE_integer(
+  'trace_segments', None, "Number of segments of a trace, the run's "
+  'act.halt_max_steps if unset.', lower_bound=1, flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_bool(
+  'color', None, 'Colours the text; unset, where it goes to a terminal.',
+  flag_values=FLAGS,
+)  # fmt: skip
 
 
 def main(_) -> None:
   run(
-    launch.workdir(),
-    fitting_flags.task(),
-    fitting_flags.fitting(),
-    launch.STEP.value,
-    data_flags.OUT.value,
-    _TRACE.value,
-    _SEGMENTS.value,
-    sys.stdout.isatty() if _COLOR.value is None else _COLOR.value,
+    FLAGS.workdir,
+    FLAGS.task,
+    Fitting(**shared_flags.values(FLAGS, shared_flags.FITTING)),
+    FLAGS.step,
+    FLAGS.out,
+    FLAGS.trace,
+    FLAGS.trace_segments,
+    sys.stdout.isatty() if FLAGS.color is None else FLAGS.color,
   )
 
 
@@ -172,4 +182,4 @@ def _tell_question(answer: Answer, domain: Any, colour: bool) -> str:
 
 
 if __name__ == '__main__':
-  launch.run(main)
+  command.run(main, FLAGS, launch.start)

@@ -1,6 +1,6 @@
 """Writes what there is to know of a run into one HTML file.
 
-  python -m experiments.report --workdir=DIR [--step=N] [--out=FILE.html] \
+  hrm-jax report --workdir=DIR [--step=N] [--out=FILE.html]
       [--max_tasks=N]
 
 The file opens from disk and asks for nothing else: training curves, scores with
@@ -28,7 +28,7 @@ from data_pipelines import files
 from data_pipelines.arc import voting
 from data_pipelines.errors import ConfigError
 from data_pipelines.puzzle_set import PuzzleSet
-from experiments.cli import data_flags, launch
+from experiments.cli import command, launch, shared_flags
 from experiments.drawing import charts, training_curves
 from experiments.reporting import gallery, paper_scale, runs
 from experiments.reporting import published_results as published
@@ -36,20 +36,19 @@ from hrm_jax import build
 from hrm_jax.solver import Solver
 from hrm_jax.workdir import checkpoints
 
-_MAX_TASKS = flags.DEFINE_integer(
-  'max_tasks', 100, 'Puzzles to show, spread evenly over those scored.',
-  lower_bound=1,
+FLAGS = shared_flags.define('workdir', 'step', *shared_flags.JAX)
+shared_flags.path(
+  'out', None, 'HTML file to write, WORKDIR/report/step_N.html if unset.', FLAGS
+)
+flags.DEFINE_integer(
+  'max_tasks', 100, 'Number of puzzles to show at most, spread evenly over '
+  'those that were scored.', lower_bound=1, flag_values=FLAGS,
 )  # fmt: skip
 _TEMPLATE = pathlib.Path(gallery.__file__).with_name('report.html')
 
 
 def main(_) -> None:
-  run(
-    launch.workdir(),
-    launch.STEP.value,
-    data_flags.OUT.value,
-    _MAX_TASKS.value,
-  )
+  run(FLAGS.workdir, FLAGS.step, FLAGS.out, FLAGS.max_tasks)
 
 
 def run(
@@ -88,10 +87,12 @@ def gather(solver: Solver, max_tasks: int) -> dict[str, Any]:
   """All that the report shows, as JSON takes it."""
   workdir, step = solver.origin, solver.step
   one = runs.read(workdir)
-  command = f'python -m experiments.evaluate --workdir={workdir} --step={step}'
+  again = (
+    f'{command.typed("experiments.evaluate")} --workdir={workdir} --step={step}'
+  )
   directory = _find_evaluation(workdir, step)
   scores = directory and runs.read_scores(
-    directory / 'scores.json', f'run {command} again'
+    directory / 'scores.json', f'run {again} again'
   )
   puzzles = solver.puzzles
   leaks = scores.leaks if scores else solver.leaks.record()
@@ -110,7 +111,7 @@ def gather(solver: Solver, max_tasks: int) -> dict[str, Any]:
     'name': workdir.absolute().name,
     'workdir': str(workdir),
     'step': step,
-    'command': command,
+    'command': again,
     'facts': [
       ['System', one.system],
       ['Trained parameters', f'{parameters:,}'],
@@ -236,7 +237,7 @@ def _analyses(directory: pathlib.Path) -> list[dict[str, str]]:
   path = directory / 'summary.json'
   if not path.exists():
     return []
-  fix = 'run python -m experiments.analyze again'
+  fix = f'run {command.typed("experiments.analyze")} again'
   found = []
   try:
     summary = files.parse_json(files.read(path), path)
@@ -274,4 +275,4 @@ def _settings(one: runs.Run) -> list[list[str]]:
 
 
 if __name__ == '__main__':
-  launch.run(main)
+  command.run(main, FLAGS, launch.start)

@@ -1,6 +1,6 @@
-"""Draws examples as the model sees them, beside the puzzles as they are.
+"""Draws puzzles as they are, and as the model sees them.
 
-python -m experiments.show --data=SPEC --out=FILE.png
+hrm-jax show --data=SPEC --out=FILE.png
 """
 
 import pathlib
@@ -12,7 +12,7 @@ from data_pipelines.batches import padded
 from data_pipelines.drawing import pictures as picture
 from data_pipelines.errors import DataError
 from data_pipelines.puzzle_set import PuzzleSet
-from experiments.cli import command, data_flags
+from experiments.cli import command, shared_flags
 
 
 def show(
@@ -42,28 +42,23 @@ def show(
     raise DataError(f'--out={path} cannot be written ({error})') from None
 
 
-_DATA = flags.DEFINE_string('data', None, 'SPEC of the puzzles.')
-_COUNT = flags.DEFINE_integer('count', 8, 'Examples to draw.', lower_bound=1)
+# Some mazes have no more than three augmentations.
+FLAGS = shared_flags.define('data', 'canvas', 'seed', num_aug=3)
+shared_flags.require(FLAGS, 'data', 'arc1:training')
+shared_flags.path('out', None, 'PNG file to write.', FLAGS)
+shared_flags.require(FLAGS, 'out', 'arc1.png')
+flags.DEFINE_integer(
+  'count', 8, 'Number of examples to draw.', lower_bound=1, flag_values=FLAGS
+)
 
 
 def main(_) -> None:
-  for flag in (_DATA, data_flags.OUT):
-    if not flag.value:
-      raise DataError(
-        f'--{flag.name} is missing, e.g. --data=arc1:training --out=arc1.png'
-      )
-  num_aug = data_flags.NUM_AUG.value
   puzzle_data = puzzles.load_puzzles(
-    _DATA.value,
-    '',
-    data_flags.CANVAS.value,
-    3 if num_aug is None else num_aug,  # Some mazes have no more.
-    data_flags.SEED.value,
+    FLAGS.data, '', FLAGS.canvas, FLAGS.num_aug, FLAGS.seed
   )
-  path = pathlib.Path(data_flags.OUT.value)
-  show(puzzle_data, path, _COUNT.value, data_flags.SEED.value)
-  print(f'Written: {path}')
+  show(puzzle_data, FLAGS.out, FLAGS.count, FLAGS.seed)
+  print(f'Written: {FLAGS.out}')
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, FLAGS)

@@ -1,7 +1,8 @@
-"""Trains a model; started again on the same workdir, it goes on.
+"""Trains a model, or goes on with a run that was stopped.
 
-  python -m experiments.train --config=experiments/configs/arc1.py \
-      --workdir=DIR [--config.KEY=VALUE ...]
+  hrm-jax train --config=arc1 --workdir=DIR [--config.KEY=VALUE ...]
+
+A run that was stopped, by Ctrl-C too, goes on from its newest checkpoint.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from absl import flags, logging
 
 from data_pipelines import files
 from data_pipelines.errors import ConfigError
-from experiments.cli import launch
+from experiments.cli import command, launch, shared_flags
 from hrm_jax import build
 from hrm_jax.inference import evaluation
 from hrm_jax.inference import predict as inference
@@ -25,16 +26,26 @@ from hrm_jax.training.state import TrainState
 from hrm_jax.workdir import checkpoints, metrics, weights_and_biases
 from hrm_jax.workdir import lock as workdir_lock
 
-_WANDB = flags.DEFINE_string(
-  'wandb', None, 'Project of Weights & Biases that gets the metrics too.'
-)
+FLAGS = shared_flags.define('config', 'workdir', *shared_flags.PROCESSES)
+flags.DEFINE_string(
+  'wandb', None, 'Project of Weights & Biases that gets the metrics too.',
+  flag_values=FLAGS,
+)  # fmt: skip
 
 
 def main(_) -> int | None:
-  config, workdir = launch.config(), launch.workdir()
+  return to_end(FLAGS.config, FLAGS.workdir, FLAGS.wandb)
+
+
+def to_end(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  wandb: str | None = None,
+) -> int | None:
+  """Trains as `run` does until the end or a signal; returns the exit code."""
   with preemption.listening(jax.default_backend()) as notice:
     try:
-      state = run(config, workdir, notice, _WANDB.value)
+      state = run(config, workdir, notice, wandb)
     except training.Preempted as stopped:
       logging.info(
         '%s: stopped after step %d%s; the same command goes on from there',
@@ -179,4 +190,4 @@ def run(
 
 
 if __name__ == '__main__':
-  launch.run(main)
+  command.run(main, FLAGS, launch.start)

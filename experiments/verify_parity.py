@@ -1,6 +1,6 @@
-"""Replays golden files of the published code and reports the differences.
+"""Compares the model with golden files of the published code.
 
-  python -m experiments.verify_parity --golden=tests/golden/hrm_rope.npz
+  hrm-jax verify_parity --golden=tests/golden/hrm_rope.npz
 
 For each file it prints a table and, as its last line, one JSON object. The
 exit code is 1 where any group exceeds its tolerance.
@@ -18,16 +18,19 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.errors import ConfigError
-from experiments.cli import launch
+from experiments.cli import command, launch, shared_flags
 from hrm_jax.models import KINDS
 from hrm_jax.parallel import sharding
 from hrm_jax.published import names as published
 from hrm_jax.training import act
 from hrm_jax.training import step as train_step
 
-_GOLDEN = flags.DEFINE_multi_string(
-  'golden', None, 'Golden .npz file; may be given several times.'
-)
+FLAGS = shared_flags.define(*shared_flags.JAX)
+flags.DEFINE_multi_string(
+  'golden', None, 'Golden .npz file to replay; may be given several times.',
+  flag_values=FLAGS,
+)  # fmt: skip
+shared_flags.require(FLAGS, 'golden', 'tests/golden/hrm_rope.npz')
 
 # Greatest ‖a − b‖ / ‖b‖. The golden numbers carry float32 noise themselves
 # (losses 3e-6, metric losses 2e-4, gradients 4e-6, final parameters 3e-7,
@@ -311,10 +314,8 @@ def report(path: str, errors: Errors) -> str:
 def main(_) -> int:
   # Float32 products in full, also where the hardware would round them.
   jax.config.update('jax_default_matmul_precision', 'highest')
-  if not _GOLDEN.value:
-    raise ConfigError('--golden=FILE.npz is missing')
   counts = collections.Counter()
-  for path in _GOLDEN.value:
+  for path in FLAGS.golden:
     errors = replay(path)
     counts[errors.ok] += 1
     print(report(path, errors), flush=True)
@@ -322,4 +323,4 @@ def main(_) -> int:
 
 
 if __name__ == '__main__':
-  launch.run(main)
+  command.run(main, FLAGS, launch.start)

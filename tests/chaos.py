@@ -30,29 +30,38 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-# Before JAX, which it keeps quiet.
-from hrm_jax import build
-
-# isort: split
 import jax
 import numpy as np
 from absl import flags, logging
 
 from data_pipelines.errors import ConfigError
-from experiments.cli import command
+from experiments.cli import command, shared_flags
+from hrm_jax import build
 from hrm_jax.parallel import preemption
 from hrm_jax.training import step as train_step
 from hrm_jax.workdir import checkpoints
 from tests import disks
 
 KINDS = ('kill', 'signal', 'double_signal', 'truncate', 'fill')
-_SECONDS = flags.DEFINE_float('seconds', 180, 'How long it is disturbed.')
-_EVENTS = flags.DEFINE_integer('events', None, 'How often, instead.')
-_KINDS = flags.DEFINE_list('kinds', list(KINDS), f'Of {", ".join(KINDS)}.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Of all that is random.')
-_PROCESSES = flags.DEFINE_integer('processes', 1, 'Of each run.')
-_COLD = flags.DEFINE_bool('cold', True, 'Whether the disturbed run compiles.')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'New; keeps what was written.')
+FLAGS = shared_flags.define('seed', workdir=None)
+_SECONDS = flags.DEFINE_float(
+  'seconds', 180, 'Time in seconds for which the run is disturbed.',
+  flag_values=FLAGS,
+)  # fmt: skip
+_EVENTS = flags.DEFINE_integer(
+  'events', None, 'Number of events, which replaces --seconds.',
+  flag_values=FLAGS,
+)  # fmt: skip
+_KINDS = flags.DEFINE_list(
+  'kinds', list(KINDS), f'Kinds of events, out of {", ".join(KINDS)}.',
+  flag_values=FLAGS,
+)  # fmt: skip
+_PROCESSES = flags.DEFINE_integer(
+  'processes', 1, 'Number of processes of each run.', flag_values=FLAGS
+)
+_COLD = flags.DEFINE_bool(
+  'cold', True, 'Whether the disturbed run compiles.', flag_values=FLAGS
+)
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _LOG_EVERY, _EVALUATE_EVERY, _CHECKPOINT_EVERY = 4, 20, 30
@@ -289,7 +298,7 @@ class Chaos:
     """
     self._root, self._workdir, self._steps = root, workdir, steps
     self._kinds, self._durations = kinds, dict(_PHASES)
-    self._rng = random.Random(_SEED.value)
+    self._rng = random.Random(FLAGS.seed)
     # First what comes but once.
     self._phases = ['compiling'] if _COLD.value else []
     self._next_kinds = []
@@ -705,10 +714,10 @@ def main(_) -> int:
     raise ConfigError(
       f'--kinds={",".join(_KINDS.value)}: of {", ".join(KINDS)}'
     )
-  if _WORKDIR.value is None:
+  if FLAGS.workdir is None:
     root = pathlib.Path(tempfile.mkdtemp(prefix='chaos_'))
   else:
-    root = pathlib.Path(_WORKDIR.value).absolute()
+    root = pathlib.Path(FLAGS.workdir).absolute()
     if root.exists() and any(root.iterdir()):
       raise ConfigError(f'--workdir={root} is not empty; name a new one')
     root.mkdir(parents=True, exist_ok=True)
@@ -717,10 +726,10 @@ def main(_) -> int:
     print(f'Not as promised: {len(problems)} problems; all is in {root}')
     return 1
   print('The same to the last bit, and every step once')
-  if _WORKDIR.value is None:
+  if FLAGS.workdir is None:
     shutil.rmtree(root)
   return 0
 
 
 if __name__ == '__main__':
-  command.run(main, (ConfigError,))
+  command.run(main, FLAGS)

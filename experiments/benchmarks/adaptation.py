@@ -1,11 +1,11 @@
 """Measures what rows fitted to unseen tasks are worth, on tasks held out whole.
 
   python -m experiments.benchmarks.adaptation --split=DIR
-  python -m experiments.train --config=experiments/configs/arc2.py:demo \
-      --config.data.evaluate=DIR/trained --config.data.canvas=6 \
+  hrm-jax train --config=experiments/configs/arc2.py:demo
+      --config.data.evaluate=DIR/trained --config.data.canvas=6
       --config.data.allow_leaks=True --workdir=RUN
-  python -m experiments.benchmarks.adaptation --workdir=RUN \
-      --task=DIR/held_out [--adapt=rows|all] [--steps=N] [--seconds=S] \
+  python -m experiments.benchmarks.adaptation --workdir=RUN
+      --task=DIR/held_out [--adapt=rows|all] [--steps=N] [--seconds=S]
       [--num_aug=N] [--seed=N]
 
 The first writes the ARC-AGI-2 *training* tasks that fit 6 × 6, twenty of them
@@ -21,13 +21,13 @@ import pathlib
 import time
 
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
 import hrm_jax.solver
 from data_pipelines import files
 from data_pipelines.arc import tasks as arc
 from data_pipelines.errors import ConfigError
-from experiments.cli import fitting_flags, launch
+from experiments.cli import command, launch, shared_flags
 from hrm_jax.solver import Fitting, Solver
 
 _CANVAS, _HELD_OUT = 6, 20
@@ -45,7 +45,11 @@ _MEASURES = {
   'pass@2': 'eval/pass@2/outputs',
 }
 
-_SPLIT = flags.DEFINE_string('split', None, 'Directory to write the tasks to.')
+FLAGS = shared_flags.define(
+  'task', 'step', *shared_flags.FITTING, *shared_flags.JAX,
+  num_aug=Fitting.num_aug, workdir=None,
+)  # fmt: skip
+shared_flags.path('split', None, 'Directory to write the tasks to.', FLAGS)
 
 
 def split(directory: pathlib.Path) -> None:
@@ -100,16 +104,17 @@ def measure(
 
 
 def main(_) -> None:
-  if _SPLIT.value:
-    directory = pathlib.Path(_SPLIT.value)
-    split(directory)
-    print(f'Written: {directory}/trained and {directory}/held_out')
+  if FLAGS.split:
+    split(FLAGS.split)
+    print(f'Written: {FLAGS.split}/trained and {FLAGS.split}/held_out')
     return
-  workdir, fitting = launch.workdir(), fitting_flags.fitting()
+  if not (FLAGS.workdir and FLAGS.task):
+    raise ConfigError('name --split=DIR, or --workdir=RUN and --task=SPEC')
+  fitting = Fitting(**shared_flags.values(FLAGS, shared_flags.FITTING))
   if fitting.adapt == 'none':
     raise ConfigError('--adapt=none is what rows and all are compared with')
-  solver = hrm_jax.solver.load(workdir, launch.STEP.value)
-  tasks = solver.read(fitting_flags.task()).puzzles
+  solver = hrm_jax.solver.load(FLAGS.workdir, FLAGS.step)
+  tasks = solver.read(FLAGS.task).puzzles
   without, _ = measure(
     solver, tasks, dataclasses.replace(fitting, adapt='none')
   )
@@ -139,4 +144,4 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
-  launch.run(main)
+  command.run(main, FLAGS, launch.start)

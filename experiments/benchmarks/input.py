@@ -2,7 +2,7 @@
 
   python -m experiments.benchmarks.input --train=SPEC [--evaluate=SPEC] ...
 
-`python -m experiments.benchmark input_pipeline` runs it for every set.
+`hrm-jax benchmark input_pipeline` runs it for every set.
 """
 
 import json
@@ -12,31 +12,31 @@ import time
 from absl import flags
 
 from data_pipelines import puzzles
-from experiments.cli import command, data_flags
+from experiments.cli import command, shared_flags
 
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 768, 'Examples.')
-_SECONDS = flags.DEFINE_float('seconds', 10.0, 'To measure for.')
+FLAGS = shared_flags.define('train', 'evaluate', num_aug=1000)
+flags.DEFINE_integer(
+  'batch_size', 768, 'Number of examples in a batch.', flag_values=FLAGS
+)
+flags.DEFINE_float(
+  'seconds', 10.0, 'Time to measure for in seconds.', flag_values=FLAGS
+)
 
 _FAR = 10**6
 
 
 def main(_) -> None:
   """Prints one line of JSON; seconds, MiB, and rates per second."""
-  num_aug = data_flags.NUM_AUG.value
   begin = time.perf_counter()
   data = puzzles.load_puzzles(
-    data_flags.TRAIN.value,
-    data_flags.EVALUATE.value,
-    canvas=30,
-    num_aug=1000 if num_aug is None else num_aug,
-    seed=0,
+    FLAGS.train, FLAGS.evaluate, canvas=30, num_aug=FLAGS.num_aug, seed=0
   )
   loaded = time.perf_counter()
-  batches = data.train_batches(_BATCH_SIZE.value, seed=0)
+  batches = data.train_batches(FLAGS.batch_size, seed=0)
   next(batches)
   first = time.perf_counter()
   count = 0
-  while time.perf_counter() - first < _SECONDS.value:
+  while time.perf_counter() - first < FLAGS.seconds:
     next(batches)
     count += 1
   rate = count / (time.perf_counter() - first)
@@ -48,7 +48,7 @@ def main(_) -> None:
         'load': loaded - begin,
         'first_batch': first - loaded,
         'batches': rate,
-        'examples': rate * _BATCH_SIZE.value,
+        'examples': rate * FLAGS.batch_size,
         'far': far - near,
         'resident': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
       }
@@ -59,7 +59,7 @@ def main(_) -> None:
 def _first_batch(data: puzzles.PuzzleSet, position: int) -> float:
   """Seconds until the first batch from a position on."""
   begin = time.perf_counter()
-  batches = data.train_batches(_BATCH_SIZE.value, 0, position)
+  batches = data.train_batches(FLAGS.batch_size, 0, position)
   next(batches)
   taken = time.perf_counter() - begin
   batches.close()
@@ -67,4 +67,4 @@ def _first_batch(data: puzzles.PuzzleSet, position: int) -> float:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, FLAGS)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.errors import ConfigError
-from experiments.cli import launch
+from experiments.cli import command, launch, shared_flags
 from hrm_jax.models import HRM
 from hrm_jax.parallel import sharding
 from hrm_jax.training import act, flops
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
   first step.
   """
   try:
-    size, seconds = argv[1], float(argv[2]) if argv[2:] else 30.0
+    size, seconds = argv[0], float(argv[1]) if argv[1:] else 30.0
     B, S, D, blocks, heads = map(int, size.split('x'))
   except (IndexError, ValueError):
     raise ConfigError(
@@ -117,4 +117,6 @@ def _time(function: Callable, *arguments):
 
 
 if __name__ == '__main__':
-  launch.run(main, positional=True)
+  command.run(
+    main, shared_flags.define(*shared_flags.JAX), launch.start, positional=True
+  )

@@ -1,85 +1,165 @@
-"""How every command starts and ends: logging, and errors in one line."""
+"""How every command starts and ends: its flags, help, log and errors."""
 
+import contextlib
+import difflib
 import errno
+import faulthandler
 import logging as python_logging
 import pathlib
+import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from data_pipelines.errors import DataError
+from data_pipelines.errors import ConfigError, DataError
 
 _OUR_PACKAGES = tuple(
   pathlib.Path(__file__).parents[2] / name
   for name in ('hrm_jax', 'data_pipelines', 'experiments')
 )
-
+_INDENTED = {'initial_indent': ' ' * 6, 'subsequent_indent': ' ' * 6}
+# The exit code of a process that Ctrl-C has ended.
+_INTERRUPTED = 130
 # Whatever is being written then, there is one thing to do.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(
   main: Callable[[Sequence[str]], int | None],
-  errors: tuple[type[Exception], ...] = (DataError,),
+  own: flags.FlagValues,
+  start: Callable[[flags.FlagValues], None] | None = None,
   positional: bool = False,
-) -> None:
-  """Runs `main` under absl; a user's mistake ends in one line.
+) -> NoReturn:
+  """Runs a command and ends the process; a user's mistake ends in one line.
 
   Args:
-    main: takes the command line without its flags.
-    errors: what a user's mistake raises.
-    positional: whether it takes more than flags.
+    main: takes the arguments that are no flags, and returns the exit code.
+    own: the flags of this command; no others are accepted.
+    start: is called with the parsed flags before `main`.
+    positional: whether the command takes arguments that are no flags.
   """
+  module = main.__globals__
+  name = typed(module['__spec__'].name if module['__spec__'] else '-c')
+  if {'--help', '-h'} & {*sys.argv}:
+    print(help_text(own, name, module['__doc__'] or ''))
+    sys.exit()
+  flags.FLAGS.mark_as_parsed()  # absl's log has flags of its own.
+  logging.use_absl_handler()
+  handler = logging.get_absl_handler()
+  handler.setFormatter(python_logging.Formatter('%(message)s'))
+  handler.addFilter(_is_ours)
+  logging.set_verbosity(logging.INFO)
+  with contextlib.suppress(Exception):  # Standard error may be closed.
+    faulthandler.enable()
+  try:
+    rest = parse(own, name)
+    if rest and not positional:
+      raise ConfigError(f'unexpected arguments: {" ".join(rest)}')
+    if start:
+      start(own)
+    sys.exit(main(rest))
+  except (ConfigError, DataError) as error:
+    fail(str(error))
+  except KeyboardInterrupt:
+    interrupted()
+  except OSError as error:
+    if error.errno not in _FULL:
+      raise
+    fail(
+      f'{error.filename or "a file"}: cannot be written ({error.strerror}); '
+      'free some space and start the same command again'
+    )
 
-  def parse(argv: Sequence[str]) -> Sequence[str]:
-    try:
-      rest = flags.FLAGS(argv)
-      # A config file that cannot be loaded says so when it is looked into.
-      for name in flags.FLAGS:
-        getattr(flags.FLAGS[name].value, 'keys', None)
-    except Exception as error:  # Loading a config file may raise anything.
-      _fail(_last_line(error))
-    if len(rest) > 1 and not positional:
-      _fail(f'unexpected arguments: {" ".join(rest[1:])}')
-    return rest
 
-  def guarded(argv: Sequence[str]) -> int | None:
-    handler = logging.get_absl_handler()
-    handler.setFormatter(python_logging.Formatter('%(message)s'))
-    handler.addFilter(_is_ours)
-    logging.set_verbosity(logging.INFO)
-    try:
-      return main(argv)
-    except errors as error:
-      _fail(str(error))
-    except OSError as error:
-      if error.errno not in _FULL:
-        raise
-      _fail(
-        f'{error.filename or "a file"}: cannot be written ({error.strerror}); '
-        'free some space and start the same command again'
+def parse(own: flags.FlagValues, name: str) -> Sequence[str]:
+  """Parses the command line; returns what is no flag.
+
+  Args:
+    own: the flags of the command.
+    name: the command as the user types it.
+
+  Raises:
+    ConfigError: a flag is unknown, missing or cannot have its value.
+  """
+  own.set_gnu_getopt()
+  # --config first: the settings are flags that it defines.
+  sys.argv[1:] = sorted(
+    sys.argv[1:], key=lambda word: not word.startswith('--config=')
+  )
+  try:
+    return own(sys.argv)[1:]
+  except flags.UnrecognizedFlagError as error:
+    flag = error.flagname
+    if 'config' in own and flag.startswith('config.'):
+      message = f'--{flag} needs an experiment, e.g. --config=arc1:demo'
+    else:
+      close = difflib.get_close_matches(flag, [*own], 1)
+      message = f'{name} has no flag --{flag}; ' + (
+        f'did you mean --{close[0]}?' if close else '--help lists its flags'
       )
+  except Exception as error:  # Loading a config file may raise anything.
+    # absl says 'flag --NAME=VALUE: WHY', also where there is no value.
+    text = ' '.join(str(error).split()).removeprefix('flag ')
+    message = re.sub(r'^--\w+=\S*: (--\w+ is missing)', r'\1', text)
+  raise ConfigError(message)
 
-  app.run(guarded, flags_parser=parse)
+
+def interrupted() -> NoReturn:
+  """Ends the process after Ctrl-C."""
+  print('interrupted', file=sys.stderr)
+  sys.exit(_INTERRUPTED)
 
 
-def _fail(message: str) -> NoReturn:
+def typed(module: str) -> str:
+  """The words by which this user starts a command.
+
+  Args:
+    module: name of the command's module, such as `experiments.train`.
+
+  Returns:
+    `hrm-jax train` where this process was started like that, otherwise
+    `python -m experiments.train`.
+  """
+  started = pathlib.Path((*sys.orig_argv, '', '')[1]).stem
+  if started == 'hrm-jax':
+    return module.replace('experiments.', 'hrm-jax ', 1)
+  return f'python -m {module}'
+
+
+def help_text(own: flags.FlagValues, name: str, docstring: str) -> str:
+  """What --help prints: what the command does, and its flags.
+
+  Args:
+    own: the flags of the command.
+    name: the command as the user types it.
+    docstring: of the command's module.
+  """
+  prefix = 'hrm-jax ' if name.startswith('hrm-jax ') else typed('experiments.')
+  lines = [re.sub(r'\bhrm-jax (?=[a-z])', prefix, docstring.strip())]
+  lines += ['', f'Flags of {name}:']
+  for flag in map(own.__getitem__, own):
+    head = f'--[no]{flag.name}' if flag.boolean else f'--{flag.name}'
+    if isinstance(flag, flags.EnumFlag):
+      head += f'={"|".join(flag.parser.enum_values)}'
+    text = sentences(flag)
+    if flag.default not in (None, '', []):
+      text += f' (default: {flag.default_as_str.strip(chr(39))})'
+    lines += [f'  {head}', textwrap.fill(text, 80, **_INDENTED)]
+  return '\n'.join(lines)
+
+
+def sentences(flag: flags.Flag) -> str:
+  """The help of a flag without what absl adds to it."""
+  return re.sub(r'^<.*?>: |;\n.*', '', flag.help, flags=re.DOTALL)
+
+
+def fail(message: str) -> NoReturn:
+  """Ends the process after a mistake of its user."""
   print(f'error: {message}', file=sys.stderr)
   sys.exit(2)
-
-
-def _last_line(error: Exception) -> str:
-  """What is wrong; config flags put whole tracebacks before it."""
-  name = str(error).strip('"\'')
-  if isinstance(error, AttributeError) and name.isidentifier():
-    # Where nothing is alike, they give the name alone.
-    return f"command line: the config has no setting '{name}'"
-  text = str(error).replace(r'\n', '\n')
-  lines = [line.strip() for line in text.splitlines()]
-  lines = [line for line in lines if line and not line.startswith('Pass --')]
-  return f'command line: {lines[-1] if lines else type(error).__name__}'
 
 
 def _is_ours(record: python_logging.LogRecord) -> bool:

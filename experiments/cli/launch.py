@@ -1,78 +1,51 @@
-"""How the experiments' commands start and end."""
+"""How commands that compute start JAX, in one process or several."""
 
 import contextlib
 import ctypes
 import os
-import pathlib
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
 
 import jax
-import ml_collections
 from absl import flags, logging
-from ml_collections import config_flags
 
 from data_pipelines import files
-from data_pipelines.errors import ConfigError, DataError
-from experiments.cli import command
-
-# Shared: tests and notebooks import several commands at once.
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of a training run.')
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment.')
-STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest if unset.')
-_DISTRIBUTED = flags.DEFINE_bool(
-  'distributed', False, 'One of several processes of one run, which find each '
-  'other by themselves: on Cloud TPU slices, under Slurm and Open MPI.',
-)  # fmt: skip
-_COORDINATOR = flags.DEFINE_string(
-  'coordinator', None, 'Elsewhere: HOST:PORT of process 0, with the two below.'
-)
-_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Of the run.')
-_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'From 0.')
-_CPU_DEVICES = flags.DEFINE_integer(
-  'cpu_devices', None, 'Splits a CPU into so many devices that share the '
-  'batch: as many as it has cores is faster for small models.', lower_bound=1,
-)  # fmt: skip
-_END_WITH_PARENT = flags.DEFINE_bool(
-  'end_with_parent', False, 'Gets a SIGTERM when the process that started it '
-  'ends (Linux): so notebooks leave nothing behind.',
-)  # fmt: skip
+from data_pipelines.errors import ConfigError
 
 
-def run(
-  main: Callable[[Sequence[str]], int | None], positional: bool = False
-) -> None:
-  """Runs `main`, as `experiments.cli.command.run` does, in every process."""
+def start(own: flags.FlagValues) -> None:
+  """Sets JAX up as the flags say; every process of a run calls it.
 
-  def joined(argv: Sequence[str]) -> int | None:
-    if _END_WITH_PARENT.value:
-      _end_with_parent()
-    if _CPU_DEVICES.value is not None:
-      jax.config.update('jax_num_cpu_devices', _CPU_DEVICES.value)
-    _join()
-    return main(argv)
+  Args:
+    own: the parsed flags of the command, with `shared_flags.JAX`.
 
+  Raises:
+    ConfigError: the flags do not fit together, or the processes did not find
+      each other.
+  """
   _keep_freed_memory()
   _keep_compiled()
   _ignore_late_answers()
-  command.run(joined, (ConfigError, DataError), positional)
+  if own.end_with_parent:
+    with contextlib.suppress(OSError, AttributeError):
+      # PR_SET_PDEATHSIG of prctl.h.
+      ctypes.CDLL('libc.so.6').prctl(1, signal.SIGTERM)
+  if own.cpu_devices is not None:
+    jax.config.update('jax_num_cpu_devices', own.cpu_devices)
+  if 'distributed' in own:
+    _join(own)
 
 
-def _join() -> None:
-  """Joins the processes that the flags tell of; the first one alone logs.
-
-  Raises:
-    ConfigError: the flags do not fit together, or the others are not found.
-  """
+def _join(own: flags.FlagValues) -> None:
+  """Joins the processes that the flags tell of; the first one alone logs."""
   explicit = {
-    'coordinator_address': _COORDINATOR.value,
-    'num_processes': _NUM_PROCESSES.value,
-    'process_id': _PROCESS_ID.value,
+    'coordinator_address': own.coordinator,
+    'num_processes': own.num_processes,
+    'process_id': own.process_id,
   }
   given = [value is not None for value in explicit.values()]
-  if not any(given) and not _DISTRIBUTED.value:
+  if not any(given) and not own.distributed:
     return
   if any(given) and not all(given):
     raise ConfigError(
@@ -80,15 +53,15 @@ def _join() -> None:
       '--distributed alone where the processes find each other'
     )
   if all(given):
-    _, _, port = _COORDINATOR.value.rpartition(':')
+    _, _, port = own.coordinator.rpartition(':')
     if not port.isdigit():
       raise ConfigError(
-        f'--coordinator={_COORDINATOR.value} must be HOST:PORT of process 0'
+        f'--coordinator={own.coordinator} must be HOST:PORT of process 0'
       )
-    if not 0 <= _PROCESS_ID.value < _NUM_PROCESSES.value:
+    if not 0 <= own.process_id < own.num_processes:
       raise ConfigError(
-        f'--process_id={_PROCESS_ID.value} must be from 0 to --num_processes '
-        f'less one, {_NUM_PROCESSES.value - 1}'
+        f'--process_id={own.process_id} must be from 0 to --num_processes '
+        f'less one, {own.num_processes - 1}'
       )
   try:
     jax.distributed.initialize(**explicit)
@@ -101,31 +74,6 @@ def _join() -> None:
     ) from None
   if jax.process_index():
     logging.set_verbosity(logging.WARNING)
-
-
-def config() -> ml_collections.ConfigDict:
-  """The value of --config.
-
-  Raises:
-    ConfigError: it is missing.
-  """
-  if _CONFIG.value is None:
-    raise ConfigError(
-      '--config=FILE.py is missing, e.g. '
-      '--config=experiments/configs/arc1.py:demo'
-    )
-  return _CONFIG.value
-
-
-def workdir() -> pathlib.Path:
-  """The value of --workdir.
-
-  Raises:
-    ConfigError: it is missing.
-  """
-  if _WORKDIR.value is None:
-    raise ConfigError('--workdir=DIR is missing, e.g. --workdir=runs/demo')
-  return pathlib.Path(_WORKDIR.value)
 
 
 def _keep_compiled() -> None:
@@ -162,13 +110,6 @@ def _keep_freed_memory() -> None:
     # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h.
     for parameter, value in ((-4, 0), (-1, 2**31 - 1), (-2, 64 * 2**20)):
       mallopt(parameter, value)
-
-
-def _end_with_parent() -> None:
-  """Asks the kernel for a SIGTERM at the end of the parent."""
-  with contextlib.suppress(OSError, AttributeError):
-    # PR_SET_PDEATHSIG of prctl.h.
-    ctypes.CDLL('libc.so.6').prctl(1, signal.SIGTERM)
 
 
 def _ignore_late_answers() -> None:

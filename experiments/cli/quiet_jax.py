@@ -8,9 +8,12 @@ and the CUDA libraries tell of their missing driver whenever they are loaded.
 import contextlib
 import ctypes
 import glob
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import os
 import pathlib
+import sys
 from collections.abc import Sequence
 
 from data_pipelines import quiet
@@ -27,8 +30,11 @@ def is_there(patterns: Sequence[str]) -> bool:
   return any(glob.glob(pattern) for pattern in patterns)
 
 
-def start() -> None:
-  """Imports JAX; beside compilers for what is not there, for CPUs alone."""
+def prepare() -> None:
+  """Beside compilers for what is not there, JAX will take the CPU alone.
+
+  JAX itself is not imported: commands that do without it start at once.
+  """
   try:
     found = any(importlib.util.find_spec(name) for name in _COMPILERS)
   except ModuleNotFoundError:
@@ -37,10 +43,27 @@ def start() -> None:
   if not found or is_there(CUDA + TPU + _ROCM):
     return
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-  with quiet.muted(), contextlib.suppress(ImportError, OSError):
-    import jax  # noqa: F401
+  if 'jax' not in sys.modules:
+    sys.meta_path.insert(0, _Muted())
 
-    # Loaded by JAX later: its note comes with the first time.
-    plugin = importlib.util.find_spec('jax_plugins.xla_cuda12')
-    for folder in plugin.submodule_search_locations if plugin else ():
-      ctypes.CDLL(str(pathlib.Path(folder) / 'xla_cuda_plugin.so'))
+
+class _Muted(importlib.abc.MetaPathFinder):
+  """Finds JAX as usual, and mutes standard error while it is loaded."""
+
+  def find_spec(self, fullname, path, target=None):
+    if fullname != 'jax':
+      return None
+    found = importlib.machinery.PathFinder.find_spec(fullname, path)
+    load = found.loader.exec_module
+
+    def muted(module):
+      with quiet.muted():
+        load(module)
+        with contextlib.suppress(ImportError, OSError):
+          # Loaded by JAX later: its note comes with the first time.
+          plugin = importlib.util.find_spec('jax_plugins.xla_cuda12')
+          for folder in plugin.submodule_search_locations if plugin else ():
+            ctypes.CDLL(str(pathlib.Path(folder) / 'xla_cuda_plugin.so'))
+
+    found.loader.exec_module = muted
+    return found

@@ -21,6 +21,7 @@ from flax.traverse_util import flatten_dict
 
 from data_pipelines import files
 from data_pipelines.errors import ConfigError, DataError
+from experiments.cli import command
 from experiments.drawing import training_curves
 from hrm_jax import build
 from hrm_jax.inference import predict as inference
@@ -128,7 +129,8 @@ class Run:
       ConfigError: there is none, or it is damaged.
     """
     root = self.directory / 'evaluation'
-    command = f'python -m experiments.evaluate --workdir={self.directory}'
+    evaluate = command.typed('experiments.evaluate')
+    again = f'{evaluate} --workdir={self.directory}'
     found, partial = [], []
     for path in sorted(root.glob(_ANY)):
       if match := _WHOLE.fullmatch(path.parent.name):
@@ -138,10 +140,10 @@ class Run:
     if not found:
       has = f'only partial ones ({", ".join(partial)})' if partial else 'none'
       raise ConfigError(
-        f'{root}: no scores of all that is held out, {has}; run {command}'
+        f'{root}: no scores of all that is held out, {has}; run {again}'
       )
     *_, path = max(found)
-    return read_scores(path, f'run {command} --step={max(found)[0]} again')
+    return read_scores(path, f'run {again} --step={max(found)[0]} again')
 
   @functools.cached_property
   def metrics(self) -> list[dict[str, Any]]:

@@ -1,14 +1,57 @@
 """The commands as a user runs them: one clear line for each mistake."""
 
+import importlib
+import inspect
 import json
+import os
 import pathlib
+import re
+import signal
 import subprocess
 import sys
+import types
 
 import pytest
+from absl.testing import flagsaver
+
+from data_pipelines.errors import ConfigError
+from experiments import __main__ as script
+from experiments.cli import command, config_flag
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _DEMO = '--config=experiments/configs/arc1.py:demo'
+
+
+# What a help text begins with that leaves out what the flag is.
+_ELLIPTICAL = {
+  'As', 'At', 'By', 'For', 'From', 'In', 'Instead', 'New', 'Of', 'On', 'One',
+  'Elsewhere', 'Overrides', 'Spread', 'That', 'The', 'To', 'Whose', 'With',
+}  # fmt: skip
+
+
+def _module(name):
+  return importlib.import_module(f'experiments.{name}')
+
+
+@pytest.fixture(params=script.COMMANDS)
+def module(request):
+  return _module(request.param)
+
+
+@pytest.fixture
+def parse(monkeypatch):
+  """Parses a command line in this process; no value of a flag stays."""
+
+  def call(module, *arguments):
+    saved = flagsaver.save_flag_values(module.FLAGS)
+    monkeypatch.setattr(sys, 'argv', ['', *arguments])
+    try:
+      command.parse(module.FLAGS, module.__name__)
+      return {name: module.FLAGS[name].value for name in module.FLAGS}
+    finally:
+      flagsaver.restore_flag_values(saved, module.FLAGS)
+
+  return call
 
 
 def _run(*arguments):
@@ -35,25 +78,16 @@ def _fails(*arguments):
 @pytest.mark.parametrize(
   'flags, message',
   [
-    ([], '--config=FILE.py is missing'),
-    ([_DEMO], '--workdir=DIR is missing'),
-    (['--config=nope.py'], "No such file or directory: 'nope.py'"),
-    (['--config=experiments/configs/arc1.py:big'], "variant 'big' is unknown"),
-    ([_DEMO, '--config.data.canvs=3'], '"canvas" instead of "canvs"'),
+    ([_DEMO, '--workdir=x', 'stray'], 'unexpected arguments: stray'),
     (
-      [f'{_DEMO},direct', '--config.model.gradient=full'],
-      "no setting 'gradient'",
-    ),
-    ([_DEMO, '--config.batch_size=many'], '--config.batch_size=many: invalid'),
-    ([_DEMO, 'stray'], 'unexpected arguments: stray'),
-    (
-      [_DEMO, '--coordinator=localhost:1'],
+      [_DEMO, '--workdir=x', '--coordinator=localhost:1'],
       '--num_processes and --process_id go together',
     ),
-    ([_DEMO, '--distributed'], 'did not find each other'),
+    ([_DEMO, '--workdir=x', '--distributed'], 'did not find each other'),
     (
       [
         _DEMO,
+        '--workdir=x',
         '--coordinator=host',
         '--num_processes=2',
         '--process_id=0',
@@ -63,6 +97,7 @@ def _fails(*arguments):
     (
       [
         _DEMO,
+        '--workdir=x',
         '--coordinator=localhost:1',
         '--num_processes=2',
         '--process_id=2',
@@ -116,3 +151,209 @@ def test_parity_command_prints_json_last_and_tells_by_its_exit_code():
 
 def test_benchmark_that_does_not_exist():
   assert 'unknown: speed' in _fails('experiments.benchmark', 'speed')
+
+
+def test_every_command_is_listed_with_one_sentence():
+  folder = pathlib.Path(script.__file__).parent
+  commands = {
+    path.stem
+    for path in folder.glob('*.py')
+    if '\n  command.run(' in path.read_text()
+  }
+  assert commands == set(script.COMMANDS)
+  begin, empty, *lines = script.listing().splitlines()
+  assert (begin[0], empty, len(lines)) == ('C', '', len(script.COMMANDS))
+  for line in lines:
+    name, sentence = line.split(None, 1)
+    assert _module(name).__doc__.startswith(sentence)
+    assert len(line) <= 80
+    _is_sentence(sentence)
+
+
+def _is_sentence(text):
+  first, *others = text.split()
+  assert first[0].isupper(), text
+  assert text[-1] == '.', text
+  assert len(others) >= 3, text
+  assert first.strip(',:;') not in _ELLIPTICAL, text
+
+
+def test_help_is_the_docstring_and_a_sentence_for_each_flag(
+  module, monkeypatch, capsys
+):
+  monkeypatch.setattr(sys, 'argv', ['', '--workdir=x', '--help', '--nonsense'])
+  with pytest.raises(SystemExit) as ended:
+    command.run(module.main, module.FLAGS)
+  assert not ended.value.code
+  printed = capsys.readouterr().out
+  *paragraphs, _ = inspect.getdoc(module).split('hrm-jax', 1)
+  assert printed.startswith(paragraphs[0])
+  assert not re.search(r'\S   +\[', inspect.getdoc(module))
+  for name in module.FLAGS:
+    assert f'\n  --{name}' in printed.replace('--[no]', '--')
+    _is_sentence(command.sentences(module.FLAGS[name]))
+
+
+@pytest.mark.parametrize(
+  'text', ['Of the run.', 'From 0.', 'As config.data.canvas, in cells.']
+)
+def test_what_is_no_sentence_is_told(text):
+  with pytest.raises(AssertionError):
+    _is_sentence(text)
+
+
+def test_a_flag_of_another_command_is_refused(module, parse):
+  others = {flag for name in script.COMMANDS for flag in _module(name).FLAGS}
+  for flag in sorted(others - set(module.FLAGS)):
+    with pytest.raises(ConfigError, match=f'has no flag --{flag}; '):
+      parse(module, f'--{flag}=1')
+
+
+@pytest.mark.parametrize(
+  'flags, message',
+  [
+    ([], '--config is missing, e.g. --config=arc1:demo'),
+    ([_DEMO], '--workdir is missing, e.g. --workdir=runs/demo'),
+    ([_DEMO, '--workdir='], '--workdir=: give a path'),
+    ([_DEMO, '--wrkdir=x'], 'train has no flag --wrkdir; did you mean --workd'),
+    (['--config=nope.py'], 'nope.py: there is no such file; name one of arc1'),
+    (['--config=nope'], 'there is no such config; name one of arc1, arc2, com'),
+    (['--config=README.md'], 'there is no such config; name one of arc1'),
+    (['--config=setup.json'], 'there is no such config; name one of arc1'),
+    (['--config=experiments/show.py'], 'it has no function get_config; name'),
+    (['--config=arc1:big'], "variant 'big' is unknown"),
+    (['--config=experiments/configs/arc1.py:big'], "variant 'big' is unknown"),
+    (['--config.seed=1'], '--config.seed needs an experiment, e.g. --config='),
+    ([_DEMO, '--config.model=hrm'], 'model is a group of settings; change one'),
+    ([_DEMO, '--config.data.canvs=3'], "'data.canvs'; did you mean 'data.canv"),
+    (
+      [f'{_DEMO},direct', '--config.model.gradient=full'],
+      "the config has no setting 'model.gradient'",
+    ),
+    ([_DEMO, '--config.batch_size=many'], '--config.batch_size=many: invalid'),
+  ],
+)
+def test_flags_that_cannot_be_used(flags, message, parse, monkeypatch):
+  monkeypatch.chdir(_ROOT)
+  with pytest.raises(ConfigError) as refused:
+    parse(_module('train'), *flags)
+  assert message in str(refused.value)
+  assert '\n' not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+  'body, message',
+  [
+    ('import', 'SyntaxError: '),
+    ('def get_config(): return 1 / 0', 'ZeroDivisionError: '),
+    ('def get_config(): pass', 'its get_config returns no ConfigDict'),
+  ],
+)
+def test_config_file_that_cannot_be_loaded(body, message, parse, tmp_path):
+  path = tmp_path / 'own.py'
+  path.write_text(body)
+  with pytest.raises(ConfigError) as refused:
+    parse(_module('train'), f'--config={path}')
+  assert f'--config={path}: {message}' in str(refused.value)
+
+
+@pytest.mark.parametrize('config', ['arc1:demo', _DEMO.split('=')[1]])
+def test_configs_go_by_name_or_path_and_flags_in_any_order(config, parse):
+  flags = ['--config.batch_size=7', '--workdir=x', f'--config={config}']
+  found = parse(_module('train'), *flags)
+  assert found['config'].batch_size == found['config.batch_size'] == 7
+  assert found['config'].data.evaluate == 'arc1:training'
+  assert found['workdir'] == pathlib.Path('x')
+
+
+def test_names_of_configs():
+  assert config_flag.names() == ['arc1', 'arc2', 'comparison', 'maze', 'sudoku']
+
+
+def test_commands_that_only_read_puzzles_do_without_jax():
+  done = _run('experiments', 'leaks', '--train=sudoku:box=2x2')
+  assert done.returncode == 2
+  code = """
+import sys
+from experiments import __main__, export_puzzles, leaks, show
+assert not {'jax', 'tensorflow'} & set(sys.modules)
+"""
+  assert subprocess.run([sys.executable, '-c', code], cwd=_ROOT).returncode == 0
+
+
+def test_console_script_names_what_there_is(monkeypatch, capsys):
+  monkeypatch.setattr(sys, 'argv', ['hrm-jax'])
+  script.main()
+  assert '\n  evaluate ' in capsys.readouterr().out
+  for name, message in (
+    ('evaluat', "no command 'evaluat'; did you mean evaluate?"),
+    ('x', "no command 'x'; use demo, train,"),
+  ):
+    monkeypatch.setattr(sys, 'argv', ['hrm-jax', name])
+    with pytest.raises(SystemExit) as ended:
+      script.main()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_messages_name_the_command_as_it_was_typed(monkeypatch):
+  for started, typed in (
+    (['python', '/usr/bin/hrm-jax', 'train'], 'hrm-jax train'),
+    (['python', '-m', 'experiments.train'], 'python -m experiments.train'),
+    (['python', '-m', 'experiments', 'train'], 'python -m experiments.train'),
+  ):
+    monkeypatch.setattr(sys, 'orig_argv', started)
+    assert command.typed('experiments.train') == typed
+  monkeypatch.setattr(sys, 'orig_argv', ['python', '/usr/bin/hrm-jax', 'show'])
+  show = _module('show')
+  text = command.help_text(show.FLAGS, 'hrm-jax show', show.__doc__)
+  assert '\nhrm-jax show --data=SPEC' in text
+
+
+def test_ctrl_c_ends_in_one_line():
+  code = """
+import time
+from experiments.cli import command, shared_flags
+
+def main(_):
+  print('started', flush=True)
+  time.sleep(100)
+
+command.run(main, shared_flags.define())
+"""
+  with subprocess.Popen(
+    [sys.executable, '-c', code],
+    cwd=_ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  ) as process:
+    assert process.stdout.readline() == b'started\n'
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+  assert (process.returncode, errors) == (130, b'interrupted\n')
+
+
+def test_demo_trains_and_scores_with_the_settings_that_it_is_given(
+  monkeypatch, tmp_path, capsys
+):
+  demo, seen = _module('demo'), []
+  path = tmp_path / 'evaluation' / 'step_3' / 'predictions.png'
+  path.parent.mkdir(parents=True)
+  path.touch()
+  config, code = object(), 75
+  monkeypatch.setattr(
+    demo, 'FLAGS', types.SimpleNamespace(workdir=tmp_path, config=config)
+  )
+  monkeypatch.setattr(
+    demo.train, 'to_end', lambda *found: seen.append(found) or code
+  )
+  monkeypatch.setattr(demo.evaluate, 'run', seen.append)
+  assert demo.main([]) == 75
+  assert seen == [(config, tmp_path)]
+  code = None
+  assert demo.main([]) is None
+  assert seen[1:] == [(config, tmp_path), tmp_path]
+  printed = capsys.readouterr().out
+  assert str(path) in printed
+  assert f'report --workdir={tmp_path}\n' in printed
+  assert f"hrm_jax.load('{tmp_path}')" in printed

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import pickle
+import sys
 import zipfile
 
 import jax
@@ -15,13 +16,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 import yaml
-from absl import flags
 from absl.testing import flagsaver
 
 from data_pipelines import files
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.puzzles import load_puzzles
 from experiments import convert, evaluate, train
+from experiments.cli import command as cli
 from experiments.configs import arc1, sudoku
 from experiments.reporting import comparison, runs
 from hrm_jax import build
@@ -1010,33 +1011,33 @@ def test_prefix_tokens_that_the_published_hrm_cannot_have(sizes, tmp_path):
 
 
 @pytest.fixture
-def command():
-  """`main` with flags, in this process; their values do not stay."""
+def command(monkeypatch):
+  """The command in this process; the values of its flags do not stay."""
+  saved = flagsaver.save_flag_values(convert.FLAGS)
 
   def call(**given):
-    with flagsaver.flagsaver():
-      flags.FLAGS(['convert', *(f'--{k}={v}' for k, v in given.items())])
-      try:
-        convert.main(None)
-      finally:
-        flags.FLAGS.unparse_flags()
+    monkeypatch.setattr(
+      sys, 'argv', ['convert', *(f'--{k}={v}' for k, v in given.items())]
+    )
+    try:
+      convert.main(cli.parse(convert.FLAGS, 'convert'))
+    finally:
+      flagsaver.restore_flag_values(saved, convert.FLAGS)
 
   return call
 
 
-# Of ml_collections, which loads the config.
-_LOADED = pytest.mark.filterwarnings('ignore:the load_module')
-
-
-@_LOADED
 @pytest.mark.parametrize(
   'given, message',
   [
-    ({}, 'name --checkpoint=FILE .* or --out=FILE.safet'),
-    ({'checkpoint': 'x.pt', 'out': 'y.pt'}, 'name --checkpoint=FILE .* or'),
-    ({'checkpoint': 'x.pt'}, '--workdir=DIR is missing'),
-    ({'out': 'x.pt'}, '--workdir=DIR is missing'),
-    ({'checkpoint': 'x.pt', 'workdir': 'w'}, '--config=FILE.py is missing'),
+    ({'workdir': 'w'}, 'name --checkpoint=FILE .* or --out=FILE.safet'),
+    (
+      {'workdir': 'w', 'checkpoint': 'x.pt', 'out': 'y.pt'},
+      'name --checkpoint=FILE .* or',
+    ),
+    ({'checkpoint': 'x.pt'}, '--workdir is missing'),
+    ({'out': 'x.pt'}, '--workdir is missing'),
+    ({'checkpoint': 'x.pt', 'workdir': 'w'}, '--config is missing'),
     ({'out': 'x.pt', 'workdir': 'w'}, 'w: no config.json'),
     (
       {'checkpoint': 'x.pt', 'workdir': 'w', 'config': 'demo'},
@@ -1052,7 +1053,6 @@ def test_flags(given, message, command, tmp_path, monkeypatch):
   _refused(tmp_path, message, lambda: command(**given))
 
 
-@_LOADED
 def test_the_command_says_what_it_did(command, sizes, tmp_path, capsys):
   path = _write(
     tmp_path / 'step_7.pt', _published(sizes, rows=ROWS), '', ROW_NAMES
@@ -1064,7 +1064,8 @@ def test_the_command_says_what_it_did(command, sizes, tmp_path, capsys):
   assert capsys.readouterr().out == (
     'Puzzle table: 5 rows, 1 of puzzles that are in the data\n'
     '  4 rows of 2 puzzles that the data lack: b, c\n'
-    f'Written: {run}; score it with experiments.evaluate\n'
+    f'Written: {run}; score it with python -m experiments.evaluate '
+    f'--workdir={run}\n'
     f'Written: {out}, with identifiers.json and all_config.yaml beside\n'
   )
   found = _bare(out)

@@ -147,7 +147,7 @@ def test_a_command_that_fails_ends_its_cell_in_its_own_words():
 
 def test_commands_know_nothing_of_the_kernel_s_own_packages(monkeypatch):
   monkeypatch.setenv('MPLBACKEND', 'module://only.in.the.kernel')
-  with pytest.raises(notebook.CellError, match='error: --workdir.* is missing'):
+  with pytest.raises(notebook.CellError, match='error: --workdir is missing'):
     notebook.run('analyze')
 
 

@@ -17,7 +17,7 @@ _ROOT = pathlib.Path(__file__).parents[3]
 # A command that compiles something large enough to keep; prints its results.
 _COMMAND = """
 import hashlib, jax, jax.numpy as jnp
-from experiments import launch
+from experiments.cli import command, launch, shared_flags
 
 def main(argv):
   hits = []
@@ -32,7 +32,7 @@ def main(argv):
   import json
   print(json.dumps([digest, hits.count('/jax/compilation_cache/cache_hits')]))
 
-launch.run(main)
+command.run(main, shared_flags.define(*shared_flags.JAX), launch.start)
 """
 
 
@@ -81,13 +81,13 @@ def test_a_directory_that_cannot_be_made_is_done_without(tmp_path):
 def test_a_command_may_end_with_the_process_that_started_it():
   command = """
 import time
-from experiments import launch
+from experiments.cli import command, launch, shared_flags
 
 def main(argv):
   print('started', flush=True)
   time.sleep(100)
 
-launch.run(main)
+command.run(main, shared_flags.define(*shared_flags.JAX), launch.start)
 """
   python = [sys.executable, '-c', command, '--end_with_parent']
   parent = subprocess.Popen(
