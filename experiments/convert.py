@@ -1,4 +1,4 @@
-"""Converts checkpoints from and to the form of the published code.
+"""Converts checkpoints from and to the published code's form.
 
 This makes a working directory that `experiments.evaluate` scores of a state
 dict of HRM or TRM, `.pt` or `.safetensors`:
