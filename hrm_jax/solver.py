@@ -50,6 +50,7 @@ from hrm_jax import build
 from hrm_jax.inference import evaluation, traces
 from hrm_jax.inference import predict as inference
 from hrm_jax.parallel import sharding
+from hrm_jax.published import convert
 from hrm_jax.training import adaptation
 from hrm_jax.training import step as train_step
 from hrm_jax.training.state import TrainState
@@ -381,6 +382,7 @@ class Solver:
     weights: reads its weights when they are needed.
     recorded_leaks: leaks that its training wrote down, if it did.
     adapted: tasks that it was adapted to, by name.
+    sizes: numbers of tokens and of cells of its puzzles, where no data tell.
   """
 
   origin: pathlib.Path
@@ -391,6 +393,7 @@ class Solver:
   weights: Weights
   recorded_leaks: dict[str, Any] | None = None
   adapted: Mapping[str, Task] = dataclasses.field(default_factory=dict)
+  sizes: tuple[int, int] | None = None
 
   def __repr__(self) -> str:
     return f"Solver('{self.origin}', step {self.step})"
@@ -707,8 +710,12 @@ class Solver:
     """The data of the run, with the augmentations that the model has rows of.
 
     Raises:
-      DataError: they cannot be used.
+      ConfigError, DataError: there are none, or they cannot be used.
     """
+    if not self._spec:
+      raise ConfigError(
+        f'{self.origin}: no held-out puzzles are known of it; name some'
+      )
     return build.puzzle_set(self.config, self.names)
 
   @functools.cached_property
@@ -720,6 +727,17 @@ class Solver:
   @functools.cached_property
   def domain(self) -> Sudoku | Maze | None:
     """The domain of its puzzles; None for ARC and unknown ones."""
+    if self.sizes:
+      side = math.isqrt(self.sizes[1])
+      boxes = [Sudoku(*box) for box in ((2, 2), (2, 3), (3, 3))]
+      return next(
+        (
+          domain
+          for domain in [*boxes, Maze(side, side)]
+          if (domain.vocab_size, domain.seq_len) == self.sizes
+        ),
+        None,
+      )
     if self._kind == specs.ARC:
       return None
     if self._kind == specs.QUESTIONS:
@@ -729,8 +747,6 @@ class Solver:
   @property
   def canvas(self) -> int:
     """The side of the canvas of ARC tasks, in cells."""
-    if self._kind == specs.ARC:
-      return self.config.data.canvas
     return math.isqrt(self._shapes.seq_len)
 
   @property
@@ -751,7 +767,9 @@ class Solver:
   @functools.cached_property
   def _shapes(self) -> specs.Shapes:
     """What the model is built for; data are read only where nothing tells."""
-    if self._kind == specs.ARC:
+    if self.sizes:
+      sizes = self.sizes
+    elif self._kind == specs.ARC:
       sizes = (encoding.VOCAB_SIZE, self.config.data.canvas**2)
     else:
       told = self.domain or self.puzzles
@@ -840,8 +858,15 @@ class Solver:
     named = {encoding.parse_augmentation_name(name)[0] for name in self.names}
     trained = {}
     if any(task.name in named - self.adapted.keys() for task in tasks):
-      trained = self._trained_tasks
-    trained |= {
+      if self._spec:
+        trained = self._trained_tasks
+      else:
+        logging.warning(
+          '%s: the tasks that it was trained on are known by their names alone',
+          self.origin,
+        )
+        trained = {task.name: (_content(task), 'evaluate') for task in tasks}
+    trained = trained | {
       name: (_content(task), 'evaluate') for name, task in self.adapted.items()
     }
     known, new = [], []
@@ -973,15 +998,18 @@ class Solver:
 
 
 def load(path: str | os.PathLike, step: int | None = None) -> Solver:
-  """Finds a trained model; its weights are read when they are needed.
+  """Finds a trained model; a run's weights are read when they are needed.
 
   Args:
-    path: working directory of a run.
-    step: which checkpoint; None for the newest whole one.
+    path: working directory of a run, or a checkpoint of the published code
+      (.pt, .safetensors), see `hrm_jax.published.convert`.
+    step: which checkpoint of a run; None for the newest whole one.
 
   Raises:
     ConfigError, DataError: there is no such checkpoint, or it cannot be used.
   """
+  if pathlib.Path(path).suffix in ('.pt', '.safetensors'):
+    return _load_published(pathlib.Path(path))
   workdir = pathlib.Path(path)
   config, fields = build.read_run(workdir)
   with contextlib.closing(checkpoints.Checkpoints(workdir)) as saved:
@@ -995,6 +1023,29 @@ def load(path: str | os.PathLike, step: int | None = None) -> Solver:
     trained_on=position.data_version,
     weights=_SavedWeights(workdir, step),
     recorded_leaks=fields.get('leaks'),
+  )
+
+
+def _load_published(path: pathlib.Path) -> Solver:
+  found = convert.read(path)
+
+  def weights(like, rows):
+    variables = jax.tree.map(
+      lambda array, place: jax.device_put(array, place.sharding),
+      found.variables,
+      like.variables,
+    )
+    table = found.puzzle_table if rows is None else found.puzzle_table[rows]
+    return variables, place_table(like.puzzle_table.sharding.mesh, table)
+
+  return Solver(
+    origin=path,
+    config=found.settings,
+    step=found.step,
+    names=found.identifier_names,
+    trained_on=f'{checkpoints.UNKNOWN_DATA}, published as {path.name}',
+    weights=weights,
+    sizes=(found.vocab_size, found.seq_len),
   )
 
 

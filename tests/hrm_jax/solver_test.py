@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import hrm_jax
 from data_pipelines.arc import encoding
 from data_pipelines.errors import ConfigError, DataError
-from experiments import evaluate
+from experiments import evaluate, train
+from experiments.configs import sudoku
 from hrm_jax import build
 from hrm_jax import solver as solvers
+from hrm_jax.published import convert
 from hrm_jax.solver import Fitting
 from hrm_jax.workdir import checkpoints
 from tests.run_fixtures import random_task
@@ -55,6 +58,23 @@ def solver(random_arc_run):
 @pytest.fixture(scope='module')
 def sudokus(trained_run):
   return solvers.load(trained_run)
+
+
+@pytest.fixture(scope='module')
+def trained_hrm(trained_run, tmp_path_factory):
+  """A run of HRM on the Sudokus of `trained_run`, of one step."""
+  config, _ = build.read_run(trained_run)
+  hrm = sudoku.get_config('demo')
+  for key in ('data', 'batch_size', 'evaluation'):
+    hrm[key] = config[key]
+  hrm.total_steps = hrm.checkpoint_every = 1
+  hrm.model.hidden_size = 16
+  hrm.model.num_heads = 2
+  hrm.model.H_layers = hrm.model.L_layers = 1
+  hrm.model.expansion = 1.0
+  workdir = tmp_path_factory.mktemp('hrm') / 'run'
+  train.run(hrm, workdir)
+  return workdir
 
 
 @pytest.fixture(scope='module')
@@ -363,6 +383,29 @@ def test_what_a_sudoku_checkpoint_cannot_do_is_refused(sudokus, tmp_path):
     sudokus.solve(spec)
   with pytest.raises(ConfigError, match='no rows of their own'):
     sudokus.adapt(SUDOKU)
+
+
+def test_a_published_checkpoint_answers_as_the_run_it_came_from(
+  trained_hrm, tmp_path
+):
+  convert.write(trained_hrm, tmp_path / 'step_9.safetensors')
+  solver = hrm_jax.load(tmp_path / 'step_9.safetensors')
+  assert solver.step == 9 and solver.puzzle_kind == 'Sudokus of 4 × 4'
+  assert _same(solver.solve(SUDOKU), hrm_jax.load(trained_hrm).solve(SUDOKU))
+  with pytest.raises(ConfigError, match='no held-out puzzles are known'):
+    solver.evaluate()
+
+
+def test_public_names_are_imported_when_they_are_used():
+  code = (
+    'import sys, hrm_jax\n'
+    'assert "jax" not in sys.modules and "Solver" in dir(hrm_jax)\n'
+    'assert hrm_jax.load is hrm_jax.solver.load'
+  )
+  environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
+  subprocess.run([sys.executable, '-c', code], check=True, env=environment)
+  with pytest.raises(AttributeError, match="no attribute 'Solvers'"):
+    hrm_jax.Solvers  # noqa: B018
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path, random_arc_run):
