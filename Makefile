@@ -10,7 +10,7 @@ COMPARISON ?= runs/comparison
 # Such as --events=50 --kinds=kill; see tests/chaos.py.
 CHAOS_FLAGS ?=
 
-.PHONY: demo comparison notebook test chaos browser docs lint clean
+.PHONY: demo comparison notebook test test-slow test-all chaos browser docs lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m experiments.demo --workdir=$(DEMO_WORKDIR) $(DEMO_FLAGS)
@@ -35,9 +35,19 @@ notebook: .venv/installed
 	rm -rf runs/notebook
 	$(BIN)/jupyter execute --inplace experiments/notebooks/hrm_colab.ipynb
 
-test: .venv/compilers
-	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile \
-	  --no-loadscope-reorder
+# What tells a contributor that nothing broke; `test-slow` runs the rest, and
+# `test-all` runs both.
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile \
+  --no-loadscope-reorder
+
+test: .venv/installed
+	$(PYTEST) -m "not slow"
+
+test-slow: .venv/compilers
+	$(PYTEST) -m slow
+
+test-all: .venv/compilers
+	$(PYTEST)
 
 chaos: .venv/installed
 	$(BIN)/python -m tests.chaos $(CHAOS_FLAGS)

@@ -5,7 +5,11 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from tests import devices
+
+pytestmark = pytest.mark.slow
 
 _ROOT = pathlib.Path(__file__).parents[1]
 

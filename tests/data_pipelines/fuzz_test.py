@@ -37,6 +37,8 @@ from data_pipelines.questions.maze import Maze
 from data_pipelines.questions.pipeline import QuestionSet
 from data_pipelines.questions.sudoku import Sudoku
 
+pytestmark = pytest.mark.slow
+
 
 def cases(count):
   return hypothesis.settings(

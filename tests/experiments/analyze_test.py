@@ -16,6 +16,8 @@ from experiments.configs import arc1
 from hrm_jax import solver
 from hrm_jax.inference import evaluation
 
+pytestmark = pytest.mark.slow
+
 # More than the run's own; and beyond them.
 _SEGMENTS = 4
 _NEVER_IN_DIRECT = {'residuals', 'segments', 'halting', 'calibration'}

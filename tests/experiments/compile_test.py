@@ -17,6 +17,8 @@ from experiments import compile as command
 from experiments.configs import sudoku
 from experiments.planning import cost, targets
 
+pytestmark = pytest.mark.slow
+
 _ROOT = pathlib.Path(__file__).parents[2]
 # Of the hub, but nothing is downloaded.
 _SMALL = (

@@ -34,6 +34,8 @@ from hrm_jax.training import step as train_step
 from hrm_jax.workdir import checkpoints
 from tests import torch_files
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 D, BLOCKS, ROWS = 16, 2, 5
 PREFIXES = ('', 'model.', '_orig_mod.', '_orig_mod.model.')

@@ -17,6 +17,8 @@ from hrm_jax.parallel import preemption
 from hrm_jax.workdir import checkpoints
 from tests import devices
 
+pytestmark = pytest.mark.slow
+
 _ROOT = pathlib.Path(__file__).parents[2]
 _STEPS = 20
 _SETTINGS = {

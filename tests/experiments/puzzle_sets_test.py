@@ -14,6 +14,8 @@ from experiments import evaluate, train
 from experiments.configs import arc1, arc2, maze, sudoku
 from hrm_jax import build
 
+pytestmark = pytest.mark.slow
+
 SUDOKU = 'sudoku:box=2x2:clues=10:count=20:tests=9'
 MAZE = 'maze:size=4x4:path=3:count=12:tests=9'
 

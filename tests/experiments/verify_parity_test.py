@@ -10,6 +10,8 @@ import pytest
 from data_pipelines.errors import ConfigError
 from experiments import verify_parity
 
+pytestmark = pytest.mark.slow
+
 _GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 _FILES = sorted(path.name for path in _GOLDEN.glob('*.npz'))
 

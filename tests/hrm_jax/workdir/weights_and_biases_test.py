@@ -13,6 +13,8 @@ import pytest
 from data_pipelines.errors import ConfigError
 from experiments import train
 
+pytestmark = pytest.mark.slow
+
 _BLOCK = 2**15
 
 
