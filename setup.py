@@ -31,6 +31,7 @@ setup(
     'console_scripts': ['hrm-jax = experiments.__main__:main'],
   },
   package_data={
+    'experiments.analysis': ['definitions.toml'],
     'experiments.planning': ['h100.txtpb'],
     'experiments.reporting': ['report.html'],
   },

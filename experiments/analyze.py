@@ -103,7 +103,7 @@ def run(
     finding = analyse(subject)
     record = {
       'analysis': name,
-      'definition': finding.definition,
+      'definition': analyses.DEFINITIONS[name],
       'settings': {**facts, **finding.settings},
       'numbers': finding.numbers,
     }

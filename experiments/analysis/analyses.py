@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import pathlib
+import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -30,20 +32,21 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Segments that the paper's evaluations go up to; small runs are walked as far.
 _SEGMENTS = 16
 
-_PAPER = 'HRM, arXiv 2506.21734'
+# What each analysis measures, by its name.
+DEFINITIONS = tomllib.loads(
+  pathlib.Path(__file__).with_name('definitions.toml').read_text()
+)
 
 
 class Finding(NamedTuple):
   """What one analysis found, all of it as JSON takes it.
 
   Attributes:
-    definition: what is measured: in words, as a formula, and its source.
     settings: rows, segments and whatever else it was measured with.
     numbers: the results, which the figure is drawn from.
     headline: the result in a line.
   """
 
-  definition: dict[str, str]
   settings: dict[str, Any]
   numbers: dict[str, Any]
   headline: str
@@ -233,24 +236,6 @@ def dimensions(subject: Subject) -> Finding:
   }
   return Finding(
     {
-      'words': 'Participation ratio of the covariance of the states that the '
-      'network goes through while it solves distinct, unaugmented puzzles, one '
-      'trajectory each. A trajectory is z_H after each of its updates and z_L '
-      'after each of its own, over all segments of all puzzles so far; initial '
-      'states are left out. Pooling "tokens", the one in the figure, takes the '
-      "D-vector of every token (the puzzle's prefix and padding included) as "
-      'one state; "mean_token" the mean of them over the tokens. The paper '
-      'says neither which of these a state is nor how long a trajectory: '
-      'figures compare within this file. "fresh" is the same network with the '
-      'random weights that the run started from (its seed) and a puzzle table '
-      'of zeros, given the same inputs.',
-      'formula': 'PR = (Σ λ_i)² / Σ λ_i², λ_i the eigenvalues of C = '
-      'mean((x − mean(x)) (x − mean(x))ᵀ); 1 ≤ PR ≤ D',
-      'source': f'{_PAPER}, section 4 (Brain Correspondence), figure 8',
-      'published': 'Sudoku-Extreme Full, 100 trajectories, D = 512: z_H 89.95, '
-      'z_L 30.22 trained; z_H 40.75, z_L 42.09 untrained',
-    },
-    {
       'seed': subject.seed,
       'initial_seed': setup.seed,
       'segments': segments,
@@ -307,13 +292,6 @@ def residuals(subject: Subject) -> Finding:
     }
   return Finding(
     {
-      'words': 'How far an update moves the state that it changes: the norm, '
-      'over all tokens and dimensions, of the new state less the old one. Mean '
-      'and quantiles over the rows, which are the unaugmented puzzles.',
-      'formula': 'r_i = ‖z^{i+1} − z^i‖ over [T, D], z = z_L or z_H',
-      'source': f'{_PAPER}, section 2 (Hierarchical convergence), figure 3',
-    },
-    {
       'segments': subject.segments,
       'halt_max_steps': subject.halt_max_steps,
       'updates_of_a_segment': levels,
@@ -336,17 +314,6 @@ def segments(subject: Subject) -> Finding:
   shown = [2**k for k in range(len(scores).bit_length())]
   return Finding(
     {
-      'words': 'Scores of the held-out rows where every row takes k segments, '
-      'none halting: as experiments.evaluate --halting=fixed --segments=k '
-      'gives them. exact: share of rows with every counted cell right; '
-      'accuracy: mean share of their counted cells that are right; pass@n, '
-      'ARC: share of test outputs that one of the n answers with most votes '
-      'equals.',
-      'formula': 'score(k) = score of argmax lm_head(z_H after k segments)',
-      'source': f'{_PAPER}, section 3 (inference-time scaling), figure 5; '
-      'arcprize.org/blog/hrm-analysis',
-    },
-    {
       **_rows_of(subject),
       'segments': len(scores),
       'halt_max_steps': subject.halt_max_steps,
@@ -362,15 +329,6 @@ def augmentations(subject: Subject) -> Finding:
   votes = subject.walked.votes
   scores = [_scores(judge) for judge in votes.values()]
   return Finding(
-    {
-      'words': 'Scores where the first n augmentations of each test input '
-      'vote, the identity first: as experiments.evaluate '
-      '--max_augmentations=n gives them. Of an input with fewer, all vote.',
-      'formula': 'pass@k(n) = share of test outputs that one of the k grids '
-      'with most of n votes equals',
-      'source': f'{_PAPER}, section 3 (ARC evaluation, 1000 augmentations and '
-      'two attempts); arcprize.org/blog/hrm-analysis (few suffice)',
-    },
     {**_rows_of(subject), 'segments': subject.halt_max_steps},
     {'augmentations': list(votes), **_columns(scores)},
     'pass@2 '
@@ -390,19 +348,6 @@ def halting(subject: Subject) -> Finding:
   }
   name = _headline_score(numbers['fixed'])
   return Finding(
-    {
-      'words': 'Scores and mean segments where every row takes all segments '
-      '(fixed), and where a row is answered at its own first halt (act): as '
-      'experiments.evaluate --halting gives them.',
-      'formula': 'halt at the first segment with '
-      + (
-        'q_halt > q_continue'
-        if subject.solver.setup.act.halting == 'q_learning'
-        else 'q_halt > 0'
-      )
-      + f', at {subject.halt_max_steps} in any case',
-      'source': f'{_PAPER}, section 2 (Adaptive computational time), figure 5',
-    },
     {**_rows_of(subject), 'halt_max_steps': subject.halt_max_steps},
     numbers,
     '; '.join(
@@ -432,17 +377,6 @@ def identifiers(subject: Subject) -> Finding:
   name = _headline_score(numbers['right'])
   return Finding(
     {
-      'words': 'Scores where each row is given its own row of the puzzle table '
-      '(right), row 0 (blank: never trained, zeros), or the row of another '
-      "task, that task's augmentation of the same number (swapped: the tasks "
-      'in a random ring, each takes the next). Inputs, labels and the undoing '
-      'of augmentations stay as they are.',
-      'formula': 'score(table[id]) against score(table[0]) and '
-      'score(table[id of another task])',
-      'source': 'arcprize.org/blog/hrm-analysis (puzzle identifier blanked: '
-      '0 %)',
-    },
-    {
       **_rows_of(subject),
       'segments': subject.halt_max_steps,
       'seed': subject.seed,
@@ -461,15 +395,6 @@ def calibration(subject: Subject) -> Finding:
   edges = np.linspace(0, 1, found.bins + 1)
   rows = int(found.count.sum())
   return Finding(
-    {
-      'words': 'Rows by sigmoid(q_halt) after all segments, in equal bins: '
-      'mean confidence of a bin, and the share of its rows with every counted '
-      'cell right, which q_halt is trained to tell. Rows without a known '
-      'answer are left out. ECE is the expected calibration error.',
-      'formula': 'ECE = Σ_b n_b / n · |right_b / n_b − mean confidence_b|',
-      'source': f'{_PAPER}, section 2 (Adaptive computational time); Guo et '
-      'al., arXiv 1706.04599, for ECE',
-    },
     {'rows': rows, 'segments': subject.halt_max_steps, 'bins': found.bins},
     {
       'edges': edges.tolist(),
