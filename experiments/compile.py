@@ -4,10 +4,10 @@
       [--config.KEY=VALUE ...] [--largest_batch]
 
 Compiles the very step that `experiments.train` runs, for a machine that need
-not be there (see `targets`), from shapes alone: puzzles that would have to be
-downloaded are not. With --target=here it also runs the step, on random puzzles,
-and measures. Prints a table, and a last line of JSON. Ends with code 1 where
-the step does not fit.
+not be there (see `targets`). It goes by shapes alone and downloads no puzzles.
+With --target=here it also runs the step on random puzzles, and measures it.
+Prints a table, and JSON as its last line. The exit code is 1 where the step
+does not fit.
 """
 
 import json
@@ -41,9 +41,9 @@ flags.DEFINE_integer(
   'ConceptARC.', lower_bound=1, flag_values=FLAGS,
 )  # fmt: skip
 
-# Of the roofline, for the projected time of a run.
+# Fraction of the roofline that the projected time of a run assumes.
 ATTAINED = 0.5
-# The search for the largest batch ends when it is known within this share.
+# The search for the largest batch ends when it is known within this fraction.
 _CLOSE = 1 / 32
 _GIB = 2**30
 
@@ -53,7 +53,7 @@ def main(_) -> int:
   build.check(config)
   if FLAGS.target is None:
     raise ConfigError(f'--target is missing; use e.g. {targets.EXAMPLES}')
-  # What is measured is compiled, not found in the cache of programs that run.
+  # The time to compile is measured, so nothing may come from a cache.
   jax.config.update('jax_enable_compilation_cache', False)
   target = targets.find(FLAGS.target)
   mesh = build.mesh(config, target.devices)
@@ -86,7 +86,7 @@ def _setup(
   shapes: puzzles.Shapes,
   batch_size: int | None = None,
 ) -> TrainSetup:
-  """The step's, at the config's batch size or another."""
+  """The setup of the step, at the config's batch size or another."""
   config = ml_collections.ConfigDict(config)
   config.batch_size = batch_size or config.batch_size
   return build.train_setup(config, shapes)
@@ -100,12 +100,13 @@ def largest_batch(
 ) -> tuple[TrainSetup, cost.Cost]:
   """The largest global batch that fits, and its cost.
 
-  A multiple of the devices that share a batch times the microbatches. Memory
-  is nearly linear in the batch, so the search aims by a line through what it
-  has seen.
+  It is a multiple of the devices that share a batch times the microbatches.
+  Memory is nearly linear in the batch, so the search aims by a line through
+  what it has seen.
 
-  Raises:
-    ConfigError: not even the smallest fits.
+  Returns:
+    The setup and cost of that batch, or of the smallest one where not even
+    that fits: then `Cost.fits` is false.
   """
   unit = sharding.count(mesh, 'batch') * config.microbatches
   memory = target.hardware.memory
@@ -135,7 +136,7 @@ def largest_batch(
 def _next(
   fitting: int, too_large: int | None, seen: dict[int, float], memory: float
 ) -> int:
-  """The multiple to try now; 0 where the largest is known well enough."""
+  """The multiple to try next; 0 where the largest is known well enough."""
   if too_large is not None:
     close = max(1, math.floor(fitting * _CLOSE))
     if too_large - fitting <= close:
@@ -160,17 +161,13 @@ def report(
   found: cost.Cost,
   run: cost.Run | None = None,
 ) -> dict:
-  """What the last line says."""
+  """The fields of the JSON line that ends the output."""
   seconds, projection = None, None
   if run:
     seconds, projection = run.seconds, 'as measured'
   elif found.seconds is not None:
     seconds = found.seconds / ATTAINED
     projection = f'if it attains {ATTAINED:.0%} of that (an assumption)'
-  memory = {
-    **(found.memory_bytes or {}),
-    'capacity': int(target.hardware.memory),
-  }
   return {
     'target': target.name,
     'devices': mesh.size,
@@ -181,9 +178,13 @@ def report(
     'puzzle_identifiers': setup.num_puzzle_identifiers,
     'fits': found.fits,
     'peak_bytes_per_device': found.peak_bytes,
-    'memory_bytes_per_device': memory,
+    'memory_bytes_per_device': {
+      **(found.memory_bytes or {}),
+      'capacity': int(target.hardware.memory),
+    },
     'largest_buffers': list(found.buffers),
     'flops_per_device': found.flops,
+    'uncounted_operations': list(found.uncounted),
     'ideal_flops_per_device': found.ideal_flops,
     'bytes_accessed_per_device': found.accessed_bytes,
     'collective_bytes_per_device': found.collective_bytes,
@@ -204,60 +205,11 @@ def report(
 
 
 def _table(found: cost.Cost, fields: dict) -> str:
-  """`fields` as they are read best."""
-  devices = f'{fields["devices"]} × {fields["device_kind"]}'
-  shape = ' × '.join(f'{axis} {n}' for axis, n in fields['mesh'].items())
-  parts = fields['microbatches']
-  rows = [
-    (
-      fields['target'],
-      f'{devices} ({shape}), batch size {fields["batch_size"]}'
-      + f' in {parts} parts' * (parts > 1)
-      + f', {fields["puzzle_identifiers"]:,} puzzle identifiers',
-    ),
-    ('compiled in', f'{found.compile_seconds:.0f} s'),
-  ]
-  if found.memory_bytes:
-    capacity = fields['memory_bytes_per_device']['capacity'] / _GIB
-    rows += [
-      (
-        'memory',
-        f'{found.peak_bytes / _GIB:.2f} of {capacity:.2f} GiB a device',
-      ),
-      *(
-        (f'  {kind}', f'{"-" * (kind == "aliased")}{size / _GIB:.2f} GiB')
-        for kind, size in found.memory_bytes.items()
-      ),
-    ]
-  if found.flops is not None:
-    ratio = found.flops / found.ideal_flops
-    rows += [
-      (
-        'arithmetic',
-        f'{found.flops / 1e12:.3g} TFLOP, {ratio:.2f} × the ideal '
-        f'{found.ideal_flops / 1e12:.3g}',
-      ),
-      ('memory traffic', f'{found.accessed_bytes / 1e9:.3g} GB'),
-    ]
-    rows += _network_rows(found)
-  elif found.fits:
-    rows.append(
-      ('work and exchanges', 'not known: the compiler does not give its text')
-    )
+  """Writes `fields` as a person reads them."""
+  rows = [*_machine_rows(found, fields), *_work_rows(found)]
   if found.times:
-    rows.append(
-      (
-        'a step at full rate',
-        ', '.join(f'{kind} {t:.3g} s' for kind, t in found.times.items())
-        + f': {found.bound} bounds it',
-      )
-    )
-  rows += _run_rows(found, fields)
-  return '\n'.join(f'{name:20} {text}' for name, text in rows)
-
-
-def _run_rows(found: cost.Cost, fields: dict) -> list[tuple[str, str]]:
-  rows = []
+    times = ', '.join(f'{kind} {t:.3g} s' for kind, t in found.times.items())
+    rows.append(('a step at full rate', f'{times}: {found.bound} bounds it'))
   if seconds := fields['measured_seconds_per_step']:
     text = f'{seconds:.3g} s (median of {fields["measured_steps"]})'
     if found.times:
@@ -266,32 +218,61 @@ def _run_rows(found: cost.Cost, fields: dict) -> list[tuple[str, str]]:
   if peak := fields['measured_peak_bytes_per_device']:
     rows.append(('memory measured', f'{peak / _GIB:.2f} GiB at its peak'))
   if hours := fields['projected_hours']:
-    rows.append(
-      (
-        'the whole run',
-        f'{fields["total_steps"]:,} steps in {hours:.3g} hours, '
-        f'{fields["projection"]}',
-      )
-    )
+    text = f'{fields["total_steps"]:,} steps in {hours:.3g} hours, '
+    rows.append(('the whole run', text + fields['projection']))
+  return '\n'.join(f'{name:20} {text}' for name, text in rows)
+
+
+def _machine_rows(found: cost.Cost, fields: dict) -> list[tuple[str, str]]:
+  devices = f'{fields["devices"]} × {fields["device_kind"]}'
+  shape = ' × '.join(f'{axis} {n}' for axis, n in fields['mesh'].items())
+  parts = fields['microbatches']
+  text = f'{devices} ({shape}), batch size {fields["batch_size"]}'
+  text += f' in {parts} parts' * (parts > 1)
+  text += f', {fields["puzzle_identifiers"]:,} puzzle identifiers'
+  rows = [
+    (fields['target'], text),
+    ('compiled in', f'{found.compile_seconds:.0f} s'),
+  ]
+  if found.memory_bytes:
+    capacity = fields['memory_bytes_per_device']['capacity'] / _GIB
+    peak = f'{found.peak_bytes / _GIB:.2f} of {capacity:.2f} GiB a device'
+    rows.append(('memory', peak))
+    for kind, size in found.memory_bytes.items():
+      sign = '-' * (kind == 'aliased')
+      rows.append((f'  {kind}', f'{sign}{size / _GIB:.2f} GiB'))
   return rows
 
 
-def _network_rows(found: cost.Cost) -> list[tuple[str, str]]:
-  least = found.least_collective_bytes
-  total = sum(found.collective_bytes.values())
-  if not total:
-    return [('exchanges', 'none')]
-  kinds = ', '.join(
-    f'{kind} {size / 1e6:.3g}'
-    for kind, size in found.collective_bytes.items()
-    if size
-  )
-  return [
+def _work_rows(found: cost.Cost) -> list[tuple[str, str]]:
+  if found.flops is None:
+    reason = 'the compiler gives no text of the program in a known form'
+    return [('work and exchanges', f'not known: {reason}')] * found.fits
+  rows = [
     (
-      'exchanges',
-      f'{total / 1e6:.3g} MB, {total / least:.2f} × the minimum ({kinds})',
-    )
+      'arithmetic',
+      f'{found.flops / 1e12:.3g} TFLOP, '
+      f'{found.flops / found.ideal_flops:.2f} × the ideal '
+      f'{found.ideal_flops / 1e12:.3g}',
+    ),
+    ('memory traffic', f'{found.accessed_bytes / 1e9:.3g} GB'),
   ]
+  if found.uncounted:
+    text = f'arithmetic of {", ".join(found.uncounted)}, which is not in these'
+    rows.append(('not known', text))
+  total = sum(found.collective_bytes.values())
+  text = 'none'
+  if total:
+    kinds = ', '.join(
+      f'{kind} {size / 1e6:.3g}'
+      for kind, size in found.collective_bytes.items()
+      if size
+    )
+    text = f'{total / 1e6:.3g} MB, '
+    text += (
+      f'{total / found.least_collective_bytes:.2f} × the minimum ({kinds})'
+    )
+  return [*rows, ('exchanges', text)]
 
 
 def _refusal(
@@ -301,7 +282,7 @@ def _refusal(
   target: targets.Target,
   found: cost.Cost,
 ) -> str:
-  """What is missing, what takes it, and what would help."""
+  """Says how much memory is missing, what takes it, and what would help."""
   lines = [
     f'Does not fit: a device of {target.name} has '
     f'{target.hardware.memory / _GIB:.2f} GiB, the step needs '

@@ -1,1 +1,1 @@
-"""What a training step costs, told by the compiler."""
+"""Accounts for the cost of a training step by compiling it."""

@@ -1,4 +1,4 @@
-"""What a compiled training step takes: memory, arithmetic, traffic, time."""
+"""Accounts for a compiled training step: memory, arithmetic, traffic, time."""
 
 import dataclasses
 import math
@@ -19,27 +19,29 @@ from hrm_jax.parallel import sharding
 from hrm_jax.training import flops, rngs
 from hrm_jax.training import step as train_step
 
-# Largest buffers that are named.
+# Greatest number of buffers that are named.
 _NAMED = 5
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """Of one step on one device; None is not known.
+  """The cost of one step on one device; None where it is not known.
 
   Attributes:
     fits: whether the memory is enough.
-    peak_bytes: of memory, at the least where it does not fit.
-    memory_bytes: by kind.
-    buffers: the largest, as text; where it does not fit.
-    flops: that the program computes.
-    ideal_flops: see `hrm_jax.training.flops.ideal_step_flops`.
-    accessed_bytes: of memory, read and written.
-    collectives: exchanges between devices.
+    peak_bytes: peak of memory; where the step does not fit, at least that.
+    ideal_flops: operations that the step's definition asks for, see
+      `hrm_jax.training.flops.ideal_step_flops`.
     least_collective_bytes: see `least_collective_bytes`.
-    compile_seconds: that the compiler took.
-    times: at full rate, in seconds: 'arithmetic', 'memory', 'network'.
+    compile_seconds: time that the compiler took.
+    memory_bytes: bytes of memory by kind.
+    buffers: the largest buffers in words, where the step does not fit.
+    flops: operations that the program computes.
+    uncounted: names of operations that are missing in `flops`.
+    accessed_bytes: bytes of memory that the program reads and writes.
+    collectives: exchanges between devices.
+    times: seconds at full rate for 'arithmetic', 'memory' and 'network'.
     compiled: the program.
   """
 
@@ -51,6 +53,7 @@ class Cost:
   memory_bytes: dict[str, int] | None = None
   buffers: tuple[str, ...] = ()
   flops: float | None = None
+  uncounted: tuple[str, ...] = ()
   accessed_bytes: float | None = None
   collectives: list[hlo.Collective] | None = None
   times: dict[str, float] | None = None
@@ -60,7 +63,7 @@ class Cost:
 
   @property
   def collective_bytes(self) -> dict[str, int] | None:
-    """What a device puts into exchanges, by kind."""
+    """Bytes that a device puts into exchanges, by kind."""
     if self.collectives is None:
       return None
     total = dict.fromkeys(hlo.KINDS, 0)
@@ -70,34 +73,35 @@ class Cost:
 
   @property
   def largest_operand_bytes(self) -> int | None:
-    """Of all exchanges."""
+    """Bytes of the largest operand of an exchange."""
     if self.collectives is None:
       return None
     return max((c.operand_bytes for c in self.collectives), default=0)
 
   @property
   def sent_bytes(self) -> float | None:
-    """What a device sends, as in a ring."""
+    """Bytes that a device sends, as in a ring."""
     if self.collectives is None:
       return None
     return sum(c.times * c.sent_bytes for c in self.collectives)
 
   @property
   def bound(self) -> str | None:
-    """What takes longest at full rate."""
+    """The kind of work that takes longest at full rate."""
     return max(self.times, key=self.times.get) if self.times else None
 
   @property
   def seconds(self) -> float | None:
-    """A step's time at the roofline."""
+    """Seconds of a step at the roofline."""
     return self.times[self.bound] if self.times else None
 
 
 def of_step(setup: train_step.TrainSetup, mesh: Mesh, target: Target) -> Cost:
-  """Compiles the step that training runs.
+  """Compiles the step that training runs, and accounts for it.
 
   Raises:
-    ConfigError: the mesh does not divide the model or the batch.
+    ConfigError: the mesh does not divide the model or the batch, or a kernel
+      does not fit on the chip.
   """
   traced = train_step.trace(setup, mesh)
   lowered = traced.lower()
@@ -129,12 +133,12 @@ def of_step(setup: train_step.TrainSetup, mesh: Mesh, target: Target) -> Cost:
     )
   found = facts()
   memory = _memory(compiled)
-  # Results that lie where arguments did are counted twice.
+  # Results that lie where arguments lay are counted twice.
   peak = sum(memory.values()) - 2 * memory['aliased']
   with sharding.using(mesh):
     platform = sharding.platform()
   if platform == 'tpu':
-    # What does not fit the compiler refuses; kinds overlap a little.
+    # The compiler refuses what does not fit; the kinds overlap a little.
     peak = min(peak, int(target.hardware.memory))
   fits = peak <= target.hardware.memory
   program = _program(compiled, mesh.size)
@@ -146,6 +150,7 @@ def of_step(setup: train_step.TrainSetup, mesh: Mesh, target: Target) -> Cost:
     buffers=() if fits else _largest_arrays(traced, mesh),
     flops=arithmetic,
     accessed_bytes=accessed,
+    uncounted=program.uncounted() if program else (),
     collectives=program.collectives() if program else None,
     compiled=compiled,
     **found,
@@ -154,12 +159,13 @@ def of_step(setup: train_step.TrainSetup, mesh: Mesh, target: Target) -> Cost:
 
 
 class Run(NamedTuple):
-  """What steps took that were run.
+  """The measured cost of a step.
 
   Attributes:
-    steps: how many, but the first.
-    seconds: their median.
-    peak_bytes: of a device's memory, since JAX started; None is not known.
+    steps: number of steps measured; the first one is not.
+    seconds: median time of a step.
+    peak_bytes: peak of a device's memory since JAX started; None where it is
+      not known.
   """
 
   steps: int
@@ -173,7 +179,7 @@ def run(
   compiled: jax.stages.Compiled,
   seconds: float = 20.0,
 ) -> Run:
-  """Runs the program of `of_step` on random puzzles for about so long."""
+  """Runs the program of `of_step` on random puzzles for about `seconds`."""
   limits = {
     'inputs': (1, setup.model.vocab_size),
     'labels': (1, setup.model.vocab_size),
@@ -203,12 +209,12 @@ def run(
 
 
 def least_collective_bytes(setup: train_step.TrainSetup, mesh: Mesh) -> int:
-  """What a device cannot help to put into exchanges, with parameters copied.
+  """Least number of bytes that a device puts into exchanges.
 
-  Operands, of n devices that share the batch: the float32 gradient of each
-  dense parameter once, 4 · P; of the puzzle rows the embeddings found for the
-  whole batch, 4 · B · E, and the gradients of a device's own rows,
-  4 · B · E / n. One device has nothing to exchange.
+  Parameters are copied to n devices, which share the batch. Each of them puts
+  in the float32 gradient of each dense parameter once, 4 · P bytes; the puzzle
+  embeddings found for the whole batch, 4 · B · E; and the gradients of its own
+  rows, 4 · B · E / n. One device alone has nothing to exchange.
   """
   if mesh.size == 1:
     return 0
@@ -220,7 +226,7 @@ def least_collective_bytes(setup: train_step.TrainSetup, mesh: Mesh) -> int:
 
 
 def copied_bytes(setup: train_step.TrainSetup, mesh: Mesh) -> int:
-  """Parameters, their average and optimizer state of one device."""
+  """Bytes of one device's parameters, their average and optimizer state."""
   state = train_step.abstract_state(setup, mesh)
   return sum(
     leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
@@ -229,7 +235,7 @@ def copied_bytes(setup: train_step.TrainSetup, mesh: Mesh) -> int:
 
 
 def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
-  """Bytes by kind; `aliased` are outputs that lie where arguments did."""
+  """Bytes by kind; `aliased` are outputs that lie where arguments lay."""
   stats = compiled.memory_analysis()
   return {
     'arguments': stats.argument_size_in_bytes,
@@ -243,22 +249,21 @@ def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
 def _program(
   compiled: jax.stages.Compiled, num_devices: int
 ) -> hlo.Program | None:
-  """The text as read; None where the compiler does not give it."""
+  """Reads the program; None where its text is not there or of another form."""
   try:
-    text = compiled.as_text()
-  except jax.errors.JaxRuntimeError:
+    return hlo.Program(compiled.as_text() or '', num_devices)
+  except (jax.errors.JaxRuntimeError, hlo.UnknownForm):
     return None
-  return hlo.Program(text, num_devices) if text else None
 
 
 def _work(
   compiled: jax.stages.Compiled, program: hlo.Program | None, platform: str
 ) -> tuple[float | None, float | None]:
-  """FLOPs and bytes accessed.
+  """Returns the FLOPs and the bytes accessed; None where they are not known.
 
-  XLA counts the body of a loop once; its figures are corrected by the ratio
-  that the text gives. Of GPUs it leaves out what libraries compute: there, the
-  text's own. Without the text nothing is known.
+  XLA counts the body of a loop once, so its figures are corrected by the ratio
+  that the text gives. On GPUs it leaves out what libraries compute; the text's
+  own figures are used there.
   """
   if program is None:
     return None, None
@@ -284,7 +289,7 @@ def _times(cost: Cost, hardware: Hardware) -> dict[str, float] | None:
 
 
 def needed_bytes(message: str) -> int:
-  """Bytes that the TPU compiler asks for, in any form of its message."""
+  """Reads the bytes asked for in any form of the TPU compiler's message."""
   found = re.search(
     r'(?:temporaries \(|Used |hbm usage >= )([0-9.]+)([KMGT])', message
   )
@@ -292,7 +297,7 @@ def needed_bytes(message: str) -> int:
 
 
 def listed_buffers(message: str) -> tuple[str, ...]:
-  """The largest allocations, where the TPU compiler's message lists them."""
+  """Reads the largest allocations where that compiler's message has any."""
   out = []
   for entry in re.split(r'\n\s*[0-9]+\. Size: ', message)[1 : _NAMED + 1]:
     size = entry.split()[0]
@@ -306,7 +311,7 @@ def listed_buffers(message: str) -> tuple[str, ...]:
 
 
 def _short(name: str) -> str:
-  """The end of an operation's path, where it says enough."""
+  """Shortens an operation's path to its end, which says enough."""
   parts = [
     part
     for part in re.split(r'[/()]', name)
@@ -316,7 +321,7 @@ def _short(name: str) -> str:
 
 
 def _largest_arrays(traced: Any, mesh: Mesh) -> tuple[str, ...]:
-  """The largest results of the step's operations on a device, before XLA."""
+  """Names the largest results on a device of the step before XLA changes it."""
   same_size: dict[int, list[str]] = {}
   for size, text in _results(traced.jaxpr.jaxpr, mesh.size == 1):
     same_size.setdefault(size, []).append(text)
@@ -328,7 +333,7 @@ def _largest_arrays(traced: Any, mesh: Mesh) -> tuple[str, ...]:
 
 
 def _results(jaxpr: Any, local: bool) -> Iterator[tuple[int, str]]:
-  """Bytes, and shape and name, of what operations return on one device."""
+  """Yields bytes, and shape and name, of what operations return on a device."""
   for equation in jaxpr.eqns:
     inner = local or equation.primitive.name == 'shard_map'
     called = [
@@ -338,7 +343,7 @@ def _results(jaxpr: Any, local: bool) -> Iterator[tuple[int, str]]:
     called = [value for value in called if hasattr(value, 'eqns')]
     for value in called:
       yield from _results(value, inner)
-    # What calls others returns what these do.
+    # An operation that calls others returns what these return.
     for result in equation.outvars if local and not called else ():
       kind = result.aval
       if jnp.issubdtype(getattr(kind, 'dtype', bool), jnp.number):

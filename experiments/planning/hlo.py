@@ -1,7 +1,7 @@
-"""Reads a compiled program's text: what crosses devices, and what it computes.
+"""Reads a compiled program's text: exchanges, arithmetic and memory traffic.
 
-XLA's own account leaves gaps: it does not tell collectives apart, and of a GPU
-that is not there it tells nothing. All figures are of one device.
+XLA's own figures leave gaps: they do not tell collectives apart, and there are
+none for a GPU that is not there. All figures here are for one device.
 """
 
 import dataclasses
@@ -33,7 +33,11 @@ _FREE = {
   'partition-id',
   'replica-id',
 }
-# Attributes that name what an operation runs.
+# What a custom call may be that computes nothing.
+_WORKLESS = re.compile(
+  r'Assume|Async|Sharding|AllocateBuffer|Pin|Unpin|annotate|Bitcast|Barrier'
+)
+# The attributes that name the computations that an operation runs.
 _CALLS = {
   'while': ('condition', 'body'),
   'fusion': ('calls',),
@@ -50,25 +54,34 @@ _COMPUTATION = re.compile(r'(ENTRY )?%?([^\s(]+) \(.*\) -> .* \{$')
 _INSTRUCTION = re.compile(r'(?:ROOT )?%?(\S+) = ')
 
 
+class UnknownForm(ValueError):
+  """A text, or an operation in it, that this reader does not understand."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """An array's: `dtype` as XLA writes it, sizes of its axes."""
+  """The shape of an array.
+
+  Attributes:
+    dtype: type of the values as XLA writes it.
+    dimensions: sizes of the axes.
+  """
 
   dtype: str
   dimensions: tuple[int, ...]
 
   @property
   def size(self) -> int:
-    """Values."""
+    """Number of values."""
     return math.prod(self.dimensions)
 
   @property
   def num_bytes(self) -> int:
-    """Bytes, without any padding."""
+    """Number of bytes, without any padding."""
     if self.dtype == 'token':
       return 0
     bits = re.search('[0-9]+', self.dtype)
-    # Of the dtypes' names only that of booleans has no number.
+    # Only the name of booleans has no number.
     return math.ceil(self.size * int(bits[0]) / 8) if bits else self.size
 
 
@@ -77,11 +90,11 @@ class Instruction:
   """A line of the text.
 
   Attributes:
-    name: of the result, without the %.
-    opcode: as XLA writes it.
-    shapes: of the result; several where it is a tuple.
-    operands: names of other instructions.
-    rest: what follows the operands.
+    name: name of the result, without the %.
+    opcode: the operation as XLA writes it.
+    shapes: shapes of the result, several where it is a tuple.
+    operands: names of the instructions whose results it takes.
+    rest: the text behind the operands.
   """
 
   name: str
@@ -90,8 +103,14 @@ class Instruction:
   operands: tuple[str, ...]
   rest: str
 
+  @property
+  def target(self) -> str:
+    """The function that a custom call names; empty for all else."""
+    found = re.search(r'custom_call_target="([^"]*)"', self.rest)
+    return found[1] if found else ''
+
   def called(self, attribute: str) -> list[str]:
-    """The computations that an attribute names."""
+    """Returns the computations that an attribute names."""
     found = re.search(rf'\b{attribute}=(\{{[^}}]*\}}|%?[^\s,]+)', self.rest)
     return re.findall(r'%?([^\s,{}%]+)', found[1]) if found else []
 
@@ -102,9 +121,9 @@ class Collective:
 
   Attributes:
     kind: one of KINDS.
-    times: that a run of the program does it.
-    operand_bytes: that a device puts in, each time.
-    devices: that take part in one exchange.
+    times: how often a run of the program does it.
+    operand_bytes: bytes that a device puts in each time.
+    devices: number of devices that take part in one exchange.
   """
 
   kind: str
@@ -114,16 +133,16 @@ class Collective:
 
   @property
   def sent_bytes(self) -> float:
-    """Bytes that a device sends each time at least, as in a ring."""
+    """Least number of bytes that a device sends each time, as in a ring."""
     n, operand = self.devices, self.operand_bytes
-    share = {
+    fraction = {
       'all-reduce': 2 * (n - 1) / n,
       'reduce-scatter': (n - 1) / n,
       'all-gather': n - 1,
       'all-to-all': (n - 1) / n,
       'collective-permute': 1,
     }
-    return operand * share[self.kind]
+    return operand * fraction[self.kind]
 
 
 class Program:
@@ -133,9 +152,12 @@ class Program:
     """Reads the text.
 
     Args:
-      text: scheduled or not, of any backend.
-      num_devices: that the program runs on; groups that are not named are all
-        of them.
+      text: text of any backend, scheduled or not.
+      num_devices: number of devices that run the program; an exchange without
+        named groups is between all of them.
+
+    Raises:
+      UnknownForm: there is no entry computation that this reader understands.
     """
     self._num_devices = num_devices
     self._computations: dict[str, dict[str, Instruction]] = {}
@@ -148,9 +170,11 @@ class Program:
       elif header := _COMPUTATION.match(line):
         current = self._computations.setdefault(header[2], {})
         self._entry = header[2] if header[1] else self._entry
+    if not self._computations.get(self._entry):
+      raise UnknownForm('no entry computation of a known form')
 
   def _times(self, loops: bool) -> dict[str, int]:
-    """How often each computation runs; those of fusions too."""
+    """Counts how often each computation runs, those of fusions included."""
     times: dict[str, int] = {}
 
     def count(name: str, runs: int) -> None:
@@ -163,12 +187,17 @@ class Program:
           for called in instruction.called(attribute):
             count(called, again)
 
-    if self._entry is not None:
-      count(self._entry, 1)
+    count(self._entry, 1)
     return times
 
   def _trip_count(self, loop: Instruction) -> int:
-    """As XLA notes it, or from `counter < constant`; else 1."""
+    """How often a loop runs, 1 where that is not known.
+
+    XLA notes it, or the condition is `counter < constant`.
+    """
+    return self._known_trip_count(loop) or 1
+
+  def _known_trip_count(self, loop: Instruction) -> int | None:
     known = re.search(r'known_trip_count":?=?\{"?n"?:"?([0-9]+)', loop.rest)
     if known:
       return int(known[1])
@@ -180,13 +209,13 @@ class Program:
         directions += re.findall(r'\bdirection=(\w+)', instruction.rest)
     if len(constants) == 1 and directions == ['LT']:
       return int(constants[0])
-    return 1
+    return None
 
   def _runs(self, loops: bool = True) -> Iterator[tuple[str, Instruction, int]]:
-    """Computation, instruction and how often it runs.
+    """Yields each instruction with its computation and how often it runs.
 
     Args:
-      loops: whether a loop's body counts as often as it runs, or once.
+      loops: whether a loop's body counts as often as it runs, not once.
     """
     for name, times in self._times(loops).items():
       for instruction in self._computations.get(name, {}).values():
@@ -199,20 +228,20 @@ class Program:
     return [known[o].shapes for o in instruction.operands if o in known]
 
   def collectives(self) -> list[Collective]:
-    """Every exchange; an asynchronous one once."""
+    """Lists all exchanges; an asynchronous one counts once."""
     found, chains = [], set()
     for computation, instruction, times in self._runs():
       kind = instruction.opcode.removesuffix('-start')
       if kind not in KINDS:
         continue
-      # TPUs do some of them bit by bit, inside a row of fusions.
+      # TPUs do some of them bit by bit, in a chain of fusions.
       chain = re.search(r'chain_id="([^"]+)"', instruction.rest)
       if chain:
         key = kind, chain[1], instruction.shapes
         if key in chains:
           continue
         chains.add(key)
-      # An all-reduce of which each device keeps its part.
+      # An all-reduce whose result each device keeps a part of.
       if computation.startswith('all-reduce-scatter'):
         kind = 'reduce-scatter'
       operands = self._shapes_of_operands(computation, instruction)
@@ -239,86 +268,60 @@ class Program:
     return self._num_devices
 
   def flops(self, loops: bool = True) -> float:
-    """Of matrix products and kernels that tell, a multiply-add as two.
+    """Counts the operations of matrix products and of kernels that tell.
+
+    A multiply-add counts as two. `uncounted` names what is missing here.
 
     Args:
       loops: as in `_runs`.
     """
     return float(
       sum(
-        times * self._flops_of(computation, instruction)
+        times * (self._flops_of(computation, instruction) or 0)
         for computation, instruction, times in self._runs(loops)
       )
     )
 
-  def _flops_of(self, computation: str, instruction: Instruction) -> int:
-    rest = instruction.rest
+  def uncounted(self) -> tuple[str, ...]:
+    """Names the operations whose work this reader does not know."""
+    found = {}
+    for computation, instruction, _ in self._runs():
+      name = None
+      if instruction.opcode == 'while':
+        if self._known_trip_count(instruction) is None:
+          name = f'loop {instruction.name}, taken to run once'
+      elif self._flops_of(computation, instruction) is None:
+        name = f'{instruction.opcode} {instruction.target}'.strip()
+      if name:
+        found[name] = None
+    return tuple(found)
+
+  def _flops_of(self, computation: str, instruction: Instruction) -> int | None:
+    """Operations of one instruction; None where it has an unknown form."""
     # A kernel's own estimate.
-    if told := re.search(r'cost_estimate":\{[^}]*"flops":"?([0-9]+)', rest):
+    told = re.search(
+      r'cost_estimate":\{[^}]*"flops":"?([0-9]+)', instruction.rest
+    )
+    if told:
       return int(told[1])
-    if instruction.opcode == 'convolution':
-      return self._convolution_flops(computation, instruction)
-    if instruction.opcode == 'dot':
-      contracted = re.search(r'lhs_contracting_dims=\{([0-9,]*)\}', rest)
-    elif '__cublas$' in rest:
-      contracted = re.search(r'lhs_contracting_dimensions":\[([^]]*)\]', rest)
-    elif '__cudnn$fmha' in rest:
-      return self._attention_flops(computation, instruction)
-    else:
+    if instruction.opcode == 'custom-call':
+      target = instruction.target
+      counts = [count for part, count in _LIBRARIES.items() if part in target]
+      if not counts:
+        return 0 if _WORKLESS.search(target) else None
+      (count,) = counts
+    elif not (count := _PRODUCTS.get(instruction.opcode)):
       return 0
-    (left, *_), *_ = self._shapes_of_operands(computation, instruction)
-    axes = [int(axis) for axis in re.findall('[0-9]+', contracted[1])]
-    depth = math.prod(left.dimensions[axis] for axis in axes)
-    return 2 * instruction.shapes[0].size * depth
-
-  def _convolution_flops(
-    self, computation: str, instruction: Instruction
-  ) -> int:
-    """TPUs' matrix products; axes of a batch are windows over one value."""
-    (left, *_), (right, *_) = self._shapes_of_operands(computation, instruction)
-    labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', instruction.rest)
-    of_left, of_right, of_out = (
-      dict(zip(names, shape.dimensions, strict=True))
-      for names, shape in zip(
-        labels.groups(), (left, right, instruction.shapes[0]), strict=True
-      )
-    )
-    products = of_out['b'] * of_out['f'] * of_right['i']
-    text = re.search(r'window=\{([^}]*)\}', instruction.rest)
-    window = dict(w.split('=') for w in text[1].split()) if text else {}
-    axes = sorted(set(of_out) - {'b', 'f'})
-    for number, axis in enumerate(axes):
-
-      def setting(key, default='1', number=number):
-        values = window[key].split('x') if key in window else [default] * 99
-        return [int(value) for value in values[number].split('_')]
-
-      products *= _valid(
-        of_left[axis],
-        of_right[axis],
-        of_out[axis],
-        setting('stride')[0],
-        setting('pad', '0_0')[0],
-        setting('lhs_dilate')[0],
-        setting('rhs_dilate')[0],
-      )
-    return 2 * products
-
-  def _attention_flops(self, computation: str, instruction: Instruction) -> int:
-    """Two products forward; five backward, the scores computed again."""
-    scores = re.search(
-      r'intermediate_tensor_shape":\{.*?"dimensions":\[([0-9",]*)\]',
-      instruction.rest,
-    )
-    size = math.prod(int(n) for n in re.findall('[0-9]+', scores[1]))
-    (query, *_), *_ = self._shapes_of_operands(computation, instruction)
-    products = 5 if 'ackward' in instruction.rest else 2
-    return products * 2 * size * query.dimensions[-1]
+    operands = self._shapes_of_operands(computation, instruction)
+    try:
+      return count(instruction, *(shape for shape, *_ in operands))
+    except (AttributeError, TypeError, ValueError, LookupError):
+      return None
 
   def bytes_accessed(self, loops: bool = True) -> float:
-    """Read and written by each operation outside of fusions, inputs and all.
+    """Counts the bytes that operations outside of fusions read and write.
 
-    Where a fusion only looks up parts of an input, these parts.
+    Where an operation only looks up parts of an input, these parts count.
 
     Args:
       loops: as in `_runs`.
@@ -355,6 +358,69 @@ class Program:
     return results + sum(operands)
 
 
+def _dot_flops(
+  instruction: Instruction, left: Shape, right: Shape, *_: Shape
+) -> int:
+  """Counts a matrix product, by XLA or by cuBLAS."""
+  contracted = re.search(
+    r'lhs_contracting_dim(?:s=\{|ensions":\[)([^]}]*)[]}]', instruction.rest
+  )
+  axes = [int(axis) for axis in re.findall('[0-9]+', contracted[1])]
+  depth = math.prod(left.dimensions[axis] for axis in axes)
+  return 2 * instruction.shapes[0].size * depth
+
+
+def _convolution_flops(
+  instruction: Instruction, left: Shape, right: Shape, *_: Shape
+) -> int:
+  """Counts a TPU's matrix product; axes of a batch are windows over a value."""
+  labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', instruction.rest)
+  of_left, of_right, of_out = (
+    dict(zip(names, shape.dimensions, strict=True))
+    for names, shape in zip(
+      labels.groups(), (left, right, instruction.shapes[0]), strict=True
+    )
+  )
+  products = of_out['b'] * of_out['f'] * of_right['i']
+  text = re.search(r'window=\{([^}]*)\}', instruction.rest)
+  window = dict(w.split('=') for w in text[1].split()) if text else {}
+  for number, axis in enumerate(sorted(set(of_out) - {'b', 'f'})):
+
+    def setting(key, default='1', number=number):
+      values = window[key].split('x') if key in window else [default] * 99
+      return int(values[number].split('_')[0])
+
+    products *= _valid(
+      of_left[axis],
+      of_right[axis],
+      of_out[axis],
+      setting('stride'),
+      setting('pad', '0_0'),
+      setting('lhs_dilate'),
+      setting('rhs_dilate'),
+    )
+  return 2 * products
+
+
+def _attention_flops(instruction: Instruction, query: Shape, *_: Shape) -> int:
+  """Counts cuDNN's attention: two products forward, five backward.
+
+  The gradient computes the scores again.
+  """
+  scores = re.search(
+    r'intermediate_tensor_shape":\{.*?"dimensions":\[([0-9",]*)\]',
+    instruction.rest,
+  )
+  size = math.prod(int(n) for n in re.findall('[0-9]+', scores[1]))
+  products = 5 if 'ackward' in instruction.rest else 2
+  return products * 2 * size * query.dimensions[-1]
+
+
+_PRODUCTS = {'dot': _dot_flops, 'convolution': _convolution_flops}
+# Custom calls of libraries, by a part of their target.
+_LIBRARIES = {'__cublas$': _dot_flops, '__cudnn$fmha': _attention_flops}
+
+
 @functools.cache
 def _valid(
   inputs: int,
@@ -365,7 +431,7 @@ def _valid(
   dilation: int,
   window_dilation: int,
 ) -> int:
-  """Products along an axis of a convolution, padding and holes left out."""
+  """Counts products along a convolution's axis, without padding and holes."""
   at = np.arange(outputs)[:, None] * stride
   at = at + np.arange(window) * window_dilation - pad
   inside = (at >= 0) & (at <= (inputs - 1) * dilation) & (at % dilation == 0)
@@ -375,7 +441,7 @@ def _valid(
 def _parts_read(
   inside: dict[str, Instruction], operands: list[int]
 ) -> list[int]:
-  """Bytes of each input that the fusion reads, given the whole inputs'."""
+  """Bytes that a fusion reads of each input, given the bytes of all of it."""
   read = list(operands)
   for parameter in inside.values():
     if parameter.opcode != 'parameter':
@@ -401,7 +467,7 @@ def _parts_read(
 
 
 def _parts_written(inside: dict[str, Instruction], whole: int) -> int:
-  """Bytes that the fusion writes: into an input's place, those that change."""
+  """Bytes that a fusion writes; into an input's place, those that change."""
   written = 0
   for instruction in inside.values():
     if instruction.opcode in ('dynamic-update-slice', 'scatter'):
@@ -437,14 +503,14 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def _split_type(text: str) -> tuple[str, str]:
-  """The result's type, which may be a tuple, and what follows."""
+  """Splits a line after the result's type, which may be a tuple."""
   is_tuple = text.startswith('(')
   end = _closing(text[1:]) + 2 if is_tuple else text.find(' ')
   return text[:end], text[end:].strip()
 
 
 def _closing(text: str) -> int:
-  """Where the bracket closes that was opened before `text`."""
+  """Finds where the bracket closes that was opened before `text`."""
   depth = 1
   for place in re.finditer(r'[()]', text):
     depth += 1 if place[0] == '(' else -1

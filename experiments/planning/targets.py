@@ -1,9 +1,9 @@
-"""What can be compiled for: devices that need not be there, with their figures.
+"""Devices to compile for, which need not be there, and their figures.
 
-A target is `tpu:TOPOLOGY`, any that libtpu knows (`tpu:v5e:2x4`,
-`tpu:v4:2x2x1`, many hosts too: `tpu:v5e:16x16`), `gpu:h100:N`, or `cpu:N`,
-simulated ones. Their compilers come with `pip install -e '.[aot]'`. `here` are
-the devices of this machine, which then run what was compiled.
+A target is `tpu:TOPOLOGY` with any topology that libtpu knows (`tpu:v5e:2x4`,
+`tpu:v4:2x2x1`, several hosts as in `tpu:v5e:16x16`), `gpu:h100:N`, or `cpu:N`
+for N simulated devices. The compilers come with `pip install -e '.[aot]'`.
+`here` stands for the devices of this machine, which can run the program.
 """
 
 import dataclasses
@@ -28,11 +28,11 @@ _H100 = pathlib.Path(__file__).with_name('h100.txtpb')
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-  """What one device has and does at most.
+  """The memory and the full rates of one device; None where not known.
 
   Attributes:
     memory: bytes that the compiler gives out.
-    flops: bfloat16 matrix products, per second.
+    flops: operations per second of bfloat16 matrix products.
     memory_bandwidth: bytes read or written per second.
     network_bandwidth: bytes sent to other devices per second.
   """
@@ -55,13 +55,13 @@ _TPUS = {
   'tpu7x': Hardware(94.75 * 2**30, 1153e12, 3690e9, 300e9),
 }
 # NVIDIA's H100 SXM data sheet: dense bfloat16, NVLink's 900 GB/s both ways;
-# memory and its rate as in h100.txtpb, of it the three quarters that JAX takes
-# (XLA_CLIENT_MEM_FRACTION sets another share). Beyond a host of eight: a DGX
-# H100's 400 Gbit/s adapter for each GPU.
+# memory and its rate as in h100.txtpb, where JAX takes three quarters of the
+# memory unless XLA_CLIENT_MEM_FRACTION says otherwise. Beyond a host of eight
+# GPUs each has a DGX H100's adapter of 400 Gbit/s.
 _H100_ALONE = Hardware(0.75 * 84_942_979_072, 989.4e12, 3352e9, 450e9)
 _H100_HOSTS = dataclasses.replace(_H100_ALONE, network_bandwidth=50e9)
 _GPUS_OF_A_HOST = 8
-# The same by what devices call themselves; H200: its data sheet.
+# The same by the name that devices give themselves; H200 from its data sheet.
 _KINDS = {
   'TPU v4': _TPUS['v4'],
   'TPU v5 lite': _TPUS['v5e'],
@@ -78,11 +78,11 @@ class Target:
   """Devices to compile for.
 
   Attributes:
-    name: as it was asked for.
-    devices: JAX's.
-    hardware: of one of them.
-    compiler_options: for `jax.stages.Lowered.compile`.
-    here: whether they can run what was compiled.
+    name: the target as it was asked for.
+    devices: the devices as JAX has them.
+    hardware: figures of one device.
+    compiler_options: options for `jax.stages.Lowered.compile`.
+    here: whether the devices can run the program.
   """
 
   name: str
@@ -93,15 +93,15 @@ class Target:
 
 
 def find(name: str) -> Target:
-  """The target of this name; to be called before JAX starts a backend.
+  """Finds the target of this name; call it before JAX starts a backend.
 
   Raises:
-    ConfigError: it is unknown, or its compiler is not installed.
+    ConfigError: the target is unknown, or its compiler is not installed.
   """
   if name == 'here':
     return _here()
   platform, _, rest = name.partition(':')
-  # Nothing runs: accelerators of this machine are left alone.
+  # Nothing runs, so the accelerators of this machine are left alone.
   jax.config.update('jax_platforms', 'cpu')
   if platform == 'tpu' and rest:
     return _tpu(name, rest)
@@ -117,14 +117,14 @@ def _tpu(name: str, topology: str) -> Target:
     raise ConfigError(
       f"--target={name} needs the package libtpu: pip install -e '.[aot]'"
     )
-  # What libtpu asks a TPU's host for, and complains about elsewhere.
+  # What libtpu asks a TPU's host for, and misses elsewhere.
   for key, value in {
     'TPU_SKIP_MDS_QUERY': '1',
     'TPU_ACCELERATOR_TYPE': 'v5litepod-8',
     'TPU_WORKER_HOSTNAMES': 'localhost',
     'TPU_STDERR_LOG_LEVEL': '3',
     'TPU_MIN_LOG_LEVEL': '3',
-    # It guards TPUs, of which none is used here.
+    # The lock guards TPUs, and none is used here.
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
   }.items():
     os.environ.setdefault(key, value)
@@ -136,11 +136,11 @@ def _tpu(name: str, topology: str) -> Target:
     )
   settings = {}
   if generation == 'v4':
-    # Two cores as one device, as JAX has them on the machine.
+    # Two cores are one device, as on the machine itself.
     settings['chip_config_name'] = 'megacore'
   sizes = [int(size) for size in re.findall('[0-9]+', layout)]
   if any(size % 2 for size in sizes[:2]):
-    # Hosts have 2 × 2 chips, unless that does not fit.
+    # Hosts have 2 × 2 chips unless that does not fit.
     settings['chips_per_host_bounds'] = (1, 1, 1)
   try:
     with quiet.muted():
@@ -188,7 +188,7 @@ def _h100(name: str, count: int) -> Target:
     name,
     devices,
     _H100_ALONE if hosts == 1 else _H100_HOSTS,
-    # Its tile sizes are found by trying them on the GPU.
+    # Tile sizes are found by trying them on the GPU.
     {'xla_gpu_enable_triton_gemm': False},
   )
 
@@ -205,14 +205,14 @@ def _cpu(name: str, count: int) -> Target:
 def _here() -> Target:
   devices, device = jax.devices(), jax.local_devices()[0]
   hardware = _KINDS.get(device.device_kind, Hardware(_machine_memory(devices)))
-  # What JAX gives out, by its settings here.
+  # The memory that JAX gives out by its settings here.
   given = (device.memory_stats() or {}).get('bytes_limit', hardware.memory)
   hardware = dataclasses.replace(hardware, memory=given)
   return Target('here', devices, hardware, here=True)
 
 
 def _machine_memory(devices: list[jax.Device]) -> float:
-  """A device's share of the machine's."""
+  """Bytes of the machine's memory for each device."""
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   return memory / len(devices)
 

@@ -77,6 +77,7 @@ def test_small_step_fits_and_is_accounted_for(target, batch_size):
   assert 1 <= ratio < 1.15
   assert fields['bytes_accessed_per_device'] > 0
   assert lines[0].startswith(target)
+  assert fields['uncounted_operations'] == []
 
 
 @pytest.mark.parametrize('target, batch_size', _EIGHT)
@@ -152,6 +153,22 @@ Total hbm usage >= 20.73G:
      Operator: op_name="jit(step)/mul"
      Shape: bf16[96,901,512]{2,1,0}
 """
+
+
+def test_work_that_is_not_known_stands_in_the_table():
+  found = cost.Cost(
+    *(True, 1, 1e12, 0, 0.0),
+    flops=2e12,
+    uncounted=('custom-call flash',),
+    accessed_bytes=1e9,
+    collectives=[],
+  )
+  text = dict(command._work_rows(found))
+  assert text['arithmetic'] == '2 TFLOP, 2.00 × the ideal 1'
+  assert 'custom-call flash' in text['not known']
+  unread = cost.Cost(True, 1, 1e12, 0, 0.0)
+  ((_, text),) = command._work_rows(unread)
+  assert text.startswith('not known: ')
 
 
 def test_largest_allocations_are_read_from_the_tpu_compilers_message():

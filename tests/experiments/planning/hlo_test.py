@@ -171,6 +171,48 @@ def test_looking_up_rows_of_a_table_does_not_read_the_table():
 
 
 @pytest.mark.parametrize(
+  'text', ['', 'HloModule x\n', '%main { ... }\n', 'func.func @main() {}\n']
+)
+def test_text_of_another_form_is_no_program_of_no_work(text):
+  with pytest.raises(hlo.UnknownForm):
+    hlo.Program(text, 1)
+
+
+@pytest.mark.parametrize(
+  'line, name',
+  [
+    ('custom-call(%a), custom_call_target="flash"', 'custom-call flash'),
+    ('custom-call(%a, %a), custom_call_target="__cublas$gemm"', '__cublas$'),
+    (
+      'custom-call(%a), custom_call_target="__cudnn$fmhaSoftmax", '
+      'backend_config={"intermediate_tensor_shape":"new"}',
+      'custom-call __cudnn$fmhaSoftmax',
+    ),
+    ('dot(%a, %a), contracting={1}', 'dot'),
+    ('convolution(%a, %a), labels=bf_io', 'convolution'),
+    ('while(%a), condition=%c, body=%b', 'loop r, taken to run once'),
+  ],
+)
+def test_work_that_is_not_known_is_named(line, name):
+  program = hlo.Program(
+    _entry(
+      f'  %a = f32[8,8]{{1,0}} parameter(0)\n  ROOT %r = f32[8,8]{{1,0}} {line}'
+    ),
+    1,
+  )
+  (found,) = program.uncounted()
+  assert name in found
+  assert program.flops() == 0
+
+
+def test_nothing_is_missing_where_all_forms_are_known():
+  line = '  ROOT %s = f32[8,8]{1,0} custom-call(%a), custom_call_target='
+  text = _entry('  %a = f32[8,8]{1,0} parameter(0)\n' + line + '"Sharding"')
+  assert hlo.Program(text, 8).uncounted() == ()
+  assert hlo.Program(_LOOPS, 8).uncounted() == ()
+
+
+@pytest.mark.parametrize(
   'dtype, num_bytes',
   [('pred', 9), ('s4', 5), ('bf16', 18), ('f8e4m3fn', 9), ('c64', 72)],
 )
