@@ -10,7 +10,7 @@ COMPARISON ?= runs/comparison
 # Such as --events=50 --kinds=kill; see tests/chaos.py.
 CHAOS_FLAGS ?=
 
-.PHONY: demo comparison notebook test test-slow test-all chaos browser docs lint clean
+.PHONY: wheel-test demo comparison notebook test test-slow test-all chaos browser docs lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m experiments.demo --workdir=$(DEMO_WORKDIR) $(DEMO_FLAGS)
@@ -49,6 +49,10 @@ test-slow: .venv/compilers
 test-all: .venv/compilers
 	$(PYTEST)
 
+# The wheel, alone in an environment and a directory.
+wheel-test: .venv/installed
+	.ci/wheel
+
 chaos: .venv/installed
 	$(BIN)/python -m tests.chaos $(CHAOS_FLAGS)
 
@@ -75,6 +79,7 @@ lint: .venv/installed
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
 # For the tests that compile for a TPU and a GPU; the demo needs none of them.
