@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 
+from experiments.cli import config_flag
+
 _ROOT = pathlib.Path(__file__).parents[2]
 _DOCUMENTS = sorted(
   path
@@ -17,7 +19,7 @@ _DOCUMENTS = sorted(
 _BLOCK = re.compile(r'^```(\w*)\n(.*?)^```', re.S | re.M)
 # A command of ours, and the rest of its line, continued ones included.
 _COMMAND = re.compile(
-  r'python -m ((?:experiments|data_pipelines)\.\w+)((?:\\\n|[^\n;`])*)'
+  r'(?:python -m experiments\.|\bhrm-jax )([a-z][\w.]*)((?:\\\n|[^\n;`])*)'
 )
 
 pytestmark = pytest.mark.parametrize(
@@ -42,12 +44,15 @@ def test_scripts_are_valid(text):
 def test_configs_and_commands_exist(text):
   for config in re.findall(r'--config=([\w/]+\.py)', text):
     assert (_ROOT / config).exists(), config
-  for module, _ in _COMMAND.findall(text):
-    assert (_ROOT / f'{module.replace(".", "/")}.py').exists(), module
+  for config in re.findall(r'--config=(\w+)(?![\w/.])', text):
+    assert config in {*config_flag.names(), 'NAME'}, config
+  for name, _ in _COMMAND.findall(text):
+    path = _ROOT / 'experiments' / f'{name.replace(".", "/")}.py'
+    assert path.exists(), name
 
 
 def test_flags_are_known(text):
-  for module, rest in _COMMAND.findall(text):
-    known = importlib.import_module(module).FLAGS
-    for flag in re.findall(r'--([a-z_]+)\b', rest.split(' #')[0]):
-      assert flag in known, f'{module} --{flag}'
+  for name, rest in _COMMAND.findall(text):
+    known = {'help', *importlib.import_module(f'experiments.{name}').FLAGS}
+    for flag in re.findall(r'--(?:no)?([a-z_]+)\b', rest.split(' #')[0]):
+      assert flag in known, f'{name} --{flag}'
