@@ -14,6 +14,7 @@ Writes into --out (DIR/predictions/step_N/NAME if unset) what
 answer as it forms, for each test input.
 """
 
+import dataclasses
 import os
 import pathlib
 import sys
@@ -34,9 +35,8 @@ _MAX_TRACED, _MAX_SHOWN = 10, 10
 _COLOURS = '0123456789'
 
 FLAGS = shared_flags.define(
-  'workdir', 'task', 'step', *shared_flags.FITTING, *shared_flags.JAX,
-  num_aug=Fitting.num_aug,
-)  # fmt: skip
+  'workdir', 'task', 'step', *shared_flags.JAX, **dataclasses.asdict(Fitting())
+)
 shared_flags.require(FLAGS, 'task', 'my_task.json')
 shared_flags.path(
   'out', None, 'Directory to write, WORKDIR/predictions/step_N/NAME if unset.',

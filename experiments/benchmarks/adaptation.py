@@ -46,8 +46,8 @@ _MEASURES = {
 }
 
 FLAGS = shared_flags.define(
-  'task', 'step', *shared_flags.FITTING, *shared_flags.JAX,
-  num_aug=Fitting.num_aug, workdir=None,
+  'task', 'step', *shared_flags.JAX, workdir=None,
+  **dataclasses.asdict(Fitting()),
 )  # fmt: skip
 shared_flags.path('split', None, 'Directory to write the tasks to.', FLAGS)
 

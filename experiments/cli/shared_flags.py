@@ -15,7 +15,8 @@ JAX = ('cpu_devices', 'end_with_parent')
 PROCESSES = (*JAX, 'distributed', 'coordinator', 'num_processes', 'process_id')
 # By how much an evaluation differs from the run's own.
 BOUNDS = ('max_augmentations', 'max_puzzles', 'batch_size', 'segments')
-# How a task that was never trained on gets its rows.
+# How a task that was never trained on gets its rows: `hrm_jax.Fitting`, which
+# has the defaults.
 FITTING = ('adapt', 'steps', 'seconds', 'num_aug', 'seed')
 
 
@@ -29,8 +30,8 @@ def define(*names: str, **defaults: Any) -> flags.FlagValues:
   """
   own = flags.FlagValues()
   for name in dict.fromkeys((*names, *defaults)):
-    kind, default, sentence, *bound = _SHARED[name]
-    options = {'lower_bound': bound[0]} if bound else {}
+    kind, default, sentence, *least = _SHARED[name]
+    options = dict(zip(('lower_bound',), least, strict=False))
     kind(
       name, defaults.get(name, default), sentence, flag_values=own, **options
     )
@@ -69,7 +70,7 @@ def path(
 
 
 def _adapt(
-  name: str, default: str, sentence: str, flag_values: flags.FlagValues
+  name: str, default: str | None, sentence: str, flag_values: flags.FlagValues
 ) -> None:
   ways = ('rows', 'all', 'none')
   flags.DEFINE_enum(name, default, ways, sentence, flag_values)
@@ -89,131 +90,66 @@ class _PathParser(flags.ArgumentParser):
 
 _SPEC = 'as a SPEC such as arc1:training, sudoku:box=2x2 or a path.'
 _EXAMPLES = {'config': 'arc1:demo', 'workdir': 'runs/demo'}
+_BOOL, _TEXT, _LIST = flags.DEFINE_bool, flags.DEFINE_string, flags.DEFINE_list
+_INT, _FLOAT = flags.DEFINE_integer, flags.DEFINE_float
+_CONFIGS = ', '.join(config_flag.names())
+# How each flag is defined, its default, its sentence, and its least value.
+# fmt: off
 _SHARED = {
-  'config': (
-    config_flag.define,
-    None,
-    'Experiment, which is the name of a config '
-    f'({", ".join(config_flag.names())}) or the path of a Python file with a '
-    'function get_config, with a variant after a colon as in arc1:demo. '
-    '--config.KEY=VALUE changes one of its settings, as in '
-    '--config.batch_size=64 or --config.model.hidden_size=256.',
-  ),
+  'config': (config_flag.define, None,
+    f'Experiment, which is the name of a config ({_CONFIGS}) or the path of a '
+    'Python file with a function get_config, with a variant after a colon as '
+    'in arc1:demo. --config.KEY=VALUE changes one of its settings, as in '
+    '--config.batch_size=64 or --config.model.hidden_size=256.'),
   'workdir': (path, None, 'Directory of the training run.'),
-  'step': (
-    flags.DEFINE_integer,
-    None,
-    'Step of the checkpoint to read, the newest one if unset.',
-  ),
-  'runs': (
-    flags.DEFINE_list,
-    [],
-    'Directories of training runs, separated by commas.',
-  ),
-  'data': (flags.DEFINE_string, '', f'Puzzles to draw, {_SPEC}'),
-  'train': (flags.DEFINE_string, '', f'Puzzles that are trained on, {_SPEC}'),
-  'evaluate': (flags.DEFINE_string, '', f'Puzzles that are held out, {_SPEC}'),
-  'task': (flags.DEFINE_string, '', f'Puzzles to solve, {_SPEC}'),
-  'canvas': (
-    flags.DEFINE_integer,
-    30,
+  'step': (_INT, None,
+    'Step of the checkpoint to read, the newest one if unset.'),
+  'runs': (_LIST, [], 'Directories of training runs, separated by commas.'),
+  'data': (_TEXT, '', f'Puzzles to draw, {_SPEC}'),
+  'train': (_TEXT, '', f'Puzzles that are trained on, {_SPEC}'),
+  'evaluate': (_TEXT, '', f'Puzzles that are held out, {_SPEC}'),
+  'task': (_TEXT, '', f'Puzzles to solve, {_SPEC}'),
+  'canvas': (_INT, 30,
     'Side of the canvas of ARC grids in cells; tasks with larger grids are '
-    'left out.',
-    1,
-  ),
-  'num_aug': (
-    flags.DEFINE_integer,
-    None,
-    'Number of augmentations of each puzzle beside the puzzle itself.',
-    0,
-  ),
-  'seed': (
-    flags.DEFINE_integer,
-    0,
-    'Seed of all that this command draws at random.',
-    0,
-  ),
-  'max_augmentations': (
-    flags.DEFINE_integer,
-    0,
+    'left out.', 1),
+  'num_aug': (_INT, None,
+    'Number of augmentations of each puzzle beside the puzzle itself.', 0),
+  'seed': (_INT, 0, 'Seed of all that this command draws at random.', 0),
+  'max_augmentations': (_INT, 0,
     'Number of augmentations of each test input that are predicted, the input '
-    'itself first; 0 stands for all.',
-    0,
-  ),
-  'max_puzzles': (
-    flags.DEFINE_integer,
-    0,
+    'itself first; 0 stands for all.', 0),
+  'max_puzzles': (_INT, 0,
     'Number of held-out puzzles that are predicted, spread evenly over the '
-    'set; 0 stands for all.',
-    0,
-  ),
-  'batch_size': (
-    flags.DEFINE_integer,
-    None,
+    'set; 0 stands for all.', 0),
+  'batch_size': (_INT, None,
     "Number of puzzles predicted at a time, the run's evaluation.batch_size "
-    'if unset.',
-    1,
-  ),
-  'segments': (
-    flags.DEFINE_integer,
-    None,
+    'if unset.', 1),
+  'segments': (_INT, None,
     "Greatest number of segments for each puzzle, the run's "
-    'act.halt_max_steps if unset.',
-    1,
-  ),
-  'adapt': (
-    _adapt,
-    'rows',
+    'act.halt_max_steps if unset.', 1),
+  'adapt': (_adapt, None,
     'What is fitted to a task that was never trained on: new rows with the '
     'trunk frozen, new rows and a copy of the trunk, or nothing, which leaves '
-    'the blank row.',
-  ),
-  'steps': (
-    flags.DEFINE_integer,
-    300,
-    'Number of fitting steps for each new task.',
-    1,
-  ),
-  'seconds': (
-    flags.DEFINE_float,
-    None,
+    'the blank row.'),
+  'steps': (_INT, None, 'Number of fitting steps for each new task.', 1),
+  'seconds': (_FLOAT, None,
     'Greatest time of fitting for each new task in seconds, unlimited if '
-    'unset.',
-    0,
-  ),
-  'cpu_devices': (
-    flags.DEFINE_integer,
-    None,
+    'unset.', 0),
+  'cpu_devices': (_INT, None,
     'Number of devices that the CPU is split into, which share the batch; as '
-    'many as there are cores make small models faster.',
-    1,
-  ),
-  'end_with_parent': (
-    flags.DEFINE_bool,
-    False,
+    'many as there are cores make small models faster.', 1),
+  'end_with_parent': (_BOOL, False,
     'Ends this process with a SIGTERM when the process that started it ends '
-    '(Linux alone), so that a notebook leaves nothing behind.',
-  ),
-  'distributed': (
-    flags.DEFINE_bool,
-    False,
+    '(Linux alone), so that a notebook leaves nothing behind.'),
+  'distributed': (_BOOL, False,
     'Joins the other processes of this run, which find each other by '
-    'themselves on Cloud TPU slices, under Slurm and under Open MPI.',
-  ),
-  'coordinator': (
-    flags.DEFINE_string,
-    None,
+    'themselves on Cloud TPU slices, under Slurm and under Open MPI.'),
+  'coordinator': (_TEXT, None,
     'Address HOST:PORT of process 0 where the processes do not find each other '
-    'by themselves; goes with --num_processes and --process_id.',
-  ),
-  'num_processes': (
-    flags.DEFINE_integer,
-    None,
-    'Number of processes that take part in this run.',
-  ),
-  'process_id': (
-    flags.DEFINE_integer,
-    None,
-    'Number of this process in the run, counted from 0.',
-  ),
+    'by themselves; goes with --num_processes and --process_id.'),
+  'num_processes': (_INT, None,
+    'Number of processes that take part in this run.'),
+  'process_id': (_INT, None,
+    'Number of this process in the run, counted from 0.'),
 }
+# fmt: on
