@@ -124,7 +124,7 @@ def gather(solver: Solver, max_tasks: int) -> dict[str, Any]:
       ['Checkpoint', f'step {step:,}'],
       ['Seed', str(one.seed)],
       ['Trained on', solver.trained_on],
-      ['Held out', version.rpartition('evaluate ')[2]],
+      ['Scored on', version],
       ['Puzzles', puzzles.describe().removeprefix(f'{puzzles.version}: ')],
       ['Written by', f'hrm_jax {hrm_jax.__version__}'],
     ],

@@ -1,7 +1,7 @@
 """Puzzles with what was answered and how, as plain JSON for the report.
 
-A grid is a text: a character for each cell (base 36), rows apart by `/`. Of a
-canvas, padding at the ends of rows and rows of padding at the end are left out.
+A grid is a text with a character for each cell (base 36) and `/` between rows.
+Padding at the ends of the rows and at the end of a canvas is left out.
 """
 
 import collections
@@ -23,9 +23,9 @@ from data_pipelines.drawing.pictures import Thought
 from data_pipelines.errors import ConfigError
 from hrm_jax.solver import Solver
 
-# Attempts that count, and ranked answers that are shown.
+# Number of attempts that count, and of ranked answers that are shown.
 _ATTEMPTS, _SHOWN = 2, 5
-# An answer with at most this share of its cells wrong is nearly right.
+# Largest fraction of wrong cells of an answer that is nearly right.
 NEARLY = 0.2
 
 _CHARACTERS = np.frombuffer(
@@ -39,12 +39,12 @@ def gather(
   num_rows: int,
   max_puzzles: int,
 ) -> dict[str, Any]:
-  """Puzzles, spread evenly over those that were scored, and how to draw them.
+  """Chooses puzzles, spread evenly over those scored, and says how to draw them.
 
-  Each one's status is `solved` (all of its outputs, in two attempts), `nearly`
-  (one output is, or an answer of the right size is wrong in `NEARLY` of its
-  cells at most, of a Sudoku or maze of those to be filled, or the true answer
-  is among the ranked ones), `failed`, or `unscored`.
+  The status of a puzzle is `solved` (all outputs, in two attempts), `nearly`
+  (one output is solved, or an answer of the right size is wrong in at most a
+  fraction `NEARLY` of its cells, which are the cells to be filled for a Sudoku
+  or maze, or the true answer is among the ranked ones), `failed` or `unscored`.
 
   Args:
     solver: model that predicted the puzzles of its run.
@@ -54,8 +54,8 @@ def gather(
 
   Returns:
     `entries`; `counts` of each status, over all that were scored; `styles` of
-    grids and of canvases; `copied_cells`, of Sudokus and mazes the share of
-    cells that are right in the question as its own answer.
+    grids and of canvases; `copied_cells`, for Sudokus and mazes the fraction
+    of cells that are right where the question is its own answer.
 
   Raises:
     ConfigError, DataError: the files of the evaluation are damaged, or are not
@@ -100,7 +100,7 @@ class _Tasks:
   def __init__(self, puzzles, rows, directory, num_rows):
     self.rows = rows
     everything = puzzles.evaluation_rows()
-    # Of a partial evaluation it is not known here how many rows voted.
+    # How many rows voted in a partial evaluation is not known here.
     self._votes = collections.Counter(
       zip(everything.group.tolist(), everything.test.tolist(), strict=True)
       if len(everything) == num_rows
@@ -319,8 +319,8 @@ def _damaged(path: pathlib.Path, error: Exception) -> ConfigError:
 
 
 def _trace(thought: Thought, style: picture.Style) -> dict[str, Any]:
-  """A trace; equal answers are there once, in `frames`, and `order` tells the
-  one of each update of each segment."""
+  """A trace: `frames` has each distinct answer once, and `order` names the one
+  after each update of each segment."""
   frames, rights, order = {}, [], []
   for tokens in thought.tokens.reshape(-1, thought.tokens.shape[-1]):
     text = _text(picture.canvas_of(tokens, style), trimmed=True)

@@ -17,9 +17,10 @@ from hrm_jax.inference import predict as inference
 def match_identifiers(
   puzzles: PuzzleSet, chosen: EvaluationRows, saved_names: Sequence[str]
 ) -> np.ndarray:
-  """Row of a checkpoint's puzzle table for each of our puzzle identifiers.
+  """Finds the row of a checkpoint's puzzle table for each puzzle identifier.
 
-  Matched by name; -1 for what the checkpoint lacks and `chosen` does not need.
+  Rows are matched by name; -1 stands for one that the checkpoint lacks and that
+  `chosen` does not need.
 
   Raises:
     ConfigError: the checkpoint does not know some of the chosen puzzles.
@@ -40,15 +41,15 @@ def match_identifiers(
 def needed_rows(
   wanted: np.ndarray, identifiers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The part of a checkpoint's puzzle table that is needed.
+  """Finds the part of a checkpoint's puzzle table that is needed.
 
   Args:
-    wanted: the puzzle identifiers to predict, each any number of times.
-    identifiers: the row of the table of each puzzle identifier.
+    wanted: puzzle identifiers to predict, each any number of times.
+    identifiers: row of the table of each puzzle identifier.
 
   Returns:
-    These rows of the table, and where each puzzle identifier has its own in a
-    table of them alone; -1 for what is not needed.
+    The rows of the table that are needed, and the row that each puzzle
+    identifier has in a table of these alone; -1 for one that is not needed.
   """
   wanted = np.unique(wanted)
   places = np.full_like(identifiers, -1)
@@ -77,14 +78,14 @@ def evaluate(
   """Predicts and scores; all processes of a mesh get the result.
 
   Args:
-    puzzles: where they come from.
-    chosen: the rows to predict, those of a test input together.
-    identifiers: the row of `puzzle_table` of each puzzle identifier.
-    predict: of `inference.sharded_predict`.
-    variables: of the model.
-    puzzle_table: float32 [R, E].
-    batch_size: rows at a time, at most.
-    stop: asked after each batch, in all processes alike.
+    puzzles: set that the rows are of.
+    chosen: rows to predict, those of a test input together.
+    identifiers: row of `puzzle_table` of each puzzle identifier.
+    predict: function that `inference.sharded_predict` made.
+    variables: variables of the model.
+    puzzle_table: puzzle embeddings, float32 [R, E].
+    batch_size: largest number of rows at a time.
+    stop: tells whether to stop; asked after each batch, in all processes alike.
 
   Returns:
     The predictions with their scores; None if it was stopped.
