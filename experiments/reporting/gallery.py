@@ -39,7 +39,7 @@ def gather(
   num_rows: int,
   max_puzzles: int,
 ) -> dict[str, Any]:
-  """Chooses puzzles, spread evenly over those scored, and says how to draw them.
+  """Chooses puzzles, evenly among those scored, and says how to draw them.
 
   The status of a puzzle is `solved` (all outputs, in two attempts), `nearly`
   (one output is solved, or an answer of the right size is wrong in at most a

@@ -39,7 +39,7 @@ class Predictions(NamedTuple):
     steps: int32 [B], segments that the answer took.
     exact: bool [B], every counted cell of the label is right; False where no
       cell counts, the answer being unknown.
-    accuracy: float32 [B], share of the counted cells that are right.
+    accuracy: float32 [B], fraction of the counted cells that are right.
   """
 
   tokens: chex.Array
@@ -68,15 +68,15 @@ def advance(
   """Admits rows where the carry's have halted, and works on all of them.
 
   Args:
-    model: any module with the face of `hrm_jax.models`.
-    settings: how many segments, and when a row would halt.
+    model: module with the interface of `hrm_jax.models`.
+    settings: largest number of segments, and when a row would halt.
     mode: 'fixed' runs all segments in one call; 'act' runs one, after which a
       row may halt.
-    variables: parameters and constants.
+    variables: parameters and constants of the model.
     table: puzzle embeddings, float32 [R, E].
-    carry: of the last call, or `empty_carry`.
-    fresh: inputs, labels, puzzle identifiers and numbers of rows, in the slots
-      that they shall take.
+    carry: carry of the last call, or `empty_carry`.
+    fresh: inputs, labels, puzzle identifiers and numbers of rows, each in the
+      slot that it shall take.
 
   Returns:
     The new carry, and what each row would answer now; it is the row's answer
@@ -121,7 +121,7 @@ def answers(
   steps_B: chex.Array,
   labels_BS: chex.Array,
 ) -> Predictions:
-  """What rows answer after `steps_B` segments, beside their labels."""
+  """Reads the answers of rows after `steps_B` segments, and compares labels."""
   tokens = jnp.argmax(logits_BSV, axis=-1)
   counted = labels_BS != IGNORE_LABEL
   right = counted & (tokens == labels_BS)

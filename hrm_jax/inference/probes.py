@@ -27,9 +27,9 @@ class Scatter(NamedTuple):
   """How vectors lie about their mean; float32, or float64 on the host.
 
   Attributes:
-    count: of the vectors, [].
-    mean: [D].
-    products: the sum of (x − mean)(x − mean)ᵀ, [D, D].
+    count: number of vectors, [].
+    mean: mean of the vectors, [D].
+    products: sum of (x − mean)(x − mean)ᵀ, [D, D].
   """
 
   count: chex.Array
@@ -38,11 +38,11 @@ class Scatter(NamedTuple):
 
 
 def scatter(x_BTD: chex.Array, counted_B: chex.Array) -> Scatter:
-  """That of the B · T vectors of the rows that count; one of them must.
+  """Computes the scatter of the B · T vectors of the rows that count.
 
   Args:
     x_BTD: vectors of any float type.
-    counted_B: bool.
+    counted_B: whether each row counts, bool; one of them must.
   """
   chex.assert_rank(x_BTD, 3)
   x, counted = x_BTD.astype(jnp.float32), counted_B.astype(jnp.float32)
@@ -113,9 +113,9 @@ def sharded_state_moments(
   the rows; rows that `counted_B` (bool) leaves out fill up a batch.
 
   Args:
-    model: any module with the face of `hrm_jax.models`.
-    segments: of each trajectory.
-    mesh: whose devices share the rows.
+    model: module with the interface of `hrm_jax.models`.
+    segments: number of segments of each trajectory.
+    mesh: devices that share the rows.
   """
 
   def look(counted, after):
@@ -165,7 +165,7 @@ class Walk(NamedTuple):
   """What rows answer after each segment.
 
   Attributes:
-    found: leaves [segments, B, ...], as after so many segments.
+    found: predictions after each segment, leaves [segments, B, ...].
     halts: bool [segments, B], whether `ActSettings.wants_halt` would end there.
   """
 
@@ -185,10 +185,10 @@ def sharded_walk(
   with k segments, for every k at the price of the last.
 
   Args:
-    model: any module with the face of `hrm_jax.models`.
-    settings: when a row would halt.
-    segments: how many, more than `halt_max_steps` too.
-    mesh: whose devices share the rows and must divide them.
+    model: module with the interface of `hrm_jax.models`.
+    settings: rule by which a row would halt.
+    segments: number of segments, which may exceed `halt_max_steps`.
+    mesh: devices that share the rows; their number must divide them.
   """
 
   def run(variables, table, batch):

@@ -52,12 +52,12 @@ def trace(
   the `Trace` takes.
 
   Args:
-    model: any module with the face of `hrm_jax.models`.
-    settings: when a row would halt; none does here.
-    segments: how many, more than `halt_max_steps` too.
-    variables: parameters and constants.
-    puzzles_BE: float32, the puzzle embedding of each row.
-    inputs_BS: int32 tokens.
+    model: module with the interface of `hrm_jax.models`.
+    settings: rule by which a row would halt; none does here.
+    segments: number of segments, which may exceed `halt_max_steps`.
+    variables: parameters and constants of the model.
+    puzzles_BE: puzzle embedding of each row, float32.
+    inputs_BS: tokens, int32.
   """
 
   def look(before, after, answering):
