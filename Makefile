@@ -30,10 +30,10 @@ comparison: .venv/installed
 	$(BIN)/python -m experiments.compare --runs=$${runs#,} \
 	  --out=$(COMPARISON)
 
-# Runs the notebook anew and keeps what it shows.
+# Runs the notebooks anew and keeps what they show.
 notebook: .venv/installed
-	rm -rf runs/notebook
-	$(BIN)/jupyter execute --inplace experiments/notebooks/hrm_colab.ipynb
+	rm -rf runs/notebook runs/from_inside
+	$(BIN)/jupyter execute --inplace experiments/notebooks/*.ipynb
 
 # What tells a contributor that nothing broke; `test-slow` runs the rest, and
 # `test-all` runs both.

@@ -21,6 +21,7 @@ import json
 import math
 import os
 import pathlib
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -229,6 +230,13 @@ class Trace:
       raise ConfigError(
         f'{path}: cannot be written ({error.strerror})'
       ) from None
+
+  def _repr_png_(self) -> bytes:
+    """The strip of the first test input, which notebooks show."""
+    with tempfile.TemporaryDirectory() as folder:
+      path = pathlib.Path(folder, 'strip.png')
+      self.save(path)
+      return path.read_bytes()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import os
-import signal
 import sys
 import warnings
 
@@ -27,10 +26,6 @@ def start(own: flags.FlagValues) -> None:
   _keep_freed_memory()
   _keep_compiled()
   _ignore_late_answers()
-  if own.end_with_parent:
-    with contextlib.suppress(OSError, AttributeError):
-      # PR_SET_PDEATHSIG of prctl.h.
-      ctypes.CDLL('libc.so.6').prctl(1, signal.SIGTERM)
   if own.cpu_devices is not None:
     jax.config.update('jax_num_cpu_devices', own.cpu_devices)
   if 'distributed' in own:

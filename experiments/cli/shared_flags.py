@@ -11,7 +11,7 @@ from absl import flags
 from experiments.cli import config_flag
 
 # Flags of commands that run JAX; of those that several processes may run.
-JAX = ('cpu_devices', 'end_with_parent')
+JAX = ('cpu_devices',)
 PROCESSES = (*JAX, 'distributed', 'coordinator', 'num_processes', 'process_id')
 # By how much an evaluation differs from the run's own.
 BOUNDS = ('max_augmentations', 'max_puzzles', 'batch_size', 'segments')
@@ -138,9 +138,6 @@ _SHARED = {
   'cpu_devices': (_INT, None,
     'Number of devices that the CPU is split into, which share the batch; as '
     'many as there are cores make small models faster.', 1),
-  'end_with_parent': (_BOOL, False,
-    'Ends this process with a SIGTERM when the process that started it ends '
-    '(Linux alone), so that a notebook leaves nothing behind.'),
   'distributed': (_BOOL, False,
     'Joins the other processes of this run, which find each other by '
     'themselves on Cloud TPU slices, under Slurm and under Open MPI.'),

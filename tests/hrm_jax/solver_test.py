@@ -219,6 +219,8 @@ def test_a_trace_is_saved_as_it_is_named(solver, tmp_path):
   with Image.open(tmp_path / 'thought.gif') as animation:
     assert 1 <= animation.n_frames <= 3
   trace.save(tmp_path / 'thought.png')
+  # What a notebook shows.
+  assert trace._repr_png_() == (tmp_path / 'thought.png').read_bytes()
   with Image.open(tmp_path / 'thought.png') as strip:
     assert strip.width > 100
   with pytest.raises(ConfigError, match=r'thought[.]mp4: .* as [.]gif'):

@@ -5,7 +5,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import time
 import types
 
 import pytest
@@ -76,33 +75,6 @@ def test_a_directory_that_cannot_be_made_is_done_without(tmp_path):
   (tmp_path / 'file').touch()
   _, hits = _run(HRM_JAX_CACHE=str(tmp_path / 'file'))
   assert hits == 0
-
-
-def test_a_command_may_end_with_the_process_that_started_it():
-  command = """
-import time
-from experiments.cli import command, launch, shared_flags
-
-def main(argv):
-  print('started', flush=True)
-  time.sleep(100)
-
-command.run(main, shared_flags.define(*shared_flags.JAX), launch.start)
-"""
-  python = [sys.executable, '-c', command, '--end_with_parent']
-  parent = subprocess.Popen(
-    # Not the last command, or bash would become it.
-    ['bash', '-c', '"$@"; true', '', *python],
-    cwd=_ROOT,
-    stdout=subprocess.PIPE,
-  )
-  with parent:
-    assert parent.stdout.readline() == b'started\n'
-    parent.kill()
-    begin = time.monotonic()
-    # At its end nobody holds the pipe.
-    assert parent.stdout.read() == b''
-  assert time.monotonic() - begin < 50
 
 
 def test_answers_to_a_save_that_has_failed_are_not_told(monkeypatch):
