@@ -1,4 +1,4 @@
-"""Measures what rows fitted to unseen tasks are worth, on tasks held out whole.
+"""Measures the gain by rows fitted to tasks that were held out whole.
 
   python -m experiments.benchmarks.adaptation --split=DIR
   hrm-jax train --config=experiments/configs/arc2.py:demo
@@ -8,10 +8,10 @@
       --task=DIR/held_out [--adapt=rows|all] [--steps=N] [--seconds=S]
       [--num_aug=N] [--seed=N]
 
-The first writes the ARC-AGI-2 *training* tasks that fit 6 × 6, twenty of them
-apart from all others; the second trains a model of the demo's size on these;
-the third predicts the twenty, one by one, with the blank row and with fitted
-ones, and prints what each task gained.
+The first command writes the ARC-AGI-2 *training* tasks that fit 6 × 6, twenty
+of them apart from all others. The second trains a model of the demo's size on
+the others. The third predicts the twenty one by one, with the blank row and
+with fitted ones, and prints the gain of each task.
 """
 
 import dataclasses
@@ -31,13 +31,13 @@ from experiments.cli import command, launch, shared_flags
 from hrm_jax.solver import Fitting, Solver
 
 _CANVAS, _HELD_OUT = 6, 20
-# The defaults of fitting were chosen on these.
+# The defaults of fitting were chosen on these tasks.
 TUNED_ON = (
   '4cd1b7b2', '66e6c45b', '6ea4a07e', '833966f4', '87ab05b8', 'be03b35f',
   'ca8de6ea', 'e3fe1151', 'e633a9e5',
 )  # fmt: skip
 
-# Of one task: as `VoteJudge.metrics` has them.
+# The metrics of a task that are compared, by their names in the table.
 _MEASURES = {
   'cells': 'eval/accuracy',
   'exact': 'eval/exact',
@@ -53,9 +53,9 @@ shared_flags.path('split', None, 'Directory to write the tasks to.', FLAGS)
 
 
 def split(directory: pathlib.Path) -> None:
-  """Writes a file for each task, into `trained` and `held_out`.
+  """Writes a file for each task into `trained` or `held_out`.
 
-  Which are held out is told by their names alone.
+  The names alone decide which tasks are held out.
   """
   tasks = [
     task for task in arc.load_tasks('arc2:training').tasks if task.fits(_CANVAS)
@@ -79,11 +79,12 @@ def split(directory: pathlib.Path) -> None:
 def measure(
   solver: Solver, tasks: arc.TaskSet, fitting: Fitting
 ) -> tuple[dict[str, np.ndarray], list[float]]:
-  """What each task scores, and the seconds that each took.
+  """Scores each task and measures its time.
 
   Returns:
-    Arrays [tasks] by measure: mean over its test inputs (of cells and exact,
-    over their augmentations too).
+    By name of the metric an array [tasks] of means over the test inputs
+    (cells and exact are means over augmentations too), and the seconds that
+    each task took.
   """
   scores, seconds = [], []
   begin = time.monotonic()

@@ -1,4 +1,4 @@
-"""Measures the input pipeline of one set, in a process that does nothing else.
+"""Measures the input pipeline of one set in a process that does nothing else.
 
   python -m experiments.benchmarks.input --train=SPEC [--evaluate=SPEC] ...
 

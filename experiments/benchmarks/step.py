@@ -1,4 +1,4 @@
-"""The training step of one size on this machine, for `benchmark train_step`.
+"""Measures the training step of one size, for `hrm-jax benchmark train_step`.
 
 python -m experiments.benchmarks.step 32x81x512x4x8 [SECONDS] [--cpu_devices=N]
 """
@@ -21,18 +21,18 @@ from hrm_jax.training import act, flops
 from hrm_jax.training import step as train_step
 
 VOCAB_SIZE = 12
-# Several products in one timing, as long as a part of a step.
+# Side of the matrices, and products in one timing: as long as part of a step.
 MATMUL, MATMULS = 1024, 16
 
 
 def main(argv: Sequence[str]) -> None:
   """Prints one line of JSON.
 
-  ready and first_step are the times from the process's first call of JAX to
-  the beginning and the end of the first step, ms the median of a step,
-  gigaflops the rate of a matrix product, utilisation the share of it that the
-  step reaches, resident the peak of the process's memory in MiB after the
-  first step.
+  ready and first_step are the seconds from the process's first call of JAX to
+  the beginning and the end of the first step. ms is the median time of a step,
+  gigaflops the rate of a matrix product, utilisation the fraction of it that
+  the step reaches, and resident the peak of the process's memory in MiB after
+  the first step.
   """
   try:
     size, seconds = argv[0], float(argv[1]) if argv[1:] else 30.0
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
   square = jnp.full((MATMUL, MATMUL), 1 / MATMUL)
   _time(_matmuls, square)
   steps, matmuls = [], []
-  # In turns, so that whatever else the machine does hits both alike.
+  # In turns, so that other work on the machine slows both alike.
   while time.perf_counter() - begin - first_step < seconds:
     matmuls += [_time(_matmuls, square)[0] for _ in range(3)]
     spent, (state, *_) = _time(step, state, batch)
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> None:
 def made(
   B: int, S: int, D: int, blocks: int, heads: int, halting: str = 'q_learning'
 ) -> tuple[train_step.TrainSetup, act.Batch]:
-  """An HRM of these sizes in float32, and a batch of random cells."""
+  """Makes an HRM of these sizes in float32, and a batch of random cells."""
   setup = train_step.TrainSetup(
     model=HRM(
       vocab_size=VOCAB_SIZE,

@@ -1,0 +1,191 @@
+"""Measures a model: training steps, checkpoints and evaluation."""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import pathlib
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import hrm_jax.solver
+from experiments.benchmarks import step as benchmark_step
+from experiments.benchmarks import timing
+from experiments.configs import arc1
+from hrm_jax import build
+from hrm_jax.inference import predict as inference
+from hrm_jax.parallel import sharding
+from hrm_jax.training import optimizers
+from hrm_jax.training import step as train_step
+from hrm_jax.workdir import checkpoints
+
+
+def training_step() -> None:
+  """Compares a CPU's step with its matrix product, and times the first step.
+
+  HRM in float32, batch × cells × hidden size × blocks per level × heads. Model
+  FLOP utilisation is `flops.ideal_step_flops` over a step's time and over the
+  rate of a product of 1024³ in the same process.
+  """
+  for size in ('32x81x512x4x8', '64x100x128x2x4', '2x900x512x4x8'):
+    rows = int(size.split('x')[0])
+    for devices in sorted({1, math.gcd(rows, len(os.sched_getaffinity(0)))}):
+      with tempfile.TemporaryDirectory() as empty:
+        cold, cached = (
+          json.loads(
+            timing.run_module(
+              'experiments.benchmarks.step',
+              *(size, seconds, f'--cpu_devices={devices}'),
+              JAX_COMPILATION_CACHE_DIR=empty,
+            )
+          )
+          for seconds in ('0', '20')
+        )
+      print(
+        f'{size:14} on {devices} CPU devices: {cached["ms"]:5.0f} ms a step '
+        f'(median of {cached["steps"]}), utilisation '
+        f'{cached["utilisation"]:.2f} of {cached["gigaflops"]:.0f} GFLOP/s; '
+        f'ready after {cold["ready"]:.1f} s, first step done after '
+        f'{cold["first_step"]:.1f} s, with the cache {cached["ready"]:.1f} and '
+        f'{cached["first_step"]:.1f} s; peak {cached["resident"]:.0f} MiB',
+        flush=True,
+      )
+
+
+def puzzle_table() -> None:
+  """Times an update of tables of few and many rows, at the paper's sizes."""
+  batch, width, repeats = 768, 512, 30
+  apply = jax.jit(
+    functools.partial(
+      optimizers.sign_sgd_rows, learning_rate=1e-2, weight_decay=0.1
+    ),
+    donate_argnums=0,
+  )
+  gradients = jax.random.normal(jax.random.key(0), (batch, width))
+  tables, updates = {}, {}
+  for rows in (10**3, 10**6):
+    tables[rows] = jnp.zeros((rows, width))
+    chosen = jax.random.randint(jax.random.key(1), (batch,), 0, rows)
+
+    def update(rows=rows, chosen=chosen):
+      tables[rows] = apply(tables[rows], chosen, gradients).block_until_ready()
+
+    updates[rows] = update
+  medians = timing.in_turns(updates, repeats)
+  for rows, median in medians.items():
+    print(
+      f'{rows:>9,} rows × {width}: {1e3 * median:.2f} ms an update of '
+      f'{batch} rows (median of {repeats})'
+    )
+  print(f'ratio: {medians[10**6] / medians[10**3]:.2f}')
+
+
+def halting() -> None:
+  """Times a training step with and without the Q target's segment."""
+  batch_size, seq_len, repeats = 64, 100, 15
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  states, runs = {}, {}
+  for rule in ('q_learning', 'halt_only'):
+    setup, batch = benchmark_step.made(batch_size, seq_len, 128, 2, 4, rule)
+    states[rule] = train_step.sharded_init(setup, mesh)
+    step = train_step.sharded_step(setup, mesh)
+
+    def run(rule=rule, batch=batch, step=step):
+      states[rule], *_ = jax.block_until_ready(step(states[rule], batch))
+
+    runs[rule] = run
+  medians = timing.in_turns(runs, repeats)
+  for rule, median in medians.items():
+    print(
+      f'{rule:10}  {1e3 * median:.0f} ms a step of {batch_size} × {seq_len} '
+      f'cells, HRM 128 wide, 2 + 2 blocks (median of {repeats})'
+    )
+  print(f'ratio: {medians["halt_only"] / medians["q_learning"]:.2f}')
+
+
+def saving() -> None:
+  """Times the demo's steps with a checkpoint every 50 and without any.
+
+  The time ends when the last one is on disk; in training the next steps hide
+  that.
+  """
+  steps, every, repeats = 200, 50, 5
+  config = arc1.get_config('demo')
+  puzzles = build.puzzle_set(config)
+  setup, mesh = build.train_setup(config, puzzles), build.mesh(config)
+  names = puzzles.identifier_names()
+  step = train_step.sharded_step(setup, mesh)
+  batches = puzzles.train_batches(setup.batch_size, config.seed)
+  state = train_step.sharded_init(setup, mesh)
+  with tempfile.TemporaryDirectory() as workdir:
+    saved = checkpoints.Checkpoints(
+      workdir, checkpoints.Keep(config.keep_checkpoints)
+    )
+
+    def run(save):
+      nonlocal state
+      for number in range(1, steps + 1):
+        batch = sharding.global_batch(mesh, next(batches))
+        state, *rest = step(state, batch)
+        jax.block_until_ready(rest)
+        if save and number % every == 0:
+          position = checkpoints.Position(number, names, puzzles.version)
+          saved.save(state, position)
+      saved.wait()
+
+    medians = timing.in_turns(
+      {'without': lambda: run(False), 'with': lambda: run(True)}, repeats
+    )
+    saved.close()
+    sizes = [p.stat().st_size for p in saved.directory.rglob('*')]
+    size = sum(sizes) / len(saved.steps()) / 2**20
+  for kind, median in medians.items():
+    print(
+      f'{kind:7} checkpoints: {median:.2f} s for {steps} steps of the demo '
+      f'(median of {repeats})'
+    )
+  print(
+    f'a checkpoint is {size:.1f} MiB; one every {every} steps costs '
+    f'{100 * (medians["with"] / medians["without"] - 1):.1f} % of the time'
+  )
+
+
+def act_evaluation(workdir: pathlib.Path, step: int | None) -> None:
+  """Compares time and segments of `act` with those of `fixed` evaluation.
+
+  Among few rows many are the last ones, which run all segments; so each row is
+  also predicted ten times.
+
+  Args:
+    workdir: directory of a trained run.
+    step: step of its checkpoint, None for the newest.
+  """
+  repeats = 5
+  solver = hrm_jax.solver.load(workdir, step)
+  (query,) = solver.held_out().queries
+  for copies, batch_size in ((1, solver.batch_size()), (10, 128)):
+    rows = query.rows.take(np.tile(np.arange(len(query.rows)), copies))
+    tiled, segments = dataclasses.replace(query, rows=rows), {}
+
+    def run(mode, tiled=tiled, size=batch_size, segments=segments):
+      judge = solver.predict(tiled, mode, batch_size=size)
+      segments[mode] = judge.metrics['eval/steps']
+
+    medians = timing.in_turns(
+      {m: functools.partial(run, m) for m in inference.HALTING_MODES}, repeats
+    )
+    for mode, median in medians.items():
+      print(
+        f'{mode:5}  {median:.3f} s for {len(rows)} rows, at most '
+        f'{batch_size} at a time, {segments[mode]:.2f} segments each (median '
+        f'of {repeats})'
+      )
+    times, ratio = (x['act'] / x['fixed'] for x in (medians, segments))
+    print(
+      f'ratio of times: {times:.2f}, of segments: {ratio:.2f}; one by the '
+      f'other: {times / ratio:.2f}'
+    )
