@@ -10,11 +10,11 @@ Prints a table, and JSON as its last line. The exit code is 1 where the step
 does not fit.
 """
 
+import dataclasses
 import json
 import math
 
 import jax
-import ml_collections
 from absl import flags, logging
 from jax.sharding import Mesh
 
@@ -24,6 +24,7 @@ from experiments.cli import command, launch, shared_flags
 from experiments.planning import cost, targets
 from hrm_jax import build
 from hrm_jax.parallel import sharding
+from hrm_jax.settings import Settings
 from hrm_jax.training.step import TrainSetup
 
 FLAGS = shared_flags.define('config', *shared_flags.JAX)
@@ -49,8 +50,7 @@ _GIB = 2**30
 
 
 def main(_) -> int:
-  config = FLAGS.config
-  build.check(config)
+  config = Settings.from_config(FLAGS.config)
   if FLAGS.target is None:
     raise ConfigError(f'--target is missing; use e.g. {targets.EXAMPLES}')
   # The time to compile is measured, so nothing may come from a cache.
@@ -74,26 +74,25 @@ def main(_) -> int:
   return 0 if found.fits else 1
 
 
-def _shapes(
-  config: ml_collections.ConfigDict, identifiers: int | None
-) -> puzzles.Shapes:
+def _shapes(config: Settings, identifiers: int | None) -> puzzles.Shapes:
   shapes = build.shapes(config)
   return shapes._replace(num_identifiers=identifiers or shapes.num_identifiers)
 
 
 def _setup(
-  config: ml_collections.ConfigDict,
+  config: Settings,
   shapes: puzzles.Shapes,
   batch_size: int | None = None,
 ) -> TrainSetup:
   """The setup of the step, at the config's batch size or another."""
-  config = ml_collections.ConfigDict(config)
-  config.batch_size = batch_size or config.batch_size
-  return build.train_setup(config, shapes)
+  asked = dataclasses.replace(
+    config, batch_size=batch_size or config.batch_size
+  )
+  return build.train_setup(asked, shapes)
 
 
 def largest_batch(
-  config: ml_collections.ConfigDict,
+  config: Settings,
   shapes: puzzles.Shapes,
   mesh: Mesh,
   target: targets.Target,
@@ -276,7 +275,7 @@ def _work_rows(found: cost.Cost) -> list[tuple[str, str]]:
 
 
 def _refusal(
-  config: ml_collections.ConfigDict,
+  config: Settings,
   setup: TrainSetup,
   mesh: Mesh,
   target: targets.Target,

@@ -34,8 +34,10 @@ from experiments.cli import command, launch, shared_flags
 from hrm_jax import build
 from hrm_jax.parallel import sharding
 from hrm_jax.published import convert
+from hrm_jax.settings import Settings
 from hrm_jax.training import puzzle_table
 from hrm_jax.workdir import checkpoints
+from hrm_jax.workdir import config as workdir_config
 
 FLAGS = shared_flags.define('workdir', 'step', *shared_flags.JAX, config=None)
 for _name, _sentence in (
@@ -128,14 +130,14 @@ def make_run(
   # Before the data, which may take long to load.
   if not path.is_file():
     raise ConfigError(f'{path}: no such file; name a .pt or .safetensors file')
-  build.check(config)
+  settings = Settings.from_config(config)
   # The tasks alone: the names tell which augmentations there are.
-  puzzles = build.puzzle_set(convert.unaugmented(config))
-  found = convert.read(path, config, puzzles, names_path, all_config_path)
+  puzzles = build.puzzle_set(convert.unaugmented(settings))
+  found = convert.read(path, settings, puzzles, names_path, all_config_path)
   report = match(puzzles, found.identifier_names)
 
   leaking = build.check_leaks(found.settings, puzzles)
-  build.claim_workdir(workdir, found.settings, puzzles, leaking)
+  workdir_config.claim(workdir, found.settings, puzzles, leaking)
   mesh = sharding.make_mesh(jax.devices()[:1])
   table = found.puzzle_table
   unused = puzzle_table.num_rows(mesh, len(table)) - len(table)

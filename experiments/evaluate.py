@@ -55,9 +55,9 @@ def run(
   asked = solver.held_out(max_augmentations, max_puzzles)
   # An evaluation of another kind has a directory of its own.
   name = f'step_{solver.step}'
-  if halting and halting != solver.config.evaluation.halting:
+  if halting and halting != solver.settings.evaluation.halting:
     name += f'_{halting}'
-  if segments and segments != solver.config.act.halt_max_steps:
+  if segments and segments != solver.settings.act.halt_max_steps:
     name += f'_{segments}_segments'
   if max_augmentations:
     name += f'_{max_augmentations}_augmentations'

@@ -21,7 +21,6 @@ from typing import Any
 
 import jax
 from absl import flags, logging
-from flax.traverse_util import flatten_dict
 
 import hrm_jax.solver
 from data_pipelines import files
@@ -32,7 +31,8 @@ from experiments.cli import command, launch, shared_flags
 from experiments.drawing import charts, training_curves
 from experiments.reporting import gallery, paper_scale, runs
 from experiments.reporting import published_results as published
-from hrm_jax import build
+from hrm_jax.settings import flat
+from hrm_jax.settings import published as published_settings
 from hrm_jax.solver import Solver
 from hrm_jax.workdir import checkpoints
 
@@ -262,8 +262,8 @@ def _analyses(directory: pathlib.Path) -> list[dict[str, str]]:
 
 def _settings(one: runs.Run) -> list[list[str]]:
   """Each setting, its value, and the published one where that differs."""
-  fields = flatten_dict(one.config.to_dict(), sep='.')
-  defaults = flatten_dict(build.defaults(one.config).to_dict(), sep='.')
+  fields = flat(one.config.to_dict())
+  defaults = flat(published_settings(one.config.model.kind).to_dict())
   return [
     [
       key,

@@ -19,10 +19,10 @@ from absl import flags
 
 from data_pipelines.errors import ConfigError
 from experiments.cli import command, launch, shared_flags
-from hrm_jax.models import KINDS
+from hrm_jax import build
 from hrm_jax.parallel import sharding
 from hrm_jax.published import names as published
-from hrm_jax.training import act
+from hrm_jax.settings import MODELS, ActSettings, OptimizerSettings
 from hrm_jax.training import step as train_step
 
 FLAGS = shared_flags.define(*shared_flags.JAX)
@@ -128,9 +128,11 @@ def read_setup(path: str, config: Mapping[str, Any]) -> train_step.TrainSetup:
   total_steps = _take(optimizer, 'total_steps', f'{path} opt')
   _finish(optimizer, f'{path} opt')
   return train_step.TrainSetup(
-    model=KINDS[kind](vocab_size=vocab_size, seq_len=seq_len, **fields),
-    act=act.ActSettings(**halting),
-    optimizer=train_step.OptimizerSettings(**rates),
+    model=build.model(
+      MODELS[kind](dtype='float32', **fields), vocab_size, seq_len
+    ),
+    act=ActSettings(**halting),
+    optimizer=OptimizerSettings(**rates),
     loss=published.LOSSES[loss_type],
     total_steps=total_steps,
     batch_size=batch_size,
@@ -229,7 +231,7 @@ def replay(path: str) -> Errors:
     )
   )(fresh_state(), batches[0])
   gradients = published.to_published({'params': dense})
-  if model.puzzle_emb_ndim:
+  if model.settings.puzzle_emb_ndim:
     gradients['inner.puzzle_emb.local_weights'] = np.asarray(rows)
   for name, gradient in gradients.items():
     golden = arrays.take(f'train/step0/grad/{name}')

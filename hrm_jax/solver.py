@@ -52,10 +52,12 @@ from hrm_jax.inference import evaluation, traces
 from hrm_jax.inference import predict as inference
 from hrm_jax.parallel import sharding
 from hrm_jax.published import convert
+from hrm_jax.settings import Settings
 from hrm_jax.training import adaptation
 from hrm_jax.training import step as train_step
-from hrm_jax.training.state import TrainState
+from hrm_jax.training.state import Weights, abstract_weights
 from hrm_jax.workdir import checkpoints
+from hrm_jax.workdir import config as workdir_config
 
 ADAPT = ('rows', 'all', 'none')
 # Names of the Q values that each halting rule trains, in their order.
@@ -75,9 +77,7 @@ Puzzle = str | os.PathLike | Mapping[str, Any] | Task | TaskSet | Questions
 Puzzles = Puzzle | Sequence[Puzzle]
 # Reads the model's variables and some rows of the puzzle table (None: all of
 # it), shaped and placed as the abstract state says.
-Weights = Callable[
-  [TrainState, np.ndarray | None], tuple[dict[str, Any], chex.Array]
-]
+ReadWeights = Callable[[Weights, np.ndarray | None], Weights]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -383,7 +383,7 @@ class Solver:
 
   Attributes:
     origin: path that it was loaded from.
-    config: settings of its run.
+    settings: settings of its run.
     step: number of the training steps that it took.
     names: name of each row of its puzzle table.
     trained_on: version of the data that it was trained on.
@@ -394,11 +394,11 @@ class Solver:
   """
 
   origin: pathlib.Path
-  config: Any
+  settings: Settings
   step: int
   names: Sequence[str]
   trained_on: str
-  weights: Weights
+  weights: ReadWeights
   recorded_leaks: dict[str, Any] | None = None
   adapted: Mapping[str, Task] = dataclasses.field(default_factory=dict)
   sizes: tuple[int, int] | None = None
@@ -508,7 +508,7 @@ class Solver:
         f'{self.origin}: its config.data.evaluate names no puzzles: nothing to '
         'score'
       )
-    mode = halting or self.config.evaluation.halting
+    mode = halting or self.settings.evaluation.halting
     version = asked.queries[0].puzzles.version
     if asked.given is None and version != self.trained_on:
       logging.warning('Trained on %s, scored on %s', self.trained_on, version)
@@ -588,7 +588,7 @@ class Solver:
 
   def _beside(
     self, fitted: Query, first: int, rows: np.ndarray | None
-  ) -> tuple[dict[str, Any], chex.Array]:
+  ) -> Weights:
     """Fitted weights; rows from `first` on are those that were fitted."""
     if rows is None:
       rows = np.arange(first + fitted.puzzles.num_identifiers - 1)
@@ -598,7 +598,7 @@ class Solver:
     if not new.all():
       old = self._weights(rows[~new])[1]
       table[~new] = np.asarray(old)[: np.count_nonzero(~new)]
-    return fitted.variables, place_table(self.mesh, table)
+    return Weights(fitted.variables, place_table(self.mesh, table))
 
   def ask(
     self,
@@ -696,7 +696,7 @@ class Solver:
 
   def batch_size(self, wanted: int | None = None) -> int:
     """Rows at a time: so many, or the run's, in equal parts for the devices."""
-    wanted = wanted or self.config.evaluation.batch_size
+    wanted = wanted or self.settings.evaluation.batch_size
     return sharding.round_up(self.mesh, 'batch', wanted)
 
   @functools.cached_property
@@ -707,11 +707,10 @@ class Solver:
   @functools.cached_property
   def setup(self) -> train_step.TrainSetup:
     """Model and settings, for this machine."""
-    config = self.config.copy_and_resolve_references()
-    # The run's may be for a machine of another kind; how long it is trained
-    # is told anew.
-    config.model.attention, config.total_steps = 'auto', 1
-    return build.train_setup(config, self._shapes, len(self.names))
+    # The run's attention may be for a machine of another kind; how long new
+    # tasks are trained on is told anew.
+    here = {'model.attention': 'auto', 'total_steps': 1}
+    return build.train_setup(self.settings.replace(here), self._shapes)
 
   @functools.cached_property
   def puzzles(self) -> PuzzleSet:
@@ -724,12 +723,12 @@ class Solver:
       raise ConfigError(
         f'{self.origin}: no held-out puzzles are known of it; name some'
       )
-    return build.puzzle_set(self.config, self.names)
+    return build.puzzle_set(self.settings, self.names)
 
   @functools.cached_property
   def leaks(self) -> Verdict:
     """Held-out answers that training showed, now or by the run's record."""
-    found = build.check_leaks(self.config, self.puzzles)
+    found = build.check_leaks(self.settings, self.puzzles)
     return found.beside(self.recorded_leaks)
 
   @functools.cached_property
@@ -766,7 +765,7 @@ class Solver:
 
   @property
   def _spec(self) -> str:
-    return self.config.data.evaluate or self.config.data.train
+    return self.settings.data.evaluate or self.settings.data.train
 
   @functools.cached_property
   def _kind(self) -> str:
@@ -778,20 +777,18 @@ class Solver:
     if self.sizes:
       sizes = self.sizes
     elif self._kind == specs.ARC:
-      sizes = (encoding.VOCAB_SIZE, self.config.data.canvas**2)
+      sizes = (encoding.VOCAB_SIZE, self.settings.data.canvas**2)
     else:
       told = self.domain or self.puzzles
       sizes = (told.vocab_size, told.seq_len)
     return specs.Shapes(*sizes, len(self.names), 1.0)
 
   @functools.cached_property
-  def shapes(self) -> TrainState:
+  def shapes(self) -> Weights:
     """Shapes, types and places of its weights; nothing is read."""
-    return train_step.abstract_to_predict(self.setup, self.mesh)
+    return abstract_weights(self.setup.model, len(self.names), self.mesh)
 
-  def _weights(
-    self, rows: np.ndarray | None
-  ) -> tuple[dict[str, Any], chex.Array]:
+  def _weights(self, rows: np.ndarray | None) -> Weights:
     return self.weights(self.shapes, rows)
 
   def read(self, puzzles: Puzzles | Given) -> Given:
@@ -897,7 +894,7 @@ class Solver:
   @functools.cached_property
   def _trained_tasks(self) -> dict[str, tuple[set[Any], str]]:
     """Content and role of the run's tasks by name; none if not at hand."""
-    data = self.config.data
+    data = self.settings.data
     try:
       sets = {
         role: load_tasks(spec)
@@ -943,7 +940,7 @@ class Solver:
     setup = adaptation.setup_for(
       self.setup,
       unseen.num_identifiers,
-      sharding.round_up(self.mesh, 'batch', self.config.batch_size),
+      sharding.round_up(self.mesh, 'batch', self.settings.batch_size),
       fitting.steps * count,
       trunk,
     )
@@ -979,7 +976,7 @@ class Solver:
       setup.model, setup.act, segments or setup.act.halt_max_steps, self.mesh
     )
     rows = query.originals(max_puzzles)
-    size = self.batch_size(min(len(rows), self.config.evaluation.batch_size))
+    size = self.batch_size(min(len(rows), self.settings.evaluation.batch_size))
     thoughts = []
     for batch in of.evaluation_batches(rows, size):
       identifiers = query.identifiers[batch['puzzle_identifiers']]
@@ -989,7 +986,7 @@ class Solver:
       for row in range(min(size, len(rows) - len(thoughts))):
         q = zip(_Q_NAMES[setup.act.halting], found.q[:, row].T, strict=False)
         thought = Thought(
-          setup.model.update_levels,
+          setup.model.settings.update_levels,
           found.tokens[:, :, row],
           dict(q),
           found.halts[:, row],
@@ -1019,18 +1016,18 @@ def load(path: str | os.PathLike, step: int | None = None) -> Solver:
   if pathlib.Path(path).suffix in ('.pt', '.safetensors'):
     return _load_published(pathlib.Path(path))
   workdir = pathlib.Path(path)
-  config, fields = build.read_run(workdir)
+  settings, facts = workdir_config.read(workdir)
   with contextlib.closing(checkpoints.Checkpoints(workdir)) as saved:
     step = saved.find(step)
     position = saved.position(step)
   return Solver(
     origin=workdir,
-    config=config,
+    settings=settings,
     step=step,
     names=position.identifier_names,
     trained_on=position.data_version,
     weights=_SavedWeights(workdir, step),
-    recorded_leaks=fields.get('leaks'),
+    recorded_leaks=facts.get('leaks'),
   )
 
 
@@ -1044,11 +1041,13 @@ def _load_published(path: pathlib.Path) -> Solver:
       like.variables,
     )
     table = found.puzzle_table if rows is None else found.puzzle_table[rows]
-    return variables, place_table(like.puzzle_table.sharding.mesh, table)
+    return Weights(
+      variables, place_table(like.puzzle_table.sharding.mesh, table)
+    )
 
   return Solver(
     origin=path,
-    config=found.settings,
+    settings=found.settings,
     step=found.step,
     names=found.identifier_names,
     trained_on=f'{checkpoints.UNKNOWN_DATA}, published as {path.name}',
@@ -1063,16 +1062,14 @@ class _SavedWeights:
   def __init__(self, workdir: pathlib.Path, step: int):
     self._workdir, self._step, self._variables = workdir, step, None
 
-  def __call__(
-    self, like: TrainState, rows: np.ndarray | None
-  ) -> tuple[dict[str, Any], chex.Array]:
+  def __call__(self, like: Weights, rows: np.ndarray | None) -> Weights:
     saved = checkpoints.Checkpoints(self._workdir)
     with contextlib.closing(saved):
       if self._variables is None or rows is None:
         self._variables, table = saved.restore_weights(self._step, like, rows)
       else:
-        table = saved.restore_rows(self._step, like, rows)
-    return self._variables, table
+        table = saved.restore_rows(self._step, like.puzzle_table, rows)
+    return Weights(self._variables, table)
 
 
 def place_table(mesh: Mesh, table: np.ndarray) -> chex.Array:

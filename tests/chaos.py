@@ -14,6 +14,7 @@ directories stay.
 
 import collections
 import contextlib
+import dataclasses
 import datetime
 import json
 import os
@@ -39,7 +40,8 @@ from experiments.cli import command, shared_flags
 from hrm_jax import build
 from hrm_jax.parallel import preemption
 from hrm_jax.training import step as train_step
-from hrm_jax.workdir import checkpoints
+from hrm_jax.workdir import checkpoints, integrity
+from hrm_jax.workdir import config as workdir_config
 from tests import disks
 
 KINDS = ('kill', 'signal', 'double_signal', 'truncate', 'fill')
@@ -547,7 +549,7 @@ class Chaos:
       step
       for step in self._steps_saved()
       if step not in self._damaged
-      and checkpoints.find_damage(directory / str(step)) is None
+      and integrity.find_damage(directory / str(step)) is None
     ]
 
   def _check_checkpoints(self, what: str) -> None:
@@ -609,7 +611,7 @@ def differences(
       if told != list(range(every, steps + 1, every)):
         out.append(f'{workdir}/metrics.jsonl: {key} is of steps {told}')
   ours, theirs = map(checkpoints.Checkpoints, (expected, found))
-  config, _ = build.read_run(expected)
+  config, _ = workdir_config.read(expected)
   position, other = ours.position(steps), theirs.position(steps)
   if len(other.scores) == len(position.scores) - 1:
     # Stopped in the last evaluation: saved before it, and made by a start that
@@ -618,8 +620,9 @@ def differences(
   if position != other:
     out.append(f'step {steps}: position differs: {position} and {other}')
   best = max(position.scores, key=lambda pair: (pair[1], -pair[0]))[0]
-  setup = build.train_setup(
-    config, build.shapes(config), len(position.identifier_names)
+  setup = dataclasses.replace(
+    build.train_setup(config, build.shapes(config)),
+    num_puzzle_identifiers=len(position.identifier_names),
   )
   mesh = build.mesh(config, jax.devices()[:1])
   like = train_step.abstract_state(setup, mesh)

@@ -9,10 +9,12 @@ import pytest
 
 from data_pipelines import files
 from data_pipelines import leaks as leak_check
-from experiments import evaluate, train
+from experiments import evaluate
 from experiments.configs import arc1, sudoku
 from hrm_jax import build
 from hrm_jax.workdir import checkpoints
+from hrm_jax.workdir import config as workdir_config
+from tests import builders
 
 _NO_LEAKS = {'answers': 0, 'names': [], 'allow_leaks': False}
 
@@ -127,7 +129,7 @@ def trained_run(generated, tmp_path_factory):
   root = tmp_path_factory.mktemp('trained')
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('HRM_JAX_CACHE', str(generated))
-    train.run(_tiny_config(), root / 'run')
+    builders.train(_tiny_config(), root / 'run')
     evaluate.run(root / 'run')
   return root / 'run'
 
@@ -156,15 +158,16 @@ def random_arc_run(tiny_arc_config, tmp_path_factory):
     path = root / 'tasks' / f'{name}.json'
     path.write_text(json.dumps(random_task(seed)))
   config = tiny_arc_config(root / 'tasks')
-  puzzles = build.puzzle_set(config)
+  settings = builders.settings(config)
+  puzzles = build.puzzle_set(settings)
   rng = np.random.default_rng(0)
   weights = jax.tree.map(
     lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32),
-    jax.eval_shape(build.train_setup(config, puzzles).init),
+    jax.eval_shape(build.train_setup(settings, puzzles).init),
   )
   weights.puzzle_table[0] = 0
-  build.claim_workdir(
-    root / 'run', config, puzzles, leak_check.Verdict([], (), False)
+  workdir_config.claim(
+    root / 'run', settings, puzzles, leak_check.Verdict([], (), False)
   )
   saved = checkpoints.Checkpoints(root / 'run', checkpoints.Keep(1))
   with contextlib.closing(saved):

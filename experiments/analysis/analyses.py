@@ -157,7 +157,7 @@ def not_applicable(name: str, subject: Subject) -> str | None:
   if scored and not subject.answers_known:
     return 'no held-out answer is known'
   in_segments = name in ('residuals', 'segments', 'halting', 'calibration')
-  if in_segments and not model.recurrent:
+  if in_segments and not model.settings.recurrent:
     return 'direct prediction has no segments'
   if (
     name in ('halting', 'calibration')
@@ -170,7 +170,7 @@ def not_applicable(name: str, subject: Subject) -> str | None:
     if evaluation.place(chosen).max() == 0:
       return 'there is one augmentation of each task'
   if name == 'identifiers':
-    if not model.puzzle_emb_ndim:
+    if not model.settings.puzzle_emb_ndim:
       return 'the model has no puzzle embeddings (model.puzzle_emb_ndim=0)'
     if len(np.unique(chosen.identifier)) == 1:
       return 'all puzzles share one identifier'
@@ -183,7 +183,7 @@ def dimensions(subject: Subject) -> Finding:
   """Participation ratios of the states, trained against fresh."""
   setup, mesh = subject.solver.setup, subject.solver.mesh
   query = subject.query
-  segments = subject.halt_max_steps if setup.model.recurrent else 1
+  segments = subject.halt_max_steps if setup.model.settings.recurrent else 1
   rows = subject.query.originals(TRAJECTORIES)
   tasks = np.random.default_rng(subject.seed).permutation(np.unique(rows.group))
   ends = np.unique(np.arange(1, _PARTS + 1) * len(tasks) // _PARTS)
@@ -240,7 +240,7 @@ def dimensions(subject: Subject) -> Finding:
       'initial_seed': setup.seed,
       'segments': segments,
       'rows': len(rows),
-      'hidden_size': setup.model.hidden_size,
+      'hidden_size': setup.model.settings.hidden_size,
       'vectors': vectors,
     },
     {
@@ -252,7 +252,7 @@ def dimensions(subject: Subject) -> Finding:
       + ', '.join(f'{state} {value:.1f}' for state, value in last.items())
       for network, last in last_of.items()
     )
-    + f' of {setup.model.hidden_size}, {ends[-1]} tasks',
+    + f' of {setup.model.settings.hidden_size}, {ends[-1]} tasks',
   )
 
 
@@ -272,7 +272,7 @@ def residuals(subject: Subject) -> Finding:
     progress.add(size)
   # [segments, updates, rows]
   found = np.concatenate(found, axis=-1)[..., : len(rows)].astype(np.float64)
-  levels = setup.model.update_levels
+  levels = setup.model.settings.update_levels
   numbers = {}
   for level in sorted(set(levels)):
     mine = [update for update, name in enumerate(levels) if name == level]

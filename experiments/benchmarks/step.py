@@ -17,6 +17,7 @@ from data_pipelines.errors import ConfigError
 from experiments.cli import command, launch, shared_flags
 from hrm_jax.models import HRM
 from hrm_jax.parallel import sharding
+from hrm_jax.settings import ActSettings, HRMSettings, OptimizerSettings
 from hrm_jax.training import act, flops
 from hrm_jax.training import step as train_step
 
@@ -80,16 +81,19 @@ def made(
   """Makes an HRM of these sizes in float32, and a batch of random cells."""
   setup = train_step.TrainSetup(
     model=HRM(
-      vocab_size=VOCAB_SIZE,
-      seq_len=S,
-      hidden_size=D,
-      num_heads=heads,
-      H_layers=blocks,
-      L_layers=blocks,
-      puzzle_emb_ndim=D,
+      HRMSettings(
+        hidden_size=D,
+        num_heads=heads,
+        H_layers=blocks,
+        L_layers=blocks,
+        puzzle_emb_ndim=D,
+        dtype='float32',
+      ),
+      VOCAB_SIZE,
+      S,
     ),
-    act=act.ActSettings(halting=halting),
-    optimizer=train_step.OptimizerSettings(),
+    act=ActSettings(halting=halting),
+    optimizer=OptimizerSettings(),
     loss='stablemax',
     total_steps=1000,
     batch_size=B,

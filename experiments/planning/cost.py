@@ -220,7 +220,7 @@ def least_collective_bytes(setup: train_step.TrainSetup, mesh: Mesh) -> int:
     return 0
   state = train_step.abstract_state(setup, mesh)
   parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-  rows = setup.batch_size * setup.model.puzzle_emb_ndim
+  rows = setup.batch_size * setup.model.settings.puzzle_emb_ndim
   own = rows // sharding.count(mesh, 'batch')
   return 4 * (parameters + rows + own)
 

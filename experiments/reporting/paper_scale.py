@@ -11,6 +11,7 @@ import ml_collections
 
 from experiments.configs import arc1, arc2, maze, sudoku
 from experiments.reporting import runs
+from hrm_jax.settings import Settings
 
 # Settings that must be the published ones. Those of `runs.decisive` that are
 # not among them are told beside the result.
@@ -67,12 +68,13 @@ def unlike(run: runs.Run, paper: PaperSet) -> list[str]:
   ]
 
 
-def _published(run: runs.Run, paper: PaperSet) -> ml_collections.ConfigDict:
+def _published(run: runs.Run, paper: PaperSet) -> Settings:
   model = run.config.model
-  return paper.preset(model.kind + '_mlp' * model.get('mlp_t', False))
+  system = model.kind + '_mlp' * getattr(model, 'mlp_t', False)
+  return Settings.from_config(paper.preset(system))
 
 
-def _data(config: ml_collections.ConfigDict) -> list[str]:
+def _data(config: Settings) -> list[str]:
   """The two SPECs; no package carries ConceptARC, which may be missing."""
   train = config.data.train.partition(',concept')[0]
   # Where the files lie does not matter.
@@ -80,7 +82,7 @@ def _data(config: ml_collections.ConfigDict) -> list[str]:
 
 
 def _differences(
-  run: runs.Run, published: ml_collections.ConfigDict, examples: float
+  run: runs.Run, published: Settings, examples: float
 ) -> list[str]:
   scores, reasons = run.scores, []
   for role, version in (

@@ -15,16 +15,16 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import orbax.checkpoint as ocp
-from flax.traverse_util import flatten_dict
 
 from data_pipelines import files
 from data_pipelines.errors import ConfigError, DataError
 from experiments.cli import command
 from experiments.drawing import training_curves
-from hrm_jax import build
 from hrm_jax.inference import predict as inference
+from hrm_jax.settings import Settings, flat, published
+from hrm_jax.workdir import config as workdir_config
+from hrm_jax.workdir.config import FREE_KEYS
 
 # The name of each `config.model.kind`.
 _SYSTEMS = {
@@ -83,7 +83,7 @@ class Run:
   """
 
   directory: pathlib.Path
-  config: ml_collections.ConfigDict
+  config: Settings
   data_version: str
 
   @property
@@ -113,12 +113,11 @@ class Run:
   @property
   def changes(self) -> list[str]:
     """Settings of the system that differ from those published for ARC."""
-    fields = flatten_dict(self.config.to_dict(), sep='.')
-    published = flatten_dict(build.defaults(self.config).to_dict(), sep='.')
+    usual = flat(published(self.config.model.kind).to_dict())
     return [
       f'{key}={value}'
-      for key, value in sorted(fields.items())
-      if key.startswith(_OF_SYSTEM) and value != published[key]
+      for key, value in sorted(flat(self.config.to_dict()).items())
+      if key.startswith(_OF_SYSTEM) and value != usual[key]
     ]
 
   @functools.cached_property
@@ -221,15 +220,13 @@ class Group:
     return next((count for count in counts if count is not None), None)
 
 
-def decisive(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def decisive(config: Settings) -> dict[str, Any]:
   """Returns the settings that decide results besides the seed, dotted keys."""
   return {
     key: value
-    for key, value in flatten_dict(config.to_dict(), sep='.').items()
+    for key, value in flat(config.to_dict()).items()
     if key != 'seed'
-    and not any(
-      key == free or key.startswith(free + '.') for free in build.FREE_KEYS
-    )
+    and not any(key == free or key.startswith(free + '.') for free in FREE_KEYS)
   }
 
 
@@ -267,13 +264,7 @@ def read(directory: pathlib.Path) -> Run:
     raise ConfigError(
       f'{path}: data_version is {version!r} and must be text; {fix}'
     )
-  try:
-    config = build.from_record(fields, path)
-  # A setting has a type that settings do not take.
-  except (TypeError, AttributeError, KeyError) as error:
-    raise ConfigError(
-      f'{path}: a setting has another type than it must have ({error}); {fix}'
-    ) from None
+  config, _ = workdir_config.read(directory)
   return Run(directory, config, version)
 
 

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from data_pipelines.errors import ConfigError
 from hrm_jax.parallel import sharding
+from hrm_jax.settings import ActSettings, EvaluationSettings, choices
 from hrm_jax.training import act, puzzle_table
 from hrm_jax.training.losses import IGNORE_LABEL
 
-HALTING_MODES = ('fixed', 'act')
+HALTING_MODES = choices(EvaluationSettings, 'halting')
 
 # Number of a slot's row among all that are predicted; -1 in an empty slot.
 _ROW = 'row'
@@ -58,7 +58,7 @@ def empty_carry(model: nn.Module, variables: Any, size: int) -> act.Carry:
 
 def advance(
   model: nn.Module,
-  settings: act.ActSettings,
+  settings: ActSettings,
   mode: str,
   variables: Any,
   table: chex.Array,
@@ -97,7 +97,7 @@ def advance(
   steps = carry.steps + count
   halted = (steps >= settings.halt_max_steps) | (data[_ROW] < 0)
   if mode == 'act':
-    halted |= settings.wants_halt(q)
+    halted |= act.wants_halt(settings, q)
 
   found = answers(logits, q, steps, data['labels'])
   return carry.replace(z=z, steps=steps, halted=halted), found
@@ -150,7 +150,7 @@ PredictFunction = Callable[
 
 
 def sharded_predict(
-  model: nn.Module, settings: act.ActSettings, mode: str, mesh: Mesh
+  model: nn.Module, settings: ActSettings, mode: str, mesh: Mesh
 ) -> PredictFunction:
   """The function that predicts rows, in slots that are split over the mesh.
 
@@ -160,14 +160,12 @@ def sharded_predict(
   the order of the rows, some rows at a time. Each process reads rows of its own
   and gets the predictions of all.
 
-  Raises:
-    ConfigError: there is no such mode.
+  Args:
+    model: any module with the interface of `hrm_jax.models`.
+    settings: how many segments, and when a row would halt.
+    mode: a value of `EvaluationSettings.halting`.
+    mesh: devices that share the rows.
   """
-  if mode not in HALTING_MODES:
-    raise ConfigError(
-      f"evaluation.halting='{mode}' is unknown; use one of "
-      + ', '.join(HALTING_MODES)
-    )
   whole, split = sharding.replicated(mesh), sharding.by_batch(mesh)
 
   def step(variables, table, carry, fresh):

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from hrm_jax.inference import predict as inference
 from hrm_jax.parallel import sharding
+from hrm_jax.settings import ActSettings
 from hrm_jax.training import act
 
 # What stands for a state [T, D] among those that are pooled: each token's
@@ -154,7 +155,7 @@ def sharded_state_moments(
       for state, pooled in jax.device_get(seen).items():
         for pooling, found in pooled.items():
           sums = moments.setdefault(state, {}).setdefault(pooling, Moments())
-          for update, level in enumerate(model.update_levels):
+          for update, level in enumerate(model.settings.update_levels):
             if state == f'z_{level}':
               sums.add(Scatter(*(leaf[update] for leaf in found)))
 
@@ -166,7 +167,7 @@ class Walk(NamedTuple):
 
   Attributes:
     found: predictions after each segment, leaves [segments, B, ...].
-    halts: bool [segments, B], whether `ActSettings.wants_halt` would end there.
+    halts: bool [segments, B], whether `act.wants_halt` would end there.
   """
 
   found: inference.Predictions
@@ -177,7 +178,7 @@ WalkFunction = Callable[[Any, chex.Array, act.Batch], Walk]
 
 
 def sharded_walk(
-  model: nn.Module, settings: act.ActSettings, segments: int, mesh: Mesh
+  model: nn.Module, settings: ActSettings, segments: int, mesh: Mesh
 ) -> WalkFunction:
   """The jitted `walk(variables, table, batch)`: rows worked on, none halting.
 
@@ -206,7 +207,7 @@ def sharded_walk(
         )
         steps = jnp.full(size, number + 1)
         found = inference.answers(logits, q, steps, batch['labels'])
-        return z, Walk(found, settings.wants_halt(q))
+        return z, Walk(found, act.wants_halt(settings, q))
 
       z = model.apply(variables, size, method='initial_state')
       return jax.lax.scan(segment, z, jnp.arange(segments))[1]

@@ -10,20 +10,21 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from hrm_jax.parallel import sharding
+from hrm_jax.settings import ActSettings
 from hrm_jax.training import act
 
 
 class Trace(NamedTuple):
   """A batch of puzzles, segment by segment and update by update.
 
-  The updates of a segment are those of `model.update_levels`, in order.
+  The updates of a segment are those that `ModelSettings.update_levels` names.
 
   Attributes:
     tokens: uint8 [segments, updates, B, S], the answer at that moment. After
       an update of z_L it takes a provisional update of z_H, see `model.walk`:
       after a cycle's last one, just the update that follows.
     q: float32 [segments, B, 2], (q_halt, q_continue) after each segment.
-    halts: bool [segments, B], whether `ActSettings.wants_halt` would end there;
+    halts: bool [segments, B], whether `act.wants_halt` would end there;
       that is asked after every segment, however many there are.
     residuals: float32 [segments, updates, B], ‖z' − z‖ over [T, D] of the
       state that the update changed.
@@ -40,7 +41,7 @@ TraceFunction = Callable[[Any, chex.Array, chex.Array], Trace]
 
 def trace(
   model: nn.Module,
-  settings: act.ActSettings,
+  settings: ActSettings,
   segments: int,
   variables: Any,
   puzzles_BE: chex.Array,
@@ -77,7 +78,7 @@ def trace(
   def segment(z, _):
     z, (tokens, residuals) = model.apply(variables, z, x, look, method='walk')
     _, q = model.apply(variables, z, method='heads')
-    return z, Trace(tokens, q, settings.wants_halt(q), residuals)
+    return z, Trace(tokens, q, act.wants_halt(settings, q), residuals)
 
   x = model.apply(variables, inputs_BS, puzzles_BE, method='embed')
   z = model.apply(variables, len(inputs_BS), method='initial_state')
@@ -85,7 +86,7 @@ def trace(
 
 
 def sharded_trace(
-  model: nn.Module, settings: act.ActSettings, segments: int, mesh: Mesh
+  model: nn.Module, settings: ActSettings, segments: int, mesh: Mesh
 ) -> TraceFunction:
   """`trace` of variables, puzzles and inputs, jitted; rows split over the mesh.
 

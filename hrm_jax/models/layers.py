@@ -13,11 +13,9 @@ import jax.numpy as jnp
 from hrm_jax.models.attention import dispatch as attention
 from hrm_jax.models.attention import tpu_blocks
 from hrm_jax.parallel import sharding
+from hrm_jax.settings import ModelSettings
 
 RMS_NORM_EPSILON = 1e-5
-
-# What one Pallas kernel computes: the attention alone, or a whole block.
-FUSIONS = ('attention', 'block')
 
 # Standard deviation of a unit normal truncated at ±2.
 _TRUNCATED_STD = 0.87962566103423978
@@ -114,25 +112,26 @@ class Block(nn.Module):
   residual and norm run over the tokens too (arXiv 2510.04871).
   """
 
-  num_heads: int
-  expansion: float
-  rope: bool
-  attention: str
+  settings: ModelSettings
   mlp_t: bool
-  dtype: chex.ArrayDType
 
   @nn.compact
   def __call__(self, x_BTD: chex.Array) -> chex.Array:
+    settings, dtype = self.settings, jnp.dtype(self.settings.dtype)
     if self.mlp_t:
       x_BDT = x_BTD.swapaxes(1, 2)
-      mixed_BDT = SwiGLU(self.expansion, self.dtype, name='mlp_t')(x_BDT)
+      mixed_BDT = SwiGLU(settings.expansion, dtype, name='mlp_t')(x_BDT)
       x_BTD = rms_norm(x_BDT + mixed_BDT).swapaxes(1, 2)
     else:
       mixer = Attention(
-        self.num_heads, self.rope, self.attention, self.dtype, name='attention'
+        settings.num_heads,
+        settings.pos_encodings == 'rope',
+        settings.attention,
+        dtype,
+        name='attention',
       )
       x_BTD = rms_norm(x_BTD + mixer(x_BTD))
-    mlp = SwiGLU(self.expansion, self.dtype, 'mlp', name='mlp')
+    mlp = SwiGLU(settings.expansion, dtype, 'mlp', name='mlp')
     return rms_norm(x_BTD + mlp(x_BTD))
 
 
@@ -140,25 +139,12 @@ class Level(nn.Module):
   """One recurrent module, H or L: blocks in order."""
 
   num_blocks: int
-  num_heads: int
-  expansion: float
-  rope: bool
-  attention: str
+  settings: ModelSettings
   mlp_t: bool
-  fusion: str
-  dtype: chex.ArrayDType
 
   def setup(self):
     self.blocks = [
-      Block(
-        self.num_heads,
-        self.expansion,
-        self.rope,
-        self.attention,
-        self.mlp_t,
-        self.dtype,
-      )
-      for _ in range(self.num_blocks)
+      Block(self.settings, self.mlp_t) for _ in range(self.num_blocks)
     ]
 
   def __call__(self, x_BTD: chex.Array) -> chex.Array:
@@ -171,10 +157,10 @@ class Level(nn.Module):
   def _has_kernel(self, x_BTD: chex.Array) -> bool:
     """Whether the layers of a block are to be computed by one."""
     _, T, D = x_BTD.shape
-    F = swiglu_width(D, self.expansion)
+    F = swiglu_width(D, self.settings.expansion)
     return (
-      attention.chosen(self.attention) == 'pallas'
-      and self.fusion != 'attention'
+      attention.chosen(self.settings.attention) == 'pallas'
+      and self.settings.fusion != 'attention'
       and not self.mlp_t
       # Where heads are split, it would do all of them on every device.
       and sharding.parts('heads') == 1
@@ -190,7 +176,10 @@ class Level(nn.Module):
         *(params['mlp'][name]['kernel'] for name in ('gate_up', 'down')),
       )
 
-    settings = tpu_blocks.Settings(self.num_heads, self.rope, RMS_NORM_EPSILON)
+    model = self.settings
+    settings = tpu_blocks.Settings(
+      model.num_heads, model.pos_encodings == 'rope', RMS_NORM_EPSILON
+    )
     rows = ('batch', None, None)
     return sharding.per_device(
       lambda x, blocks: tpu_blocks.level(x, blocks, settings),

@@ -6,6 +6,7 @@ import chex
 import jax
 
 from hrm_jax.models.base import ReasoningModel
+from hrm_jax.settings import DirectSettings, RecurrentTransformerSettings
 
 
 class Output(NamedTuple):
@@ -20,27 +21,17 @@ class Direct(ReasoningModel):
   The baseline of the paper (section 3): no state, no segments, no halting. Its
   Q head is never trained: every answer is equally sure. The carry holds the
   last output only because every model's carry holds something.
-
-  Attributes (beside those of `ReasoningModel`):
-    layers: blocks of the stack.
   """
 
-  layers: int = 8
-
-  def block_passes(self) -> tuple[int, int]:
-    return self.layers, self.layers
-
-  @property
-  def recurrent(self) -> bool:
-    return False
+  settings: DirectSettings
 
   def setup(self):
     super().setup()
-    self.level = self._level(self.layers)
+    self.level = self._level(self.settings.layers)
 
   def initial_state(self, batch_size: int) -> Output:
     """Zeros: nothing is read from them."""
-    shape = (batch_size, self.num_tokens, self.hidden_size)
+    shape = (batch_size, self.num_tokens, self.settings.hidden_size)
     return Output(jax.numpy.zeros(shape, self.dtype))
 
   def segment(self, z: Output, x_BTD: chex.Array) -> Output:
@@ -54,19 +45,13 @@ class RecurrentTransformer(ReasoningModel):
 
   The "same-size transformer" of ARC Prize's analysis
   (arcprize.org/blog/hrm-analysis): without the hierarchy, with the segments.
-
-  Attributes (beside those of `ReasoningModel`):
-    layers: blocks of the stack.
   """
 
-  layers: int = 8
-
-  def block_passes(self) -> tuple[int, int]:
-    return self.layers, self.layers
+  settings: RecurrentTransformerSettings
 
   def setup(self):
     super().setup()
-    self.level = self._level(self.layers)
+    self.level = self._level(self.settings.layers)
     self.z_H_init = self._initial_vector('z_H_init')
 
   def initial_state(self, batch_size: int) -> Output:

@@ -1,6 +1,5 @@
 """The models of two coupled states: HRM and TRM."""
 
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,9 +7,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from data_pipelines.errors import ConfigError
 from hrm_jax.models import layers
 from hrm_jax.models.base import Look, ReasoningModel
+from hrm_jax.settings import TwoStateSettings
 
 
 class State(NamedTuple):
@@ -29,55 +28,11 @@ class TwoStateModel(ReasoningModel):
     z_L ← L(z_L + z_H + x̃)   L_cycles times
     z_H ← H(z_H + z_L)        all of it H_cycles times
 
-  Attributes (beside those of `ReasoningModel`):
-    H_cycles: updates of z_H in a segment.
-    L_cycles: updates of z_L for each update of z_H.
-    gradient: the updates at the segment's end that carry a gradient, to the
-      parameters and to x̃: 'one_step' the last of z_L and the last of z_H
-      (HRM, section 2, "Approximate gradient"), 'last_cycle' those from the
-      last update of z_H but one (TRM), 'last_K' the last K of all, 'full' all.
-      None goes back into earlier segments.
+  The updates at a segment's end that `settings.gradient` names carry a
+  gradient. None goes back into earlier segments.
   """
 
-  H_cycles: int = 2
-  L_cycles: int = 2
-  gradient: str = 'one_step'
-
-  @property
-  def updates(self) -> int:
-    """Updates of either state in a segment."""
-    return self.H_cycles * (self.L_cycles + 1)
-
-  @property
-  def update_levels(self) -> str:
-    return ('L' * self.L_cycles + 'H') * self.H_cycles
-
-  @property
-  def gradient_updates(self) -> int:
-    """How many of them, the last ones, carry a gradient.
-
-    Raises:
-      ConfigError: `gradient` is unknown or asks for more than there are.
-    """
-    named = {
-      'one_step': 2,
-      'last_cycle': self.L_cycles + 1,
-      'full': self.updates,
-    }
-    if self.gradient in named:
-      return named[self.gradient]
-    match = re.fullmatch(r'last_([1-9]\d*)', self.gradient)
-    if match is None or int(match[1]) > self.updates:
-      raise ConfigError(
-        f"model.gradient='{self.gradient}' is unknown; use one_step, "
-        f'last_cycle, full, or last_1 … last_{self.updates} for the last of '
-        f'the {self.updates} updates of a segment'
-      )
-    return int(match[1])
-
-  def validate(self) -> None:
-    super().validate()
-    _ = self.gradient_updates
+  settings: TwoStateSettings
 
   def setup(self):
     super().setup()
@@ -95,15 +50,6 @@ class TwoStateModel(ReasoningModel):
     """The levels that update z_L and z_H; may be the same one."""
     raise NotImplementedError
 
-  def level_sizes(self) -> tuple[int, int]:
-    """Blocks of either level."""
-    raise NotImplementedError
-
-  def block_passes(self) -> tuple[int, int]:
-    low, high = self.level_sizes()
-    blocks = ([low] * self.L_cycles + [high]) * self.H_cycles
-    return sum(blocks), sum(blocks[-self.gradient_updates :])
-
   def segment(self, z: State, x_BTD: chex.Array) -> State:
     """All updates of a segment; `gradient` says which carry a gradient."""
     chex.assert_shape([z.z_H, z.z_L, x_BTD], (None, *x_BTD.shape[1:]))
@@ -111,21 +57,21 @@ class TwoStateModel(ReasoningModel):
     if self.is_initializing():
       return State(high(z.z_H + z.z_L), low(z.z_L + x_BTD))
 
-    fixed = self._fixed_updates(x_BTD)
-    learning = _Updates(_pure(low), _pure(high), x_BTD, self.L_cycles)
+    settings, fixed = self.settings, self._fixed_updates(x_BTD)
+    learning = _Updates(_pure(low), _pure(high), x_BTD, settings.L_cycles)
     cycles, low_updates = divmod(
-      self.updates - self.gradient_updates, self.L_cycles + 1
+      settings.updates - settings.gradient_updates, settings.L_cycles + 1
     )
     # Where the gradient sets in, it does so within a cycle.
     z = fixed.cycles(jax.lax.stop_gradient(z), cycles)
     z = jax.lax.stop_gradient(fixed.low_updates(z, low_updates))
-    z = learning.low_updates(z, self.L_cycles - low_updates)
+    z = learning.low_updates(z, settings.L_cycles - low_updates)
     z = learning.high_update(z)
-    return learning.cycles(z, self.H_cycles - cycles - 1)
+    return learning.cycles(z, settings.H_cycles - cycles - 1)
 
   def segment_without_gradient(self, z: State, x_BTD: chex.Array) -> State:
     fixed = self._fixed_updates(x_BTD)
-    return fixed.cycles(jax.lax.stop_gradient(z), self.H_cycles)
+    return fixed.cycles(jax.lax.stop_gradient(z), self.settings.H_cycles)
 
   def walk(self, z: State, x_BTD: chex.Array, look: Look) -> tuple[State, Any]:
     """See `ReasoningModel.walk`; an answer takes one H update more.
@@ -140,7 +86,7 @@ class TwoStateModel(ReasoningModel):
       return after, look(z, after, fixed.high_update(after))
 
     def cycle(z, _):
-      z, seen = jax.lax.scan(low, z, length=self.L_cycles)
+      z, seen = jax.lax.scan(low, z, length=self.settings.L_cycles)
       after = fixed.high_update(z)
       last = look(z, after, after)
       seen = jax.tree.map(
@@ -149,15 +95,16 @@ class TwoStateModel(ReasoningModel):
       return after, seen
 
     z, seen = jax.lax.scan(
-      cycle, jax.lax.stop_gradient(z), length=self.H_cycles
+      cycle, jax.lax.stop_gradient(z), length=self.settings.H_cycles
     )
     return z, jax.tree.map(
-      lambda leaf: leaf.reshape(self.updates, *leaf.shape[2:]), seen
+      lambda leaf: leaf.reshape(self.settings.updates, *leaf.shape[2:]), seen
     )
 
   def _fixed_updates(self, x_BTD: chex.Array) -> '_Updates':
     low, high = (_pure(level, frozen=True) for level in self.levels())
-    return _Updates(low, high, jax.lax.stop_gradient(x_BTD), self.L_cycles)
+    fixed_BTD = jax.lax.stop_gradient(x_BTD)
+    return _Updates(low, high, fixed_BTD, self.settings.L_cycles)
 
 
 class _Updates(NamedTuple):

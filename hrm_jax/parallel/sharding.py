@@ -15,7 +15,6 @@ it runs on one device, and the functions here change nothing.
 """
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +25,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from data_pipelines.errors import ConfigError
+from hrm_jax.settings import MeshSettings
 
 AXES = ('data', 'fsdp', 'tensor')
 
@@ -43,50 +43,15 @@ RULES: dict[str | None, tuple[str, ...]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class MeshSettings:
-  """Devices along each axis of the mesh; -1 is what the others leave.
-
-  Attributes:
-    data: copies of the model, each with its rows of the batch.
-    fsdp: devices that share the parameters, each with its rows of the batch.
-    tensor: devices that share heads and MLP of the same rows.
-  """
-
-  data: int = -1
-  fsdp: int = 1
-  tensor: int = 1
-
-  def shape(self, num_devices: int) -> tuple[int, int, int]:
-    """Sizes of the axes for so many devices.
-
-    Raises:
-      ConfigError: they do not multiply to the devices.
-    """
-    sizes = [self.data, self.fsdp, self.tensor]
-    text = ', '.join(
-      f'mesh.{axis}={size}' for axis, size in zip(AXES, sizes, strict=True)
-    )
-    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-      raise ConfigError(f'{text}: sizes are positive, one of them may be -1')
-    given = math.prod(size for size in sizes if size != -1)
-    if num_devices % given or (-1 not in sizes and given != num_devices):
-      raise ConfigError(
-        f'{text} do not multiply to the {num_devices} devices; change one, or '
-        'set mesh.data=-1 for what the others leave'
-      )
-    return tuple(num_devices // given if s == -1 else s for s in sizes)
-
-
 def make_mesh(
   devices: list[jax.Device] | None = None,
-  settings: MeshSettings = MeshSettings(),
+  settings: MeshSettings | None = None,
 ) -> Mesh:
   """A mesh of all devices (or of those given)."""
   devices = jax.devices() if devices is None else devices
   # Those of a process together: it feeds one run of rows.
   devices = sorted(devices, key=lambda d: (d.process_index, d.id))
-  shape = settings.shape(len(devices))
+  shape = (settings or MeshSettings()).shape(len(devices))
   # Auto: Linen's constraints do not work under Explicit axes.
   return Mesh(
     np.asarray(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3
@@ -144,6 +109,17 @@ def round_up(mesh: Mesh, name: str, size: int) -> int:
 def place(mesh: Mesh, *names: str | None) -> NamedSharding:
   """`spec` on a mesh; without names a whole copy on each device."""
   return NamedSharding(mesh, spec(*names))
+
+
+def placed(mesh: Mesh, shapes: Any, specs: Any) -> Any:
+  """Abstract arrays of these shapes, split over a mesh as `specs` say."""
+  return jax.tree.map(
+    lambda leaf, split: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, split)
+    ),
+    shapes,
+    specs,
+  )
 
 
 def by_batch(mesh: Mesh) -> NamedSharding:

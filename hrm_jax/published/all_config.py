@@ -5,14 +5,13 @@ import math
 import pathlib
 from typing import Any
 
-import ml_collections
 import yaml
-from flax.traverse_util import flatten_dict
 
 from data_pipelines import files
 from data_pipelines.errors import ConfigError
-from experiments.configs import base
 from hrm_jax.published import names as published
+from hrm_jax.settings import Settings, flat
+from hrm_jax.settings import published as settings_of
 
 # The published name of each kind of model.
 ARCH_NAMES = {
@@ -72,7 +71,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   ):
     if theirs in settings:
       out[ours] = settings[theirs]
-  usual = flatten_dict(base.get_config(kind).to_dict(), sep='.')
+  usual = flat(settings_of(kind).to_dict())
   out |= {f'model.{key}': value for key, value in model.items()}
   out = {key: _number(value, usual[key]) for key, value in out.items()}
   wrong = [
@@ -103,7 +102,7 @@ def _number(value: Any, usual: Any) -> Any:
   return value
 
 
-def text(config: ml_collections.ConfigDict, seq_len: int) -> str:
+def text(config: Settings, seq_len: int) -> str:
   """Returns the text of a file that `read` and the published code read.
 
   `data_path` is our SPEC; the published code needs its own directory there.
@@ -112,7 +111,8 @@ def text(config: ml_collections.ConfigDict, seq_len: int) -> str:
     config: settings of our run.
     seq_len: number of cells of a puzzle.
   """
-  model, act = config.model.to_dict(), config.act.to_dict()
+  fields = config.to_dict()
+  model, act = fields['model'], fields['act']
   losses = {ours: theirs for theirs, ours in published.LOSSES.items()}
   out = {
     'arch': {
@@ -134,7 +134,7 @@ def text(config: ml_collections.ConfigDict, seq_len: int) -> str:
   if out['ema']:
     out['ema_rate'] = config.optimizer.ema_decay
   out |= {
-    theirs: config.optimizer[ours]
+    theirs: fields['optimizer'][ours]
     for theirs, ours in published.OPTIMIZER_FIELDS.items()
   }
   return yaml.safe_dump(out)

@@ -21,7 +21,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from absl import logging
 
@@ -31,13 +30,14 @@ from data_pipelines.batches import BLANK_NAME
 from data_pipelines.errors import ConfigError
 from data_pipelines.published import identifiers
 from data_pipelines.puzzle_set import PuzzleSet
-from data_pipelines.puzzles import Shapes
-from experiments.configs import base
 from hrm_jax import build
 from hrm_jax.parallel import sharding
 from hrm_jax.published import all_config, names, state_dicts
-from hrm_jax.training import step as train_step
+from hrm_jax.settings import Settings
+from hrm_jax.settings import published as published_settings
+from hrm_jax.training.state import abstract_weights, init_variables
 from hrm_jax.workdir import checkpoints
+from hrm_jax.workdir import config as workdir_config
 
 # Settings of a model that leave no trace in a state dict.
 _UNTRACED = (
@@ -66,7 +66,7 @@ class Published:
       step_1234.
   """
 
-  settings: ml_collections.ConfigDict
+  settings: Settings
   vocab_size: int
   seq_len: int
   variables: dict[str, Any]
@@ -77,7 +77,7 @@ class Published:
 
 def read(
   path: pathlib.Path,
-  settings: ml_collections.ConfigDict | None = None,
+  settings: Settings | None = None,
   puzzles: PuzzleSet | None = None,
   identifiers_path: pathlib.Path | None = None,
   all_config_path: pathlib.Path | None = None,
@@ -115,22 +115,20 @@ def read(
   )
   if puzzles:
     vocab_size = puzzles.vocab_size
-  # The shapes alone: of its length the step's number tells.
-  settings.total_steps = 1
-  setup = build.train_setup(
-    settings, Shapes(vocab_size, seq_len, len(row_names), 1.0)
-  )
-  settings.total_steps = 0
-  like = jax.eval_shape(setup.init)
+  model = build.model(settings.model, vocab_size, seq_len)
+  like = jax.eval_shape(lambda: init_variables(model, 0))
+  shape = (len(row_names), settings.model.puzzle_emb_ndim)
+  if settings.model.puzzle_emb_ndim:
+    like['puzzle_table'] = jax.ShapeDtypeStruct(shape, jnp.float32)
   try:
-    variables = names.from_published(arrays, like.trained)
+    variables = names.from_published(arrays, like)
   except ValueError as error:
     raise ConfigError(
-      f'{path}: does not fit {type(setup.model).__name__} as set: {error}; use '
+      f'{path}: does not fit {type(model).__name__} as set: {error}; use '
       'the file as the published code saved it, with the --config of its data'
     ) from None
   if table is None:
-    table = np.zeros(like.puzzle_table.shape, np.float32)
+    table = np.zeros(shape, np.float32)
   number = re.fullmatch(r'step_(\d+)', path.stem)
   return Published(
     settings=settings,
@@ -163,7 +161,7 @@ def write(
     ConfigError, DataError: there is no such checkpoint, its model has no
       published form, or one of the files exists or cannot be written.
   """
-  settings, _ = build.read_run(workdir)
+  settings, _ = workdir_config.read(workdir)
   kind = settings.model.kind
   if kind not in all_config.ARCH_NAMES:
     raise ConfigError(
@@ -181,18 +179,17 @@ def write(
     step = saved.find(step)
     row_names = saved.position(step).identifier_names
     puzzles = build.puzzle_set(unaugmented(settings))
-    setup = build.train_setup(settings, puzzles, len(row_names))
-    model = setup.model
-    tokens = model.clone(puzzle_emb_len=0).prefix_len
-    if kind == 'hrm' and model.prefix_len != tokens:
+    model = build.model(settings.model, puzzles.vocab_size, puzzles.seq_len)
+    length = settings.model.puzzle_emb_len
+    tokens = dataclasses.replace(settings.model, puzzle_emb_len=0).prefix_len
+    if kind == 'hrm' and settings.model.prefix_len != tokens:
       raise ConfigError(
-        f'{workdir}: its model.puzzle_emb_len={model.puzzle_emb_len} has no '
-        'published form: HRM has as many tokens as its embedding fills, '
-        f'{tokens}'
+        f'{workdir}: its model.puzzle_emb_len={length} has no published form: '
+        f'HRM has as many tokens as its embedding fills, {tokens}'
       )
     mesh = sharding.make_mesh(jax.devices()[:1])
     variables, table = saved.restore_weights(
-      step, train_step.abstract_to_predict(setup, mesh)
+      step, abstract_weights(model, len(row_names), mesh)
     )
   constants = names.to_published({'constants': variables.pop('constants')})
   if settings.model.puzzle_emb_ndim:
@@ -209,13 +206,9 @@ def write(
     files.write_text(settings_path, all_config.text(settings, model.seq_len))
 
 
-def unaugmented(
-  settings: ml_collections.ConfigDict,
-) -> ml_collections.ConfigDict:
+def unaugmented(settings: Settings) -> Settings:
   """The same settings for the puzzles alone, without augmentations."""
-  settings = ml_collections.ConfigDict(settings.to_dict())
-  settings.data.num_aug = 0
-  return settings
+  return settings.replace({'data.num_aug': 0})
 
 
 @contextlib.contextmanager
@@ -302,10 +295,10 @@ def _settings(
   path: pathlib.Path,
   arrays: dict[str, np.ndarray],
   seq_len: int,
-  given: ml_collections.ConfigDict | None,
+  given: Settings | None,
   all_config_path: pathlib.Path | None,
   written: dict[str, Any],
-) -> ml_collections.ConfigDict:
+) -> Settings:
   """The settings of the checkpoint's run.
 
   Args:
@@ -321,19 +314,18 @@ def _settings(
     ValueError: the tensors are not those of such a model.
   """
   told = written.pop('model', {})
-  usual = given.model if given else {'expansion': 4.0}
-  expansion = told.get('expansion', usual.get('expansion'))
+  usual = (given or Settings()).model
+  expansion = told.get('expansion', usual.expansion)
   inferred = names.infer_model_fields(arrays, seq_len, expansion)
   kind = inferred.pop('kind')
   if given is None:
-    given = base.get_config(kind)
+    given = published_settings(kind)
   elif kind != given.model.kind:
     raise ConfigError(
       f'{path}: holds a model of kind {kind}, --config one of kind '
       f'{given.model.kind}; name a config of that kind, e.g. '
       f'experiments/configs/arc1.py:{kind}'
     )
-  settings = ml_collections.ConfigDict(given.to_dict())
   told_kind = told.pop('kind', kind)
   if told_kind != kind:
     raise ConfigError(
@@ -344,7 +336,7 @@ def _settings(
   if (tokens := inferred.get('puzzle_emb_len')) is not None:
     # The tokens that the cells leave must be those that the settings say, or
     # the cells are others.
-    setting = told.get('puzzle_emb_len', settings.model.puzzle_emb_len)
+    setting = told.get('puzzle_emb_len', given.model.puzzle_emb_len)
     if tokens != (setting or -(-size // width)):
       raise ConfigError(
         f'{path}: made for {tokens + seq_len} tokens, where the data have '
@@ -366,11 +358,11 @@ def _settings(
   if assumed:
     logging.info(
       'Settings of the model that no file tells, taken as given: %s',
-      ', '.join(f'{key}={settings.model[key]!r}' for key in assumed),
+      ', '.join(f'{key}={getattr(given.model, key)!r}' for key in assumed),
     )
   model = {f'model.{key}': value for key, value in (told | inferred).items()}
-  settings.update_from_flattened_dict(model | written)
-  return settings
+  # How long it was trained is told by its step alone.
+  return given.replace({**model, **written, 'total_steps': 0})
 
 
 def _row_names(

@@ -5,7 +5,6 @@ optimizer step (deep supervision). A row that halted takes the next puzzle.
 Everything here works for any model with the face of `hrm_jax.models`.
 """
 
-import dataclasses
 from typing import Any
 
 import chex
@@ -14,55 +13,19 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from data_pipelines.errors import ConfigError
-
-HALTING_RULES = ('q_learning', 'halt_only', 'none')
+from hrm_jax.settings import ActSettings
 
 # inputs [B, S], labels [B, S] and puzzle_identifiers [B], all int32.
 Batch = dict[str, chex.Array]
 
 
-@dataclasses.dataclass(frozen=True)
-class ActSettings:
-  """How rows halt during training.
-
-  Attributes:
-    halt_max_steps: segments after which a row halts in any case.
-    halt_exploration_prob: chance, per row and segment, that the row must do a
-      random number of segments (2 … halt_max_steps) before it may halt.
-    halting: 'q_learning' halts where q_halt > q_continue and trains q_continue
-      on one more segment (HRM); 'halt_only' halts where q_halt > 0 and saves
-      that segment (TRM, arXiv 2510.04871); 'none' always does all segments
-      and trains no Q value.
-  """
-
-  halt_max_steps: int = 16
-  halt_exploration_prob: float = 0.1
-  halting: str = 'q_learning'
-
-  def __post_init__(self):
-    if self.halt_max_steps < 1:
-      raise ConfigError(
-        f'act.halt_max_steps={self.halt_max_steps} must be at least 1'
-      )
-    if not 0 <= self.halt_exploration_prob <= 1:
-      raise ConfigError(
-        f'act.halt_exploration_prob={self.halt_exploration_prob} must lie in '
-        '[0, 1]'
-      )
-    if self.halting not in HALTING_RULES:
-      raise ConfigError(
-        f"act.halting='{self.halting}' is unknown; use one of "
-        + ', '.join(HALTING_RULES)
-      )
-
-  def wants_halt(self, q_B2: chex.Array) -> chex.Array:
-    """Whether each row would halt by its own Q values, bool [B]."""
-    if self.halting == 'q_learning':
-      return q_B2[:, 0] > q_B2[:, 1]
-    if self.halting == 'halt_only':
-      return q_B2[:, 0] > 0
-    return jnp.zeros(len(q_B2), bool)
+def wants_halt(settings: ActSettings, q_B2: chex.Array) -> chex.Array:
+  """Whether each row would halt by its own Q values, bool [B]."""
+  if settings.halting == 'q_learning':
+    return q_B2[:, 0] > q_B2[:, 1]
+  if settings.halting == 'halt_only':
+    return q_B2[:, 0] > 0
+  return jnp.zeros(len(q_B2), bool)
 
 
 class Carry(flax.struct.PyTreeNode):
@@ -157,7 +120,7 @@ def train_segment(
   last = steps >= settings.halt_max_steps
   halted, target_continue = last, None
   if settings.halt_max_steps > 1:
-    halted = last | settings.wants_halt(q)
+    halted = last | wants_halt(settings, q)
     halted &= steps >= min_steps_B
     if settings.halting == 'q_learning':
       fixed, x = jax.lax.stop_gradient((variables, x))

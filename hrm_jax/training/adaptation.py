@@ -50,7 +50,7 @@ def setup_for(
   Raises:
     ConfigError: the model has no puzzle embeddings, or a size is out of range.
   """
-  if not setup.model.puzzle_emb_ndim:
+  if not setup.model.settings.puzzle_emb_ndim:
     raise ConfigError(
       'the checkpoint has no puzzle embeddings (model.puzzle_emb_ndim=0): '
       'nothing can be fitted to a new puzzle; use --adapt=none'

@@ -1,6 +1,5 @@
 """Whether a step has diverged, told on the device before its update is used."""
 
-import dataclasses
 from typing import Any
 
 import chex
@@ -8,9 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from data_pipelines.errors import ConfigError
-
-POLICIES = ('stop', 'skip', 'rollback')
+from hrm_jax.settings import DivergenceSettings
 
 # What `Diagnosis.reason` counts, and what a message says.
 REASONS = (
@@ -22,39 +19,6 @@ REASONS = (
 
 # Share of the past in the running mean of the loss.
 _DECAY = 0.99
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """What counts as divergence, and what follows.
-
-  A diverged update is never applied, whatever the policy.
-
-  Attributes:
-    policy: 'stop' ends the run; 'skip' goes on with other puzzles; 'rollback'
-      goes back to the last good checkpoint.
-    loss_spike: how many times its running mean the loss may be; 0 for any.
-    limit: skipped updates in a row, or rollbacks, after which the run stops.
-  """
-
-  policy: str = 'stop'
-  loss_spike: float = 0.0
-  limit: int = 10
-
-  def __post_init__(self):
-    if self.policy not in POLICIES:
-      raise ConfigError(
-        f"divergence.policy='{self.policy}' is unknown; use one of "
-        + ', '.join(POLICIES)
-      )
-    # Also not a number is refused.
-    if self.loss_spike != 0 and not self.loss_spike > 1:
-      raise ConfigError(
-        f'divergence.loss_spike={self.loss_spike} must be above 1, a factor '
-        'over the running mean of the loss; 0 for none'
-      )
-    if self.limit < 1:
-      raise ConfigError(f'divergence.limit={self.limit} must be at least 1')
 
 
 class Diagnosis(flax.struct.PyTreeNode):
@@ -81,7 +45,7 @@ class Diagnosis(flax.struct.PyTreeNode):
 
 
 def diagnose(
-  settings: Settings,
+  settings: DivergenceSettings,
   loss: chex.Array,
   loss_mean: chex.Array,
   squares: dict[str, Any],

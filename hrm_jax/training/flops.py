@@ -15,12 +15,13 @@ def block_flops(model: ReasoningModel) -> int:
     mlp_t       2·D·3·T·F(T)                  instead of attention
     SwiGLU      2·T·3·D·F(D)
   """
-  T, D = model.num_tokens, model.hidden_size
-  if getattr(model, 'mlp_t', False):
-    mixer = 2 * D * 3 * T * swiglu_width(T, model.expansion)
+  settings = model.settings
+  T, D = model.num_tokens, settings.hidden_size
+  if getattr(settings, 'mlp_t', False):
+    mixer = 2 * D * 3 * T * swiglu_width(T, settings.expansion)
   else:
     mixer = 2 * T * 4 * D * D + 4 * T * T * D
-  return mixer + 2 * T * 3 * D * swiglu_width(D, model.expansion)
+  return mixer + 2 * T * 3 * D * swiglu_width(D, settings.expansion)
 
 
 def ideal_step_flops(setup: TrainSetup) -> float:
@@ -40,9 +41,9 @@ def ideal_step_flops(setup: TrainSetup) -> float:
   """
   model, act = setup.model, setup.act
   targets = int(act.halting == 'q_learning' and act.halt_max_steps > 1)
-  passes, learning = model.block_passes()
+  passes, learning = model.settings.block_passes()
   blocks = (targets + 1) * passes + 2 * learning
-  logits = 3 * 2 * model.seq_len * model.hidden_size * model.vocab_size
+  logits = 3 * 2 * model.seq_len * model.settings.hidden_size * model.vocab_size
   q_passes = targets + (3 if act.halting != 'none' else 1)
-  q = q_passes * 2 * model.hidden_size * 2
+  q = q_passes * 2 * model.settings.hidden_size * 2
   return float(setup.batch_size * (blocks * block_flops(model) + logits + q))

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from data_pipelines.errors import ConfigError
 from hrm_jax.parallel import sharding
+from hrm_jax.settings import Settings
 from hrm_jax.training import act, divergence
 from hrm_jax.training import step as train_step
 from hrm_jax.training.state import TrainState, count_parameters
@@ -30,52 +31,6 @@ class Preempted(Exception):
   def __init__(self, step: int):
     super().__init__(f'stopped at step {step}')
     self.step = step
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopSettings:
-  """When the loop does what; all in optimizer steps, 0 for never.
-
-  Attributes:
-    stop_at_step: where this call ends; the schedule's end at the latest.
-    log_every: steps that one line of metrics sums up.
-    evaluate_every: steps between evaluations.
-    checkpoint_every: steps between checkpoints; one is made at the end too.
-    stop_at_accuracy: share of exactly solved puzzles in training, over one line
-      of metrics, after which training ends; 0 for never. The published code
-      asks for this on Sudoku, where Q values become unstable late.
-    best_metric: of the evaluation, by which the best checkpoints are kept; each
-      that is better than all before is saved. None for neither.
-  """
-
-  stop_at_step: int
-  log_every: int
-  evaluate_every: int
-  checkpoint_every: int
-  stop_at_accuracy: float = 0.0
-  best_metric: str | None = None
-
-  def __post_init__(self):
-    for name in (
-      'stop_at_step', 'log_every', 'evaluate_every', 'checkpoint_every'
-    ):  # fmt: skip
-      value = getattr(self, name)
-      if value < 0:
-        raise ConfigError(f'{name}={value} must not be negative; 0 is never')
-    if not 0 <= self.stop_at_accuracy <= 1:
-      raise ConfigError(
-        f'stop_at_accuracy={self.stop_at_accuracy} must lie in [0, 1]; 0 is '
-        'never'
-      )
-    if self.stop_at_accuracy and not self.log_every:
-      raise ConfigError(
-        f'stop_at_accuracy={self.stop_at_accuracy} is looked at once in '
-        'log_every steps, which is 0; set log_every'
-      )
-    if self.best_metric and not self.evaluate_every:
-      raise ConfigError(
-        'keep_best needs evaluations to choose by; set evaluate_every'
-      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +104,7 @@ def train(
   setup: train_step.TrainSetup,
   mesh: Mesh,
   saved: checkpoints.Checkpoints,
-  settings: LoopSettings,
+  settings: Settings,
   hooks: Hooks,
 ) -> TrainState:
   """Trains from the newest checkpoint, or from the start, to the end.
@@ -204,7 +159,7 @@ def _run(
   setup: train_step.TrainSetup,
   mesh: Mesh,
   saved: checkpoints.Checkpoints,
-  settings: LoopSettings,
+  settings: Settings,
   hooks: Hooks,
 ) -> TrainState:
   """The loop, as long as no step makes it roll back.
@@ -260,17 +215,18 @@ def _run(
 
 
 def _is_best(
-  step: int, metrics: Metrics, settings: LoopSettings, record: _Record
+  step: int, metrics: Metrics, settings: Settings, record: _Record
 ) -> bool:
   """Notes an evaluation's score; whether it is to be saved as the best."""
-  name = settings.best_metric
-  if not name:
+  if not settings.keep_best:
     return False
+  name = f'eval/{settings.best_metric}'
   if name not in metrics:
     logging.warning(
       "The best are not kept: best_metric '%s' is none of %s",
-      name, ', '.join(sorted(metrics)),
-    )  # fmt: skip
+      settings.best_metric,
+      ', '.join(sorted(key.removeprefix('eval/') for key in metrics)),
+    )
     return False
   score = float(metrics[name])
   best = all(score > other for _, other in record.scores)
@@ -295,7 +251,7 @@ class _MetricsLog:
   def __init__(
     self,
     setup: train_step.TrainSetup,
-    settings: LoopSettings,
+    settings: Settings,
     hooks: Hooks,
     record: _Record,
     end: int,

@@ -1,6 +1,6 @@
 """The training state: arrays only, and all that a run needs to go on."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import flax.linen as nn
@@ -8,9 +8,24 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
+from data_pipelines.errors import ConfigError
+from hrm_jax.models import layers
 from hrm_jax.parallel import sharding
-from hrm_jax.training import act, rngs
+from hrm_jax.training import act, puzzle_table, rngs
+
+
+class Weights(NamedTuple):
+  """What predicts, and nothing that only training needs.
+
+  Attributes:
+    variables: parameters (or their average) and constants of the model.
+    puzzle_table: float32 [R, E].
+  """
+
+  variables: dict[str, Any]
+  puzzle_table: chex.Array
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -54,6 +69,62 @@ class TrainState(flax.struct.PyTreeNode):
     params = self.params if self.ema is None else self.ema
     return {'params': params, 'constants': self.constants}
 
+  @property
+  def weights(self) -> Weights:
+    """What predicts."""
+    return Weights(self.predicting, self.puzzle_table)
+
+
+def init_variables(model: nn.Module, seed: int) -> dict[str, Any]:
+  """Fresh parameters and constants of a model."""
+  inputs = jnp.zeros((1, model.seq_len), jnp.int32)
+  puzzles = jnp.zeros((1, model.settings.puzzle_emb_ndim))
+  variables = model.init(rngs.stream_key(seed, 'parameters'), inputs, puzzles)
+  return {'constants': {}, **variables}
+
+
+def abstract_weights(
+  model: nn.Module, num_puzzle_identifiers: int, mesh: Mesh
+) -> Weights:
+  """Shapes, dtypes and shardings of a model's weights, nothing allocated.
+
+  Args:
+    model: any module with the interface of `hrm_jax.models`.
+    num_puzzle_identifiers: number of puzzles that have a row of the table.
+    mesh: devices that the weights are split over.
+
+  Raises:
+    ConfigError: the mesh does not divide the model.
+  """
+  check_model(model, mesh)
+  rows = puzzle_table.num_rows(mesh, num_puzzle_identifiers)
+  shapes = Weights(
+    jax.eval_shape(lambda: init_variables(model, 0)),
+    jax.ShapeDtypeStruct((rows, model.settings.puzzle_emb_ndim), jnp.float32),
+  )
+  specs = _parameter_specs(shapes)
+  return sharding.placed(
+    mesh, shapes, specs._replace(puzzle_table=sharding.spec('puzzles'))
+  )
+
+
+def check_model(model: nn.Module, mesh: Mesh) -> None:
+  """Raises ConfigError where the mesh does not divide the model."""
+  settings = model.settings
+  width = layers.swiglu_width(settings.hidden_size, settings.expansion)
+  for field, size, name in (
+    ('model.hidden_size', settings.hidden_size, 'embed'),
+    ('model.num_heads', settings.num_heads, 'heads'),
+    ('MLP width', width, 'mlp'),
+  ):
+    if size % sharding.count(mesh, name):
+      axis = ', '.join(sharding.RULES[name])
+      raise ConfigError(
+        f'{field}={size} is not divisible by mesh.{axis}='
+        f'{sharding.count(mesh, name)}; choose a size of that axis that '
+        'divides it'
+      )
+
 
 def init_state(
   model: nn.Module,
@@ -68,10 +139,8 @@ def init_state(
   The puzzle table starts at zero (paper section 3, "puzzle embedding"), the
   moving average, where one is kept, at the parameters.
   """
-  inputs = jnp.zeros((1, model.seq_len), jnp.int32)
-  puzzles = jnp.zeros((1, model.puzzle_emb_ndim))
-  variables = model.init(rngs.stream_key(seed, 'parameters'), inputs, puzzles)
-  params, constants = variables['params'], variables.get('constants', {})
+  variables = init_variables(model, seed)
+  params, constants = variables['params'], variables['constants']
   fresh_z = model.apply(variables, batch_size, method='initial_state')
   return TrainState(
     step=jnp.zeros([], jnp.int32),
@@ -79,7 +148,7 @@ def init_state(
     ema=params if keep_ema else None,
     constants=constants,
     opt_state=optimizer.init(params),
-    puzzle_table=jnp.zeros((table_rows, model.puzzle_emb_ndim)),
+    puzzle_table=jnp.zeros((table_rows, model.settings.puzzle_emb_ndim)),
     loss_mean=jnp.full([], jnp.inf, jnp.float32),
     carry=act.initial_carry(fresh_z, batch_size, model.seq_len),
   )
@@ -104,8 +173,16 @@ def state_specs(state: TrainState) -> TrainState:
   The carry by batch, the puzzle table by rows; parameters, their average and
   the optimizer's moments as `_PARAMETERS` says.
   """
+  return _parameter_specs(state).replace(
+    puzzle_table=sharding.spec('puzzles'),
+    carry=jax.tree.map(lambda _: sharding.spec('batch'), state.carry),
+  )
 
-  def of_parameter(path, _):
+
+def _parameter_specs(tree: Any) -> Any:
+  """How parameters are split, wherever they stand in a tree; others are not."""
+
+  def of_one(path, _):
     keys = [str(k.key) for k in path if isinstance(k, jax.tree_util.DictKey)]
     for end, names in _PARAMETERS.items():
       parts = end.split('/')
@@ -113,11 +190,7 @@ def state_specs(state: TrainState) -> TrainState:
         return sharding.spec(*names)
     return sharding.spec()
 
-  specs = jax.tree_util.tree_map_with_path(of_parameter, state)
-  return specs.replace(
-    puzzle_table=sharding.spec('puzzles'),
-    carry=jax.tree.map(lambda _: sharding.spec('batch'), state.carry),
-  )
+  return jax.tree_util.tree_map_with_path(of_one, tree)
 
 
 def count_parameters(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
-from data_pipelines.errors import ConfigError
-from hrm_jax.models import layers
 from hrm_jax.parallel import sharding
+from hrm_jax.settings import ActSettings, DivergenceSettings, OptimizerSettings
 from hrm_jax.training import (
   act,
   divergence,
@@ -24,7 +22,12 @@ from hrm_jax.training import (
   puzzle_table,
   rngs,
 )
-from hrm_jax.training.state import TrainState, init_state, state_specs
+from hrm_jax.training.state import (
+  TrainState,
+  check_model,
+  init_state,
+  state_specs,
+)
 
 StepFunction = Callable[
   [TrainState, act.Batch],
@@ -33,64 +36,26 @@ StepFunction = Callable[
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerSettings:
-  """Rates and decay; both rates follow one schedule.
-
-  Attributes:
-    learning_rate: of the dense parameters; at 0 they are frozen.
-    weight_decay: of the dense parameters.
-    b1: decay of the first moment.
-    b2: decay of the second moment.
-    puzzle_learning_rate: of the puzzle table.
-    puzzle_weight_decay: of the puzzle table.
-    warmup_steps: of the schedule, see `optimizers.warmup_cosine`.
-    min_ratio: share of the rates at the last step; 1 keeps them constant.
-    ema_decay: of the moving average of the dense parameters that predicts
-      (TRM: 0.999); 0 for none, the parameters themselves predict.
-  """
-
-  learning_rate: float = 1e-4
-  weight_decay: float = 0.1
-  b1: float = 0.9
-  b2: float = 0.95
-  puzzle_learning_rate: float = 1e-2
-  puzzle_weight_decay: float = 0.1
-  warmup_steps: int = 2000
-  min_ratio: float = 1.0
-  ema_decay: float = 0.0
-
-  def __post_init__(self):
-    for name, value in dataclasses.asdict(self).items():
-      below_one = name in ('b1', 'b2', 'ema_decay')
-      limit = 1.0 if below_one or name == 'min_ratio' else math.inf
-      if not 0 <= value <= limit or (below_one and value == 1):
-        raise ConfigError(
-          f'optimizer.{name}={value} is out of range: rates, decays and steps '
-          'are not negative, b1, b2 and ema_decay lie in [0, 1), min_ratio in '
-          '[0, 1]'
-        )
-
-
-@dataclasses.dataclass(frozen=True)
 class TrainSetup:
   """What defines the step besides its arrays.
 
   Attributes:
-    model: any module with the face of `hrm_jax.models`.
+    model: any module with the interface of `hrm_jax.models`.
     act: how rows halt.
     optimizer: rates and decay.
     loss: a name in `losses.CELL_LOSSES`.
-    total_steps: length of the schedule.
-    batch_size: rows of a global batch.
-    num_puzzle_identifiers: rows of the puzzle table.
-    seed: of the parameters and the exploration.
-    microbatches: parts that the batch is computed in, one after the other, for
-      less memory; the update is the same. A CPU may take more and smaller ones.
+    total_steps: length of the schedule, in steps.
+    batch_size: number of rows of a global batch.
+    num_puzzle_identifiers: number of puzzles that have a row of the table.
+    seed: seed of the parameters and of exploration.
+    microbatches: number of parts that the batch is computed in, one after the
+      other, for less memory; the update is the same. A CPU may take more and
+      smaller ones.
     divergence: what counts as divergence.
   """
 
   model: nn.Module
-  act: act.ActSettings
+  act: ActSettings
   optimizer: OptimizerSettings
   loss: str
   total_steps: int
@@ -98,30 +63,9 @@ class TrainSetup:
   num_puzzle_identifiers: int
   seed: int
   microbatches: int = 1
-  # In quotes: the field has taken the module's name.
-  divergence: 'divergence.Settings' = dataclasses.field(
-    default_factory=divergence.Settings
+  divergence: DivergenceSettings = dataclasses.field(
+    default_factory=DivergenceSettings
   )
-
-  def __post_init__(self):
-    self.model.validate()
-    if self.microbatches < 1:
-      raise ConfigError(
-        f'microbatches={self.microbatches} must be at least 1, the whole batch '
-        'at once'
-      )
-    if not self.model.recurrent and (
-      self.act.halt_max_steps > 1 or self.act.halting != 'none'
-    ):
-      raise ConfigError(
-        'the model predicts directly: it has no segments to halt after; set '
-        "act.halt_max_steps=1 and act.halting='none'"
-      )
-    if self.loss not in losses.CELL_LOSSES:
-      raise ConfigError(
-        f"loss='{self.loss}' is unknown; use one of "
-        + ', '.join(losses.CELL_LOSSES)
-      )
 
   @property
   def schedule(self) -> optax.Schedule:
@@ -244,7 +188,8 @@ def _parts(setup: TrainSetup, rows: int) -> int:
     return setup.microbatches
   # Measured on two cores: one device uses both, several have one each.
   times = 3 if sharding.batch_axes() else 6
-  tokens, least = setup.model.num_tokens, times * setup.model.hidden_size
+  model = setup.model
+  tokens, least = model.num_tokens, times * model.settings.hidden_size
   for size in range(1, rows // setup.microbatches):
     if rows % size == 0 and size * tokens >= least:
       return rows // size
@@ -328,7 +273,7 @@ def _step_of_rows(
   # Updates that were applied, as the dense rate counts.
   ratio = setup.schedule(state.opt_state[0].count)
   table = state.puzzle_table
-  if setup.model.puzzle_emb_ndim:
+  if setup.model.settings.puzzle_emb_ndim:
     # 5. Gradients of puzzle rows.
     table = puzzle_table.update(
       table,
@@ -376,39 +321,12 @@ def abstract_state(setup: TrainSetup, mesh: Mesh) -> TrainState:
   """
   check_mesh(setup, mesh)
   shapes = jax.eval_shape(_init(setup, mesh))
-  return jax.tree.map(
-    lambda leaf, spec: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)
-    ),
-    shapes,
-    state_specs(shapes),
-  )
-
-
-def abstract_to_predict(setup: TrainSetup, mesh: Mesh) -> TrainState:
-  """`abstract_state` for its weights alone, whatever batch was trained on."""
-  rows = sharding.count(mesh, 'batch')
-  return abstract_state(
-    dataclasses.replace(setup, batch_size=rows, microbatches=1), mesh
-  )
+  return sharding.placed(mesh, shapes, state_specs(shapes))
 
 
 def check_mesh(setup: TrainSetup, mesh: Mesh) -> None:
   """Raises ConfigError where the mesh does not divide the model or batch."""
-  model = setup.model
-  width = layers.swiglu_width(model.hidden_size, model.expansion)
-  for field, size, name in (
-    ('model.hidden_size', model.hidden_size, 'embed'),
-    ('model.num_heads', model.num_heads, 'heads'),
-    ('MLP width', width, 'mlp'),
-  ):
-    if size % sharding.count(mesh, name):
-      axis = ', '.join(sharding.RULES[name])
-      raise ConfigError(
-        f'{field}={size} is not divisible by mesh.{axis}='
-        f'{sharding.count(mesh, name)}; choose a size of that axis that '
-        'divides it'
-      )
+  check_model(setup.model, mesh)
   sharding.check_batch_size(
     mesh, setup.batch_size, 'batch_size', setup.microbatches
   )

@@ -5,14 +5,9 @@ there (orbax). Its file SHA256SUMS lists the others, in the form of sha256sum,
 so that whatever happens to a file afterwards is found before it is used.
 """
 
-import concurrent.futures
 import contextlib
-import dataclasses
 import functools
-import hashlib
-import json
 import logging as python_logging
-import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
@@ -28,18 +23,17 @@ from absl import logging
 
 from data_pipelines.errors import ConfigError
 from hrm_jax.parallel import processes, sharding
-from hrm_jax.training.state import TrainState
+from hrm_jax.settings import Settings
+from hrm_jax.training.state import TrainState, Weights
+from hrm_jax.workdir import integrity
 
 FORMAT_VERSION = 2
 # Begins the data version of a checkpoint whose training is not known.
 UNKNOWN_DATA = 'unknown'
 
-_SUMS = 'SHA256SUMS'
-# What orbax writes at the very end; nothing is restored from these.
-_UNLISTED = {_SUMS, '_CHECKPOINT_METADATA', 'commit_success.txt'}
-# Of the puzzle table on the disk: what is read at least for a row.
+# Chunk size of the puzzle table on disk: the least that is read to get one row.
 _PIECE_BYTES = 2**20
-# Besides the arrays: orbax's own files, and blocks of the file system.
+# Room for what is not arrays: orbax's own files, blocks of the file system.
 _SPACE_FOR_REST = 2**20
 
 
@@ -63,28 +57,29 @@ class Position(NamedTuple):
   loop: dict[str, Any] | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Keep:
+class Keep(NamedTuple):
   """Which checkpoints stay when a new one has been written.
 
+  Orbax's `BestN` is not used: of equal scores it keeps the newer one, and it
+  keeps those without a score too.
+
   Attributes:
-    last: the newest so many, at least one.
-    best: besides, so many of the highest score; the older of equal ones.
-    every: besides, those of steps that it divides; 0 for none.
+    last: number of the newest ones that stay, at least one.
+    best: number of those of the highest score that stay besides; the older of
+      equal ones.
+    every: those of steps that this number divides stay besides; 0 for none.
   """
 
   last: int
   best: int = 0
   every: int = 0
 
-  def __post_init__(self):
-    for name, value, least in (
-      ('keep_checkpoints', self.last, 1),
-      ('keep_best', self.best, 0),
-      ('keep_every', self.every, 0),
-    ):
-      if value < least:
-        raise ConfigError(f'{name}={value} must be at least {least}')
+  @classmethod
+  def of(cls, settings: Settings) -> 'Keep':
+    """What the settings of a run ask for."""
+    return cls(
+      settings.keep_checkpoints, settings.keep_best, settings.keep_every
+    )
 
   def choose(self, steps: Sequence[int], scores: dict[int, float]) -> set[int]:
     """The steps to keep of these, ascending, with the scores that there are."""
@@ -173,7 +168,7 @@ class Checkpoints:
       )
     damaged = {}
     for candidate in [step] if step is not None else reversed(steps):
-      damage = find_damage(self.directory / str(candidate))
+      damage = integrity.find_damage(self.directory / str(candidate))
       if damage is None:
         for other, reason in damaged.items():
           self._put_aside(other, reason, candidate)
@@ -303,11 +298,7 @@ class Checkpoints:
   def _seal(self) -> None:
     """Lists all files of the checkpoint that is about to take its place."""
     (part,) = self.directory.glob('*.orbax-checkpoint-tmp*')
-    lines = [f'{_digest(part / n, True)}  {n}\n' for n in _files(part)]
-    with (part / _SUMS).open('w') as file:
-      file.writelines(lines)
-      file.flush()
-      os.fsync(file.fileno())
+    integrity.seal(part)
 
   def position(self, step: int) -> Position:
     """Where the checkpoint of `step` stands; reads no arrays."""
@@ -353,13 +344,13 @@ class Checkpoints:
     return _merge(like, found)
 
   def restore_weights(
-    self, step: int, like: TrainState, rows: np.ndarray | None = None
-  ) -> tuple[dict[str, Any], jax.Array]:
+    self, step: int, like: Weights, rows: np.ndarray | None = None
+  ) -> Weights:
     """Only what predicts: the model's variables and the puzzle table.
 
     Args:
       step: of `find`, which reads all files for their digests, but holds none.
-      like: the abstract state, placed on a mesh.
+      like: of `abstract_weights`, placed on a mesh.
       rows: of the puzzle table, int [N], none of the others being held in
         memory: those a process needs are read in pieces of about a megabyte.
         None for all.
@@ -375,21 +366,20 @@ class Checkpoints:
     if rows is not None:
       # Orbax reads arrays from their beginning: a row for each part.
       parts = sharding.count(table.sharding.mesh, 'puzzles')
-      like = like.replace(puzzle_table=_of_rows(table, parts))
-    weights = _split(like)['weights']
+      like = like._replace(puzzle_table=_of_rows(table, parts))
+    weights = _weights(*like)
     weights = self._read(
       step, weights=ocp.args.StandardRestore(weights, strict=False)
     )['weights']
     variables = {'params': weights['params'], **_constants(weights)}
     if rows is None:
-      return variables, _table(weights, like)
-    return variables, self.restore_rows(step, like, rows)
+      return Weights(variables, _table(weights, like.puzzle_table))
+    return Weights(variables, self.restore_rows(step, table, rows))
 
   def restore_rows(
-    self, step: int, like: TrainState, rows: np.ndarray
+    self, step: int, table: jax.ShapeDtypeStruct, rows: np.ndarray
   ) -> jax.Array:
     """Rows of the puzzle table alone, as `restore_weights` gives them."""
-    table = like.puzzle_table
     rows = np.pad(
       rows, (0, -len(rows) % sharding.count(table.sharding.mesh, 'puzzles'))
     )
@@ -439,53 +429,6 @@ class Checkpoints:
         self._manager.close()
 
 
-def find_damage(directory: pathlib.Path) -> str | None:
-  """What is wrong with a checkpoint's files; None where they are as written."""
-  try:
-    text = (directory / _SUMS).read_text()
-    sums = dict(line.split('  ', 1)[::-1] for line in text.splitlines())
-  except FileNotFoundError:
-    return f'{_SUMS} is missing'
-  except (OSError, ValueError):
-    return f'{_SUMS} cannot be read'
-  present = set(_files(directory))
-  for name in sorted(sums.keys() | present):
-    if name not in present:
-      return f'{name} is missing'
-    if name not in sums:
-      return f'{name} is not listed in {_SUMS}'
-  with concurrent.futures.ThreadPoolExecutor() as pool:
-    digests = pool.map(lambda name: _digest(directory / name), sums)
-    for name, digest in zip(sums, digests, strict=True):
-      if digest != sums[name]:
-        return f'{name} is not as it was written'
-  return None
-
-
-def _files(directory: pathlib.Path) -> list[str]:
-  """Names of the files that are to be listed."""
-  names = (
-    path.relative_to(directory).as_posix()
-    for path in directory.rglob('*')
-    # Hidden ones are a desktop's.
-    if path.is_file() and not path.name.startswith('.')
-  )
-  return sorted(set(names) - _UNLISTED)
-
-
-def _digest(path: pathlib.Path, sync: bool = False) -> str:
-  """SHA-256 of a file; with `sync`, of one that is on the disk."""
-  try:
-    with path.open('rb') as file:
-      if sync:
-        os.fsync(file.fileno())
-      return hashlib.file_digest(file, 'sha256').hexdigest()
-  except OSError as error:
-    if sync:
-      raise
-    return error.strerror
-
-
 def _is_not_of_orbax(record: python_logging.LogRecord) -> bool:
   is_error = record.levelno >= python_logging.ERROR
   return not (is_error and 'orbax' in record.pathname)
@@ -524,7 +467,7 @@ def _split(state: TrainState) -> dict[str, dict[str, Any]]:
   if state.ema is not None:
     training['params'] = state.params
   items = {
-    'weights': _weights(state.predicting, state.puzzle_table),
+    'weights': _weights(*state.weights),
     'training': training,
   }
   if state.carry is not None:
@@ -568,7 +511,7 @@ def _merge(like: TrainState, items: dict[str, Any]) -> TrainState:
     **{'params': weights['params'], **items['training']},
     ema=None if like.ema is None else weights['params'],
     **_constants(weights),
-    puzzle_table=_table(weights, like),
+    puzzle_table=_table(weights, like.puzzle_table),
     carry=None if like.carry is None else items['carry'],
   )
 
@@ -577,99 +520,7 @@ def _constants(weights: dict[str, Any]) -> dict[str, Any]:
   return {'constants': weights.get('constants', {})}
 
 
-def _table(weights: dict[str, Any], like: TrainState) -> jax.Array:
+def _table(weights: dict[str, Any], like: jax.ShapeDtypeStruct) -> jax.Array:
   if 'puzzle_table' in weights:
     return weights['puzzle_table']
-  return jnp.zeros((len(like.puzzle_table), 0))
-
-
-def read_config(workdir: str | pathlib.Path) -> dict[str, Any] | None:
-  """The settings that a working directory was started with, None if new.
-
-  Raises:
-    ConfigError: the file is damaged.
-  """
-  path = pathlib.Path(workdir) / 'config.json'
-  if not path.exists():
-    return None
-  try:
-    config = json.loads(path.read_text())
-  except (ValueError, OSError) as error:
-    raise ConfigError(f'{path}: not readable as JSON ({error})') from None
-  if not isinstance(config, dict):
-    raise ConfigError(f'{path}: must hold an object of settings')
-  return config
-
-
-def claim_workdir(
-  workdir: str | pathlib.Path,
-  config: dict[str, Any],
-  free: Sequence[str],
-  defaults: dict[str, Any],
-) -> None:
-  """Writes config.json into a workdir that is new or belongs to this run.
-
-  Args:
-    workdir: made where it is missing.
-    config: of this run, as plain JSON values.
-    free: keys ('a' or 'a.b') that may differ when a run goes on.
-    defaults: what a key means that an older config.json does not have yet.
-
-  Raises:
-    ConfigError: the workdir belongs to a run with other settings; lists the
-      keys that differ. Nothing is written then.
-  """
-  workdir = pathlib.Path(workdir)
-  old = read_config(workdir)
-  # Where nothing was trained yet, a first start that failed blocks nothing.
-  if _has_results(workdir):
-    if old is None:
-      raise ConfigError(
-        f'{workdir}: holds the results of a run but not its config.json; use '
-        'another --workdir'
-      )
-    before = {**_flat(defaults), **_flat(old)}
-    now = _flat(json.loads(json.dumps(config)))
-    differing = sorted(
-      key
-      for key in before.keys() | now.keys()
-      if before.get(key) != now.get(key)
-      and not any(key == f or key.startswith(f + '.') for f in free)
-    )
-    if differing:
-      changes = ', '.join(
-        f'{key} ({before.get(key)!r} there, {now.get(key)!r} here)'
-        for key in differing
-      )
-      raise ConfigError(
-        f'{workdir}: belongs to a run with other settings: {changes}; use '
-        'another --workdir, or the old settings to go on with it'
-      )
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    part = workdir / 'config.json.part'
-    part.write_text(json.dumps(config, indent=2, sort_keys=True) + '\n')
-    part.replace(workdir / 'config.json')
-  except OSError as error:
-    raise ConfigError(
-      f'--workdir={workdir} cannot be written ({error.strerror}); name a '
-      'directory of yours'
-    ) from None
-
-
-def _has_results(workdir: pathlib.Path) -> bool:
-  metrics = workdir / 'metrics.jsonl'
-  if metrics.exists() and metrics.stat().st_size:
-    return True
-  saved = workdir / 'checkpoints'
-  return saved.is_dir() and any(path.name.isdigit() for path in saved.iterdir())
-
-
-def _flat(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-  out = {}
-  for key, value in config.items():
-    if isinstance(value, dict):
-      out |= _flat(value, f'{prefix}{key}.')
-    else:
-      out[prefix + key] = value
-  return out
+  return jnp.zeros((len(like), 0))

@@ -10,11 +10,12 @@ from PIL import Image
 
 from data_pipelines.arc.tasks import Pair, Task
 from data_pipelines.errors import ConfigError
-from experiments import analyze, evaluate, train
+from experiments import analyze, evaluate
 from experiments.analysis import analyses
 from experiments.configs import arc1
 from hrm_jax import solver
 from hrm_jax.inference import evaluation
+from tests import builders
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +60,7 @@ def run(tmp_path_factory):
   config.model.puzzle_emb_ndim = 16
   config.act.halting = 'q_learning'
   config.evaluation.batch_size = 16
-  train.run(config, root / 'run')
+  builders.train(config, root / 'run')
   return root / 'run'
 
 

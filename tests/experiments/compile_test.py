@@ -16,6 +16,7 @@ from data_pipelines.errors import ConfigError
 from experiments import compile as command
 from experiments.configs import sudoku
 from experiments.planning import cost, targets
+from tests import builders
 
 pytestmark = pytest.mark.slow
 
@@ -192,7 +193,7 @@ def test_search_for_the_largest_batch(most, monkeypatch):
     return cost.Cost(fits, size if fits else 1.1 * size, 1.0, 0, 0.0)
 
   monkeypatch.setattr(cost, 'of_step', of_step)
-  config = sudoku.get_config('')
+  config = builders.settings(sudoku.get_config(''))
   target = targets.find('cpu:8')
   mesh = command.build.mesh(config, target.devices)
   shapes = puzzles.Shapes(11, 81, 1, 1000.0)
@@ -207,7 +208,7 @@ def test_nothing_fits(monkeypatch):
     return cost.Cost(False, 10**15, 1.0, 0, 0.0)
 
   monkeypatch.setattr(cost, 'of_step', of_step)
-  config = sudoku.get_config('')
+  config = builders.settings(sudoku.get_config(''))
   target = targets.find('cpu:8')
   mesh = command.build.mesh(config, target.devices)
   shapes = puzzles.Shapes(11, 81, 1, 1000.0)
@@ -217,14 +218,16 @@ def test_nothing_fits(monkeypatch):
 
 
 def test_a_step_runs_here_and_is_measured():
-  config = sudoku.get_config('')
+  config = builders.settings(sudoku.get_config(''))
   config.model.update(
     {'hidden_size': 32, 'num_heads': 2, 'H_layers': 1, 'L_layers': 1}
   )
   config.batch_size = 16
   target = targets.find('here')
-  mesh = command.build.mesh(config, target.devices)
-  setup = command.build.train_setup(config, puzzles.Shapes(11, 81, 9, 1000.0))
+  mesh = command.build.mesh(builders.settings(config), target.devices)
+  setup = command.build.train_setup(
+    builders.settings(config), puzzles.Shapes(11, 81, 9, 1000.0)
+  )
   found = cost.of_step(setup, mesh, target)
   run = cost.run(setup, mesh, found.compiled, seconds=0)
   assert run.steps == 1

@@ -8,6 +8,7 @@ import pytest
 from experiments.configs import arc1, arc2, base, comparison, maze, sudoku
 from hrm_jax import build
 from hrm_jax.training.state import count_parameters
+from tests import builders
 
 ALL = {
   'arc1': (arc1, ('paper', 'demo')),
@@ -52,8 +53,7 @@ SIZES = {
 )
 def test_every_preset_has_every_system(name, preset, system):
   config = ALL[name][0].get_config(f'{preset},{system}')
-  build.check(config)
-  setup = build.train_setup(config, SIZES[name])
+  setup = build.train_setup(builders.settings(config), SIZES[name])
   assert config.model.kind == system.removesuffix('_mlp')
   assert config.model.get('mlp_t', False) == (system == 'trm_mlp')
   assert (setup.optimizer.ema_decay > 0) == system.startswith('trm')
@@ -221,7 +221,7 @@ def test_published_settings(config, steps, expected):
   if steps:
     data = {'arc1': 'arc1', 'arc2': 'arc2', 'sudoku_extreme_1k': 'sudoku'}
     sizes = SIZES[data.get(config.data.train.split(':')[0], 'maze')]
-    assert build.total_steps(config, sizes) == steps
+    assert build.total_steps(builders.settings(config), sizes) == steps
     # Ten evaluations, as published.
     assert steps // config.evaluate_every == 10
 
@@ -237,7 +237,7 @@ def test_the_comparison_is_of_equal_sizes():
   counts = []
   for system in ('hrm', 'direct', 'recurrent_transformer', 'trm'):
     config = comparison.get_config(system)
-    setup = build.train_setup(config, SIZES['comparison'])
+    setup = build.train_setup(builders.settings(config), SIZES['comparison'])
     counts.append(count_parameters(jax.eval_shape(setup.init), 1)['trunk'])
     assert config.data.train == comparison.get_config().data.train
     assert config.total_steps == comparison.get_config().total_steps

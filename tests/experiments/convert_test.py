@@ -21,7 +21,7 @@ from absl.testing import flagsaver
 from data_pipelines import files
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.puzzles import load_puzzles
-from experiments import convert, evaluate, train
+from experiments import convert, evaluate
 from experiments.cli import command as cli
 from experiments.configs import arc1, sudoku
 from experiments.reporting import comparison, runs
@@ -30,9 +30,10 @@ from hrm_jax.parallel import sharding
 from hrm_jax.published import convert as published
 from hrm_jax.published import state_dicts
 from hrm_jax.published.convert import write
-from hrm_jax.training import step as train_step
+from hrm_jax.training.state import abstract_weights
 from hrm_jax.workdir import checkpoints
-from tests import torch_files
+from hrm_jax.workdir import config as workdir_config
+from tests import builders, torch_files
 
 pytestmark = pytest.mark.slow
 
@@ -81,7 +82,7 @@ def _arc(system, **changes):
 @pytest.fixture(scope='module')
 def sizes(cache):
   """V and S of the Sudokus."""
-  puzzles = build.puzzle_set(_sudoku('hrm'))
+  puzzles = build.puzzle_set(builders.settings(_sudoku('hrm')))
   return puzzles.vocab_size, puzzles.seq_len
 
 
@@ -200,16 +201,15 @@ def _bare(path):
 
 def _restored(workdir):
   """Weights and table of a checkpoint, without its sharding."""
-  config, _ = build.read_run(workdir)
+  config, _ = workdir_config.read(workdir)
   saved = checkpoints.Checkpoints(workdir)
   step = saved.find()
   position = saved.position(step)
-  setup = build.train_setup(
-    config, build.puzzle_set(config), len(position.identifier_names)
-  )
+  puzzles = build.shapes(config)
+  model = build.model(config.model, puzzles.vocab_size, puzzles.seq_len)
   mesh = sharding.make_mesh(jax.devices()[:1])
   variables, table = saved.restore_weights(
-    step, train_step.abstract_state(setup, mesh)
+    step, abstract_weights(model, len(position.identifier_names), mesh)
   )
   saved.close()
   return jax.tree.map(np.asarray, variables), np.asarray(table), position
@@ -397,7 +397,7 @@ def run(request, cache, tmp_path_factory):
   workdir = tmp_path_factory.mktemp(request.param) / 'run'
   if request.param == 'trm':
     config = _arc('trm', **{'optimizer.ema_decay': 0.9, 'model.layers': 1})
-    state = train.run(config, workdir)
+    state = builders.train(config, workdir)
   else:
     changes = {'model.dtype': 'bfloat16', 'model.H_layers': 1}
     state = _untrained(_arc('hrm', **changes), workdir)
@@ -407,13 +407,14 @@ def run(request, cache, tmp_path_factory):
 
 def _untrained(config, workdir):
   """A run whose checkpoint was never trained: steps take long to compile."""
-  puzzles = build.puzzle_set(config)
-  state = jax.jit(build.train_setup(config, puzzles).init)()
+  settings = builders.settings(config)
+  puzzles = build.puzzle_set(settings)
+  state = jax.jit(build.train_setup(settings, puzzles).init)()
   rng = np.random.default_rng(0)
   table = rng.standard_normal(state.puzzle_table.shape, np.float32)
   state = state.replace(puzzle_table=table, step=np.int32(3))
-  leaking = build.check_leaks(config, puzzles)
-  build.claim_workdir(workdir, config, puzzles, leaking)
+  leaking = build.check_leaks(settings, puzzles)
+  workdir_config.claim(workdir, settings, puzzles, leaking)
   saved = checkpoints.Checkpoints(workdir, checkpoints.Keep(1))
   names = puzzles.identifier_names()
   saved.save(state, checkpoints.Position(3, names, puzzles.version))
@@ -449,10 +450,10 @@ def test_a_run_of_ours_out_and_in_again(run, tmp_path):
   np.testing.assert_array_equal(back_table, table)
   assert np.abs(table).max() > 0
   assert back_position.identifier_names == position.identifier_names
-  before, after = (build.read_run(path)[0] for path in (workdir, again))
-  assert after.model.to_dict() == before.model.to_dict()
-  assert after.act.to_dict() == before.act.to_dict()
-  assert after.optimizer.to_dict() == before.optimizer.to_dict()
+  before, after = (workdir_config.read(path)[0] for path in (workdir, again))
+  assert after.model == before.model
+  assert after.act == before.act
+  assert after.optimizer == before.optimizer
   assert (after.loss, after.seed) == (before.loss, before.seed)
 
   evaluate.run(again)
@@ -461,7 +462,7 @@ def test_a_run_of_ours_out_and_in_again(run, tmp_path):
   assert found == _predictions(workdir, 3)
   message = 'holds weights alone .* evaluated, not trained on'
   with pytest.raises(ConfigError, match=message) as error:
-    train.run(after, again)
+    builders.train(after, again)
   assert '\n' not in str(error.value)
 
   # What predicts was written, not what was trained last.
@@ -508,12 +509,12 @@ def test_names_decide_whatever_their_order_and_form(run, tmp_path):
     f'Puzzle table: {len(table)} rows, {len(kept)} of puzzles that are in the '
     'data\n  3 rows of 2 puzzles that the data lack: eeeeeeee, ffffffff'
   )
-  config, _ = build.read_run(again)
+  config, _ = workdir_config.read(again)
   _, found, position = _restored(again)
   judge = evaluate.run(again)
 
   with pytest.raises(ConfigError) as error:
-    train.run(config, again)
+    builders.train(config, again)
   assert '\n' not in str(error.value)
   saved = dict(zip(position.identifier_names, found, strict=True))
   for name, row in zip(shuffled, table[order], strict=True):
@@ -590,7 +591,8 @@ def test_names_without_a_table_tell_the_augmentations(cache, tmp_path):
   )
   found = checkpoints.Checkpoints(tmp_path / 'again').position(0)
   assert found.identifier_names == [n.replace('|||', '_') for n in names]
-  rows = build.puzzle_set(config, found.identifier_names).evaluation_rows()
+  again = build.puzzle_set(builders.settings(config), found.identifier_names)
+  rows = again.evaluation_rows()
   expected = puzzles.evaluation_rows()
   assert len(rows) == len(expected) < 51 * 31
 
@@ -612,8 +614,8 @@ def test_settings_of_the_run_are_those_of_its_file(sizes, tmp_path):
     if all_config is None:
       (path.parent / 'all_config.yaml').write_text(text)
     convert.make_run(path, _sudoku('trm'), workdir, all_config_path=all_config)
-    config, _ = build.read_run(workdir)
-    assert config.model.to_dict() == dict(
+    config, _ = workdir_config.read(workdir)
+    assert config.to_dict()['model'] == dict(
       kind='trm',
       hidden_size=D,
       num_heads=8,
@@ -630,12 +632,12 @@ def test_settings_of_the_run_are_those_of_its_file(sizes, tmp_path):
       attention='auto',
       fusion='block',
     )
-    assert config.act.to_dict() == {
+    assert config.to_dict()['act'] == {
       'halt_max_steps': 7,
       'halt_exploration_prob': 0.2,
       'halting': 'halt_only',
     }
-    assert config.optimizer.to_dict() == dict(
+    assert config.to_dict()['optimizer'] == dict(
       learning_rate=3e-4,
       weight_decay=1.0,
       b1=0.8,
@@ -661,7 +663,7 @@ def test_what_no_file_tells_is_taken_from_the_config_and_said(
     'Settings of the model that no file tells, taken as given: num_heads=2, '
     "H_cycles=2, L_cycles=2, puzzle_emb_len=6, pos_encodings='rope'"
   ) in caplog.text
-  found, _ = build.read_run(tmp_path / 'run')
+  found, _ = workdir_config.read(tmp_path / 'run')
   assert (found.model.num_heads, found.model.puzzle_emb_len) == (2, 6)
   # No more is said than is so.
   caplog.clear()

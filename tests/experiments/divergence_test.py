@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import ConfigError
-from experiments import train
 from hrm_jax import build
 from hrm_jax.parallel import sharding
 from hrm_jax.training import step as train_step
 from hrm_jax.workdir import checkpoints
+from tests import builders
 
 # Whichever step works on this batch has it.
 _BAD_BATCH, _SAVED, _END = 5, 4, 8
@@ -29,7 +29,7 @@ def config(tiny_config, monkeypatch):
   rows = slice(0, config.batch_size // jax.device_count())
   bad = _fingerprint(
     next(
-      build.puzzle_set(config).train_batches(
+      build.puzzle_set(builders.settings(config)).train_batches(
         config.batch_size, config.seed, _BAD_BATCH, rows
       )
     )
@@ -75,7 +75,8 @@ def _lines(workdir):
 
 
 def _restore(config, workdir, step):
-  setup = build.train_setup(config, build.puzzle_set(config))
+  settings = builders.settings(config)
+  setup = build.train_setup(settings, build.puzzle_set(settings))
   saved = checkpoints.Checkpoints(workdir)
   assert saved.find(step) == step
   like = train_step.abstract_state(setup, sharding.make_mesh())
@@ -87,12 +88,12 @@ def _restore(config, workdir, step):
 def test_stop_leaves_what_is_good_and_another_policy_goes_on(config, tmp_path):
   workdir = tmp_path / 'run'
   config.stop_at_step = _SAVED
-  good = train.run(config, workdir)
+  good = builders.train(config, workdir)
   config.stop_at_step = 0
   with pytest.raises(
     ConfigError, match=r'step 6 diverged: .*divergence/step_6_batch_5\.json'
   ):
-    train.run(config, workdir)
+    builders.train(config, workdir)
   assert _report(workdir)['policy'] == 'stop'
   saved = {path.name for path in (workdir / 'checkpoints').iterdir()}
   assert saved == {str(_SAVED)}
@@ -100,7 +101,7 @@ def test_stop_leaves_what_is_good_and_another_policy_goes_on(config, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, state, good)
 
   config.divergence.policy = 'skip'
-  state = train.run(config, workdir)
+  state = builders.train(config, workdir)
   lines = _lines(workdir)
   assert [line['step'] for line in lines] == list(range(1, _END + 1))
   assert lines[_BAD_BATCH] == {'step': _BAD_BATCH + 1, 'skipped': 1}
@@ -115,7 +116,7 @@ def test_rollback_goes_on_from_the_last_good_one_with_other_data(
 ):
   workdir = tmp_path / 'run'
   config.divergence.policy = 'rollback'
-  state = train.run(config, workdir)
+  state = builders.train(config, workdir)
   assert _report(workdir)['policy'] == 'rollback'
   assert (int(state.step), int(state.opt_state[0].count)) == (_END, _END)
   lines = _lines(workdir)

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import ConfigError
-from experiments import evaluate, train
+from experiments import evaluate
 from hrm_jax import build
 from hrm_jax.inference import evaluation
 from hrm_jax.training import step as train_step
-from hrm_jax.workdir import checkpoints
+from hrm_jax.workdir import checkpoints, integrity
+from hrm_jax.workdir import config as workdir_config
 from hrm_jax.workdir import lock as workdir_lock
+from tests import builders
 from tests.golden import make_run
 
 
@@ -30,13 +32,14 @@ def golden(request, tmp_path):
 
 def test_every_array_is_read_bit_for_bit(golden):
   workdir, expected, arrays = golden
-  config, _ = build.read_run(workdir)
+  config, _ = workdir_config.read(workdir)
   setup = build.train_setup(config, build.puzzle_set(config))
   saved = checkpoints.Checkpoints(workdir)
   step = saved.find()
   assert step == expected['step']
   state = saved.restore(
-    step, train_step.abstract_state(setup, build.mesh(config))
+    step,
+    train_step.abstract_state(setup, build.mesh(config)),
   )
   saved.close()
   found = make_run.named(state)
@@ -135,38 +138,38 @@ def test_a_newer_format_is_refused(golden):
     f'{checkpoint}: has format {newer}, this code reads '
     f'{checkpoints.FORMAT_VERSION}; use a newer hrm_jax'
   )
-  config, _ = build.read_run(workdir)
+  config, _ = workdir_config.read(workdir)
   for use in (
-    lambda: evaluate.run(workdir), lambda: train.run(config, workdir)
+    lambda: evaluate.run(workdir), lambda: builders.train(config, workdir)
   ):  # fmt: skip
     with pytest.raises(ConfigError) as error:
       use()
     assert str(error.value) == message
   # It is as it was.
-  assert checkpoints.find_damage(checkpoint) is None
+  assert integrity.find_damage(checkpoint) is None
 
 
 def test_settings_that_nobody_knows_are_named(golden):
   workdir, _, _ = golden
-  config, _ = build.read_run(workdir)
+  config, _ = workdir_config.read(workdir)
   _rewrite(workdir / 'config.json', surprise=5)
   with pytest.raises(
     ConfigError, match=r"config\.json: setting 'surprise' is not known; use the"
   ):
     evaluate.run(workdir)
   with pytest.raises(ConfigError, match=r'surprise \(5 there, None here\)'):
-    train.run(config, workdir)
+    builders.train(config, workdir)
 
 
 def test_a_run_that_goes_on_elsewhere_is_left_alone(golden):
   workdir, _, _ = golden
-  config, _ = build.read_run(workdir)
-  config.log_every = 1
+  config, _ = workdir_config.read(workdir)
+  config = config.replace({'log_every': 1})
   before = (workdir / 'config.json').read_bytes()
   with (
     workdir_lock.hold(workdir),
     pytest.raises(ConfigError, match='is in use by process'),
   ):
-    train.run(config, workdir)
+    builders.train(config, workdir)
   assert (workdir / 'config.json').read_bytes() == before
   assert not (workdir / 'tensorboard').exists()

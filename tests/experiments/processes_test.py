@@ -11,11 +11,11 @@ import sys
 
 import pytest
 
-from experiments import evaluate, train
+from experiments import evaluate
 from experiments.configs import arc1
 from hrm_jax.parallel import preemption
 from hrm_jax.workdir import checkpoints
-from tests import devices
+from tests import builders, devices
 
 pytestmark = pytest.mark.slow
 
@@ -105,7 +105,7 @@ def one(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('one')
   config = arc1.get_config('demo')
   config.update_from_flattened_dict(_SETTINGS)
-  train.run(config, workdir)
+  builders.train(config, workdir)
   evaluate.run(workdir)
   return workdir
 

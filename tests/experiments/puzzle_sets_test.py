@@ -10,9 +10,10 @@ import pytest
 from data_pipelines import puzzles
 from data_pipelines.errors import ConfigError
 from data_pipelines.published import writer
-from experiments import evaluate, train
+from experiments import evaluate
 from experiments.configs import arc1, arc2, maze, sudoku
 from hrm_jax import build
+from tests import builders
 
 pytestmark = pytest.mark.slow
 
@@ -55,10 +56,10 @@ def test_questions_are_trained_on_continued_and_scored(tmp_path, capsys, kind):
   spec = MAZE if kind == 'maze' else SUDOKU
   if kind.startswith('published'):
     spec = _published(tmp_path, spec)
-  straight = train.run(_config(spec), tmp_path / 'straight')
+  straight = builders.train(_config(spec), tmp_path / 'straight')
   workdir = tmp_path / 'run'
-  train.run(_config(spec, stop_at_step=2), workdir)
-  state = train.run(_config(spec, evaluate_every=4), workdir)
+  builders.train(_config(spec, stop_at_step=2), workdir)
+  state = builders.train(_config(spec, evaluate_every=4), workdir)
   jax.tree.map(np.testing.assert_array_equal, state, straight)
 
   judge = evaluate.run(workdir)
@@ -109,7 +110,7 @@ def test_published_arc_is_trained_on_and_scored(tmp_path, capsys):
   data = puzzles.load_puzzles('', str(held_out), 4, 3, 0)
   writer.export(data, tmp_path / 'published', 'trm', 0)
   config = _config(str(tmp_path / 'published'), stop_at_step=2)
-  train.run(config, tmp_path / 'run')
+  builders.train(config, tmp_path / 'run')
   judge = evaluate.run(tmp_path / 'run')
   assert 'pass@2' not in capsys.readouterr().err
   assert judge.scores[2].outputs.scored == 2
@@ -139,18 +140,18 @@ def leaking(tmp_path):
 
 def test_a_leaking_mixture_is_refused(tmp_path, leaking):
   with pytest.raises(ConfigError, match='1 held-out answer: task3->task2'):
-    train.run(_config('', **leaking), tmp_path / 'run')
+    builders.train(_config('', **leaking), tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
   # Another leak is known: this one is not.
   changes = {**leaking, 'data.known_leaks': ('task1->task1',)}
   with pytest.raises(ConfigError, match='task3->task2'):
-    train.run(_config('', **changes), tmp_path / 'run')
+    builders.train(_config('', **changes), tmp_path / 'run')
 
 
 def test_a_listed_leak_is_accepted(leaking):
   changes = {**leaking, 'data.known_leaks': ('task3->task2',)}
-  config = _config('', **changes)
-  verdict = build.check_leaks(config, build.puzzle_set(config))
+  settings = builders.settings(_config('', **changes))
+  verdict = build.check_leaks(settings, build.puzzle_set(settings))
   assert verdict.record() == {
     'answers': 1,
     'names': ['task3->task2'],
@@ -163,7 +164,7 @@ def test_an_allowed_leak_is_recorded_with_every_score(
 ):
   changes = {**leaking, 'data.allow_leaks': True, 'evaluate_every': 2}
   config = _config('', **changes)
-  train.run(config, tmp_path / 'run')
+  builders.train(config, tmp_path / 'run')
   lines = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
   found = [json.loads(line) for line in lines]
   scored = [line for line in found if 'eval/exact' in line]
@@ -210,9 +211,9 @@ def test_the_papers_arc_sets_list_what_leaks(
   config = config_file.get_config(variant)
   assert config.data.train == spec
   config.data.num_aug = 0
-  data = build.puzzle_set(config)
+  data = build.puzzle_set(builders.settings(config))
   assert len(data.tasks) == tasks
-  verdict = build.check_leaks(config, data)
+  verdict = build.check_leaks(builders.settings(config), data)
   names = {leak.name for leak in verdict.answers}
   assert names == set(config.data.known_leaks)
 
@@ -226,11 +227,10 @@ def test_the_papers_arc_sets_list_what_leaks(
   ],
 )
 def test_the_papers_question_sets(config, spec, steps):
-  build.check(config)
   assert config.data.train == config.data.evaluate == spec
 
   class Thousand:
     examples_per_pass = 1000.0
 
   if steps:
-    assert build.total_steps(config, Thousand()) == steps
+    assert build.total_steps(builders.settings(config), Thousand()) == steps

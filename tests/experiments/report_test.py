@@ -21,6 +21,8 @@ from hrm_jax import build
 from hrm_jax.parallel import sharding
 from hrm_jax.training import step as train_step
 from hrm_jax.workdir import checkpoints
+from hrm_jax.workdir import config as workdir_config
+from tests import builders
 
 # What a user's data may be called; a file's name has no slash.
 HOSTILE = '<b onclick=alert(1)>&"\'@DATA@'
@@ -61,14 +63,15 @@ def arc_run(tiny_arc_config, tmp_path_factory):
     (root / 'tasks' / f'{name}.json').write_text(json.dumps(_task(seed)))
   config = tiny_arc_config(root / 'tasks')
   config.data.num_aug = 2
-  puzzles = build.puzzle_set(config)
+  settings = builders.settings(config)
+  puzzles = build.puzzle_set(settings)
   state = train_step.sharded_init(
-    build.train_setup(config, puzzles), sharding.make_mesh()
+    build.train_setup(settings, puzzles), sharding.make_mesh()
   )
   workdir = root / HOSTILE_RUN
   leaks = [leak_check.Leak('plain', 'test[0]', 'plain', 'train[0]', 'both')]
-  build.claim_workdir(
-    workdir, config, puzzles, leak_check.Verdict(leaks, (), True)
+  workdir_config.claim(
+    workdir, settings, puzzles, leak_check.Verdict(leaks, (), True)
   )
   saved = checkpoints.Checkpoints(workdir, checkpoints.Keep(1))
   with contextlib.closing(saved):

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import ConfigError, DataError
-from experiments import evaluate, train
-from experiments.configs import arc1, base
-from hrm_jax import build
+from experiments import evaluate
+from experiments.configs import arc1
 from hrm_jax.inference import evaluation
+from hrm_jax.settings import Settings
 from hrm_jax.workdir import checkpoints
+from hrm_jax.workdir import config as workdir_config
+from tests import builders
 
 
 def _config(**changes):
@@ -42,13 +44,13 @@ def _lines(workdir):
 def straight(tmp_path_factory):
   """Twenty-four steps without a stop."""
   workdir = tmp_path_factory.mktemp('straight')
-  return train.run(_config(), workdir), workdir
+  return builders.train(_config(), workdir), workdir
 
 
 def test_stopped_and_continued_is_bitwise_the_straight_run(straight, tmp_path):
   expected, expected_dir = straight
-  train.run(_config(stop_at_step=12), tmp_path)
-  state = train.run(_config(), tmp_path)
+  builders.train(_config(stop_at_step=12), tmp_path)
+  state = builders.train(_config(), tmp_path)
   assert int(state.step) == 24
   jax.tree.map(np.testing.assert_array_equal, state, expected)
   assert _lines(tmp_path) == _lines(expected_dir)
@@ -61,10 +63,10 @@ def test_metrics_hold_every_step_once(straight):
 
 def test_lines_after_the_checkpoint_are_written_again(tmp_path):
   """A kill leaves lines of steps that no checkpoint holds, the last one cut."""
-  train.run(_config(stop_at_step=4), tmp_path)
+  builders.train(_config(stop_at_step=4), tmp_path)
   with (tmp_path / 'metrics.jsonl').open('a') as file:
     file.write('{"step": 5, "loss": 0.0}\n{"step": 6, "lo')
-  train.run(_config(stop_at_step=6), tmp_path)
+  builders.train(_config(stop_at_step=6), tmp_path)
   lines = _lines(tmp_path)
   assert [line['step'] for line in lines] == [1, 2, 3, 4, 5, 6]
   assert lines[4]['loss'] > 0
@@ -72,7 +74,7 @@ def test_lines_after_the_checkpoint_are_written_again(tmp_path):
 
 def test_evaluation_while_training_changes_nothing(straight, tmp_path):
   config = _config(stop_at_step=8, evaluate_every=4)
-  train.run(config, tmp_path)
+  builders.train(config, tmp_path)
   lines = _lines(tmp_path)
   scored = [line for line in lines if 'eval/pass@2/outputs' in line]
   assert [line['step'] for line in scored] == [4, 8]
@@ -84,7 +86,7 @@ def test_a_run_with_other_settings_keeps_its_workdir(straight, tmp_path):
   _, workdir = straight
   before = (workdir / 'config.json').read_bytes()
   with pytest.raises(ConfigError) as error:
-    train.run(_config(seed=1, **{'optimizer.b1': 0.5}), workdir)
+    builders.train(_config(seed=1, **{'optimizer.b1': 0.5}), workdir)
   message = str(error.value)
   assert 'optimizer.b1 (0.9 there, 0.5 here)' in message
   assert 'seed (0 there, 1 here)' in message
@@ -132,22 +134,22 @@ def test_wrong_settings_are_named_before_anything_is_written(
 ):
   workdir = tmp_path / 'run'
   with pytest.raises((ConfigError, DataError), match=message):
-    train.run(_config(**changes), workdir)
+    builders.train(_config(**changes), workdir)
   assert not workdir.exists()
 
 
 def test_workdir_that_cannot_be_made(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(ConfigError, match='cannot be written'):
-    train.run(_config(), tmp_path / 'file' / 'run')
+    builders.train(_config(), tmp_path / 'file' / 'run')
 
 
 def test_another_batch_size_goes_on(tiny_config, tmp_path):
   config = tiny_config
   config.stop_at_step = 2
-  train.run(config, tmp_path)
+  builders.train(config, tmp_path)
   config.stop_at_step, config.batch_size = 0, 8
-  state = train.run(config, tmp_path)
+  state = builders.train(config, tmp_path)
   assert int(state.step) == 4
   assert state.carry.halted.shape == (8,)
   saved = checkpoints.Checkpoints(tmp_path)
@@ -162,7 +164,7 @@ def test_the_best_evaluation_keeps_its_checkpoint(tiny_config, tmp_path):
   config.total_steps, config.evaluate_every = 6, 1
   config.keep_checkpoints, config.keep_best = 1, 1
   config.best_metric = 'accuracy'
-  train.run(config, tmp_path)
+  builders.train(config, tmp_path)
   scores = [
     line['eval/accuracy']
     for line in _lines(tmp_path)
@@ -223,7 +225,7 @@ def test_evaluation_writes_scores_and_a_submission(straight, capsys):
 
 def test_evaluation_in_training_equals_the_command(tmp_path):
   config = _config(stop_at_step=8, evaluate_every=8)
-  train.run(config, tmp_path)
+  builders.train(config, tmp_path)
   (line,) = (x for x in _lines(tmp_path) if 'eval/exact' in x)
   result, _ = _evaluate(tmp_path, step=8)
   assert result.metrics == {k: line[k] for k in result.metrics}
@@ -300,7 +302,7 @@ def test_unknown_answers_are_predicted_and_not_scored(tmp_path, capsys):
   tasks, workdir = tmp_path / 'tasks', tmp_path / 'run'
   _write_tasks(tasks, answers=False)
   config = _config(**{'data.evaluate': str(tasks), 'stop_at_step': 2})
-  train.run(config, workdir)
+  builders.train(config, workdir)
   result = evaluate.run(workdir)
   assert 'nothing to score' in capsys.readouterr().out
   assert result.metrics.keys() == {'eval/steps'}
@@ -308,7 +310,7 @@ def test_unknown_answers_are_predicted_and_not_scored(tmp_path, capsys):
   # The answers become known, and a task is added: rows match by name.
   _write_tasks(tasks, answers=True)
   with pytest.raises(ConfigError, match='data_version'):
-    train.run(config, workdir)
+    builders.train(config, workdir)
   result = evaluate.run(workdir)
   known = [right for answer in result.answers for right in answer.right()]
   assert len(known) == 2 and None not in known
@@ -333,10 +335,12 @@ def test_a_config_of_another_version(straight, tmp_path, key):
   fields = json.loads((straight[1] / 'config.json').read_text())
   lacking = {name: fields[name] for name in fields if name != key}
   path = tmp_path / 'config.json'
-  default = base.get_config()[key]
-  assert build.from_record(lacking, path)[key] == default
+  path.write_text(json.dumps(lacking))
+  settings, _ = workdir_config.read(tmp_path)
+  assert getattr(settings, key) == getattr(Settings(), key)
+  path.write_text(json.dumps({**fields, 'odd': 1}))
   with pytest.raises(ConfigError, match=r"config\.json: setting 'odd'"):
-    build.from_record({**fields, 'odd': 1}, path)
+    workdir_config.read(tmp_path)
 
 
 def test_a_run_is_not_continued_with_other_puzzles(straight, monkeypatch):
@@ -344,4 +348,4 @@ def test_a_run_is_not_continued_with_other_puzzles(straight, monkeypatch):
   names = checkpoints.Position(24, ['<blank>', 'other'], '')
   monkeypatch.setattr(checkpoints.Checkpoints, 'position', lambda *_: names)
   with pytest.raises(ConfigError, match='trained on other puzzles'):
-    train.run(_config(), straight[1])
+    builders.train(_config(), straight[1])

@@ -13,6 +13,7 @@ Every later version must read what a released one has written: a new format gets
 a directory of its own, and the old ones stay.
 """
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -23,13 +24,14 @@ import ml_collections
 import numpy as np
 from absl import app, logging
 
-from experiments import evaluate, train
+from experiments import evaluate
 from experiments.configs import arc1
-from hrm_jax import build
 from hrm_jax.parallel import preemption
 from hrm_jax.training import loop as training
 from hrm_jax.training.state import TrainState
 from hrm_jax.workdir import checkpoints
+from hrm_jax.workdir import config as workdir_config
+from tests import builders
 
 GOLDEN = pathlib.Path(__file__).parent
 # How often the run asks whether to stop: once while it is scored, and at each
@@ -68,11 +70,12 @@ def get_config() -> ml_collections.ConfigDict:
 
 def go_on(workdir: pathlib.Path, step: int) -> list[dict[str, float]]:
   """The lines that come next when a run goes on from a step."""
-  config, _ = build.read_run(workdir)
-  config.log_every = 1
-  config.stop_at_step = step + _NEXT_STEPS
+  config, _ = workdir_config.read(workdir)
+  config = dataclasses.replace(
+    config, log_every=1, stop_at_step=step + _NEXT_STEPS
+  )
   before = len(_lines(workdir))
-  train.run(config, workdir)
+  builders.train(config, workdir)
   return _lines(workdir)[before:]
 
 
@@ -123,7 +126,7 @@ def make(directory: pathlib.Path) -> None:
   # What is in memory, not what is read.
   checkpoints.Checkpoints.save = keep
   try:
-    train.run(get_config(), workdir, _Notice(_QUESTIONS))
+    builders.train(get_config(), workdir, _Notice(_QUESTIONS))
   except training.Preempted as stopped:
     step = stopped.step
   finally:

@@ -14,13 +14,14 @@ from PIL import Image
 import hrm_jax
 from data_pipelines.arc import encoding
 from data_pipelines.errors import ConfigError, DataError
-from experiments import evaluate, train
+from experiments import evaluate
 from experiments.configs import sudoku
 from hrm_jax import build
 from hrm_jax import solver as solvers
 from hrm_jax.published import convert
 from hrm_jax.solver import Fitting
 from hrm_jax.workdir import checkpoints
+from tests import builders
 from tests.run_fixtures import random_task
 
 CANVAS, SEGMENTS = 4, 2
@@ -63,7 +64,7 @@ def sudokus(trained_run):
 @pytest.fixture(scope='module')
 def trained_hrm(trained_run, tmp_path_factory):
   """A run of HRM on the Sudokus of `trained_run`, of one step."""
-  config, _ = build.read_run(trained_run)
+  config = json.loads((trained_run / 'config.json').read_text())
   hrm = sudoku.get_config('demo')
   for key in ('data', 'batch_size', 'evaluation'):
     hrm[key] = config[key]
@@ -73,7 +74,7 @@ def trained_hrm(trained_run, tmp_path_factory):
   hrm.model.H_layers = hrm.model.L_layers = 1
   hrm.model.expansion = 1.0
   workdir = tmp_path_factory.mktemp('hrm') / 'run'
-  train.run(hrm, workdir)
+  builders.train(hrm, workdir)
   return workdir
 
 
@@ -323,7 +324,7 @@ def test_the_run_s_own_data_may_have_changed(random_arc_run, caplog):
   path = random_arc_run.parent / 'tasks' / 'c.json'
   _write(path, random_task(5))
   try:
-    tasks = build.puzzle_set(solver.config).evaluation_tasks
+    tasks = build.puzzle_set(solver.settings).evaluation_tasks
     (query,) = solver.ask(list(tasks), Fitting('none', num_aug=1)).queries
   finally:
     path.unlink()

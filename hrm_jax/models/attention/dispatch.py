@@ -14,8 +14,6 @@ from hrm_jax.models.attention import tpu as tpu_attention
 from hrm_jax.models.rope import apply_rope, rope_tables
 from hrm_jax.parallel import sharding
 
-IMPLEMENTATIONS = ('auto', 'xla', 'xla_recompute', 'cpu', 'pallas', 'cudnn')
-
 
 def attend(
   qkv_BTW: chex.Array, num_heads: int, rope: bool, implementation: str = 'auto'
@@ -27,8 +25,8 @@ def attend(
       side, W = 3 · N · K.
     num_heads: N.
     rope: whether q and k are turned by their positions.
-    implementation: one of IMPLEMENTATIONS; 'auto' chooses by the platform
-      that the step is compiled for.
+    implementation: a value of `ModelSettings.attention`; 'auto' chooses by
+      the platform that the step is compiled for.
   """
   implementation = chosen(implementation)
   if implementation == 'cudnn' and sharding.platform() != 'gpu':

@@ -6,22 +6,24 @@ import pytest
 
 from data_pipelines.errors import ConfigError
 from hrm_jax.inference import predict as inference
-from hrm_jax.models import HRM
 from hrm_jax.parallel import sharding
+from hrm_jax.settings import ActSettings
 from hrm_jax.training import act
 from hrm_jax.training.losses import IGNORE_LABEL
+from tests import builders
 
 # N rows are predicted, of a table of R.
 N, S, V, R, D = 21, 9, 12, 24, 32
 SEGMENTS = 4
 SETTINGS = {
-  'q_learning': act.ActSettings(SEGMENTS, 0.5, 'q_learning'),
-  'halt_only': act.ActSettings(SEGMENTS, 0.5, 'halt_only'),
+  'q_learning': ActSettings(SEGMENTS, 0.5, 'q_learning'),
+  'halt_only': ActSettings(SEGMENTS, 0.5, 'halt_only'),
 }
 # Of Q values of size 10, after up to 16 blocks of float32 that amplify what
 # two compilations of the same sums differ by.
 Q_TOLERANCE = 2e-4
-MODEL = HRM(
+MODEL = builders.model(
+  'hrm',
   vocab_size=V,
   seq_len=S,
   hidden_size=D,

@@ -6,17 +6,17 @@ import pytest
 
 from hrm_jax.inference import predict as inference
 from hrm_jax.inference import probes as analysis
-from hrm_jax.models import HRM
 from hrm_jax.parallel import sharding
-from hrm_jax.training import act
+from hrm_jax.settings import ActSettings
+from tests import builders
 
 B, S, V, D, R = 16, 9, 12, 32, 24
 SEGMENTS = 5
-SETTINGS = act.ActSettings(2, 0.1, 'q_learning')
+SETTINGS = ActSettings(2, 0.1, 'q_learning')
 FIELDS = dict(
   vocab_size=V, seq_len=S, hidden_size=D, num_heads=4, puzzle_emb_ndim=D
 )
-MODEL = HRM(H_layers=1, L_layers=1, **FIELDS)
+MODEL = builders.model('hrm', H_layers=1, L_layers=1, **FIELDS)
 
 
 def _batch():
@@ -154,7 +154,7 @@ def walked(weights):
 
 
 def _predicted(weights, mode, steps):
-  settings = act.ActSettings(steps, 0.1, 'q_learning')
+  settings = ActSettings(steps, 0.1, 'q_learning')
   predict = inference.sharded_predict(
     MODEL, settings, mode, sharding.make_mesh()
   )

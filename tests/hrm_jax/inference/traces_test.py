@@ -5,18 +5,21 @@ import numpy as np
 import pytest
 
 from hrm_jax.inference import traces
-from hrm_jax.models import HRM, Direct, RecurrentTransformer
+from hrm_jax.models import HRM, RecurrentTransformer
 from hrm_jax.parallel import sharding
-from hrm_jax.training import act
+from hrm_jax.settings import ActSettings
+from tests import builders
 
 B, S, V, D = 8, 9, 12, 32
 # More than the rows would do at most.
 SEGMENTS = 3
-SETTINGS = act.ActSettings(2, 0.1, 'q_learning')
+SETTINGS = ActSettings(2, 0.1, 'q_learning')
 FIELDS = dict(
   vocab_size=V, seq_len=S, hidden_size=D, num_heads=4, puzzle_emb_ndim=D
 )
-MODEL = HRM(H_layers=1, L_layers=1, H_cycles=2, L_cycles=2, **FIELDS)
+MODEL = builders.model(
+  'hrm', H_layers=1, L_layers=1, H_cycles=2, L_cycles=2, **FIELDS
+)
 # Of values of size 10, amplified by up to 18 blocks.
 TOLERANCE = 2e-4
 
@@ -114,7 +117,7 @@ def test_rows_would_halt_by_their_own_rule(traced):
 
 def test_levels_are_named_in_order():
   assert MODEL.update_levels == 'LLHLLH'
-  assert Direct(**FIELDS).update_levels == 'H'
+  assert builders.model('direct', **FIELDS).update_levels == 'H'
 
 
 @pytest.mark.parametrize('kind', [HRM, RecurrentTransformer])
@@ -135,7 +138,7 @@ def test_a_walk_ends_where_the_segment_does(kind, variables):
     return z, straight, walked, seen
 
   z, straight, walked, (before, after, answering) = both(variables)
-  updates = len(model.update_levels)
+  updates = len(model.settings.update_levels)
   for field in z._fields:
     end = getattr(walked, field)
     np.testing.assert_allclose(end, getattr(straight, field), atol=1e-5)

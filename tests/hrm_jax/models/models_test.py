@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import ConfigError
-from hrm_jax.models import HRM, TRM, Direct, RecurrentTransformer, layers, rope
+from hrm_jax.models import HRM, TRM, layers, rope
 from hrm_jax.models.transformer import Output
 from hrm_jax.models.two_state import State
+from tests import builders
 
 EPS = float(np.finfo(np.float32).eps)
 B, S, D, V = 2, 9, 32, 12
@@ -28,13 +29,13 @@ def _model(**fields):
     L_layers=1,
     puzzle_emb_ndim=D,
   )
-  return HRM(**(defaults | fields))
+  return builders.model('hrm', **(defaults | fields))
 
 
 def _inputs(model, seed=0):
   rng = np.random.default_rng(seed)
   inputs = rng.integers(0, model.vocab_size, (B, model.seq_len))
-  puzzles = rng.normal(size=(B, model.puzzle_emb_ndim))
+  puzzles = rng.normal(size=(B, model.settings.puzzle_emb_ndim))
   return inputs.astype(np.int32), puzzles.astype(np.float32)
 
 
@@ -61,14 +62,14 @@ def _parameters(model):
 
 
 def test_standard_size_has_the_published_number_of_parameters():
-  assert _parameters(HRM(vocab_size=11, seq_len=81)) == 27_275_266
+  assert _parameters(builders.model('hrm', 11, 81)) == 27_275_266
 
 
 @pytest.mark.parametrize('seq_len', [81, 900])
-@pytest.mark.parametrize('kind', [Direct, RecurrentTransformer])
+@pytest.mark.parametrize('kind', ['direct', 'recurrent_transformer'])
 def test_what_hrm_is_compared_with_has_its_size(kind, seq_len):
-  ratio = _parameters(kind(vocab_size=12, seq_len=seq_len)) / _parameters(
-    HRM(vocab_size=12, seq_len=seq_len)
+  ratio = _parameters(builders.model(kind, 12, seq_len)) / _parameters(
+    builders.model('hrm', 12, seq_len)
   )
   assert 0.98 < ratio < 1.02
 
@@ -83,7 +84,10 @@ def test_what_hrm_is_compared_with_has_its_size(kind, seq_len):
   ],
 )
 def test_trm_has_the_published_sizes(fields, millions):
-  assert round(_parameters(TRM(vocab_size=12, **fields)) / 1e6) == millions
+  assert (
+    round(_parameters(builders.model('trm', vocab_size=12, **fields)) / 1e6)
+    == millions
+  )
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,7 @@ def test_initial_kernels_have_their_standard_deviation():
 
 def test_initial_vectors_are_two_unit_draws():
   # Wide enough to tell the statistics; jit drops the parameters unmade.
-  model = _model(hidden_size=2**14, puzzle_emb_ndim=0, dtype=jnp.bfloat16)
+  model = _model(hidden_size=2**14, puzzle_emb_ndim=0, dtype='bfloat16')
 
   @jax.jit
   def constants(key):
@@ -178,34 +182,27 @@ _SMALL_STACK = dict(
 
 def _level(model, name, blocks, mlp_t=False):
   """A function of (parameters, input), from the layers alone."""
-  level = layers.Level(
-    num_blocks=blocks,
-    num_heads=model.num_heads,
-    expansion=model.expansion,
-    rope=True,
-    attention='auto',
-    fusion='block',
-    mlp_t=mlp_t,
-    dtype=jnp.float32,
-  )
+  level = layers.Level(blocks, model.settings, mlp_t)
   return lambda params, x: level.apply({'params': params[name]}, x)
 
 
 def _unrolled(model, learning, params, z, x):
   """The specification's loop; only the last `learning` updates learn."""
   if isinstance(model, TRM):
-    H = L = _level(model, 'L_level', model.layers, model.mlp_t)
+    H = L = _level(
+      model, 'L_level', model.settings.layers, model.settings.mlp_t
+    )
   else:
-    H = _level(model, 'H_level', model.H_layers)
-    L = _level(model, 'L_level', model.L_layers)
-  left = model.H_cycles * (model.L_cycles + 1)
+    H = _level(model, 'H_level', model.settings.H_layers)
+    L = _level(model, 'L_level', model.settings.L_layers)
+  left = model.settings.H_cycles * (model.settings.L_cycles + 1)
 
   def stop(x):
     return jax.lax.stop_gradient(x) if left >= learning else x
 
   z_H, z_L = map(stop, z)
-  for _ in range(model.H_cycles):
-    for _ in range(model.L_cycles):
+  for _ in range(model.settings.H_cycles):
+    for _ in range(model.settings.L_cycles):
       left -= 1
       z_L = stop(L(params, z_L + z_H + x))
     left -= 1
@@ -240,13 +237,26 @@ _SMALL_TRM = dict(
     # It sets in at an update of H, and goes on over a whole cycle.
     (_model(H_cycles=2, L_cycles=2, gradient='last_4'), 4),
     (_model(H_cycles=2, L_cycles=2, gradient='full'), 6),
-    (TRM(H_cycles=2, L_cycles=2, mlp_t=True, **_SMALL_TRM), 3),
-    (TRM(H_cycles=2, L_cycles=2, gradient='one_step', **_SMALL_TRM), 2),
-    (TRM(H_cycles=2, L_cycles=1, gradient='full', **_SMALL_TRM), 4),
+    (
+      builders.model('trm', H_cycles=2, L_cycles=2, mlp_t=True, **_SMALL_TRM),
+      3,
+    ),
+    (
+      builders.model(
+        'trm', H_cycles=2, L_cycles=2, gradient='one_step', **_SMALL_TRM
+      ),
+      2,
+    ),
+    (
+      builders.model(
+        'trm', H_cycles=2, L_cycles=1, gradient='full', **_SMALL_TRM
+      ),
+      4,
+    ),
   ],
 )
 def test_gradient_is_that_of_the_last_updates(model, learning):
-  assert model.gradient_updates == learning
+  assert model.settings.gradient_updates == learning
   variables = _variables(model)
   rng = np.random.default_rng(0)
   shape = (B, model.num_tokens, D)
@@ -296,9 +306,11 @@ def test_gradient_is_that_of_the_last_updates(model, learning):
   'model',
   [
     _model(H_cycles=3, L_cycles=2),
-    TRM(H_cycles=2, L_cycles=2, gradient='full', **_SMALL_TRM),
-    RecurrentTransformer(**_SMALL_STACK),
-    Direct(**_SMALL_STACK),
+    builders.model(
+      'trm', H_cycles=2, L_cycles=2, gradient='full', **_SMALL_TRM
+    ),
+    builders.model('recurrent_transformer', **_SMALL_STACK),
+    builders.model('direct', **_SMALL_STACK),
   ],
 )
 def test_a_segment_without_gradient_is_the_same_segment(model):
@@ -328,7 +340,7 @@ def test_a_segment_without_gradient_is_the_same_segment(model):
 
 
 def test_direct_prediction_is_one_pass_of_the_stack():
-  model = Direct(**_SMALL_STACK)
+  model = builders.model('direct', **_SMALL_STACK)
   variables = _variables(model)
   assert 'constants' not in variables
   x = np.random.default_rng(0).normal(size=(B, model.num_tokens, D))
@@ -344,7 +356,7 @@ def test_direct_prediction_is_one_pass_of_the_stack():
 
 
 def test_recurrent_transformer_adds_the_input_in_every_segment():
-  model = RecurrentTransformer(**_SMALL_STACK)
+  model = builders.model('recurrent_transformer', **_SMALL_STACK)
   variables = _variables(model)
   rng = np.random.default_rng(0)
   z, x, weights = rng.normal(size=(3, B, model.num_tokens, D)).astype(
@@ -384,7 +396,7 @@ def test_embedding_is_prefix_then_tokens(E, length, P, pos_encodings):
   variables = {'params': params, 'constants': constants}
   x = model.apply(variables, inputs, puzzles, method='embed')
 
-  assert model.prefix_len == P
+  assert model.settings.prefix_len == P
   assert model.num_tokens == P + S
   padded = np.zeros((B, P * D), np.float32)
   padded[:, :E] = puzzles
@@ -396,7 +408,7 @@ def test_embedding_is_prefix_then_tokens(E, length, P, pos_encodings):
 
 
 def test_puzzle_embedding_len_needs_a_puzzle_embedding():
-  assert _model(puzzle_emb_ndim=0, puzzle_emb_len=4).prefix_len == 0
+  assert _model(puzzle_emb_ndim=0, puzzle_emb_len=4).settings.prefix_len == 0
 
 
 def test_logits_are_of_the_cells_and_q_of_the_first_token():
@@ -478,7 +490,7 @@ def _attention_64(params, x, num_heads):
 
 
 def test_attention_is_full_softmax_attention():
-  mixer = layers.Attention(4, False, 'auto', dtype=jnp.float32)
+  mixer = layers.Attention(4, False, 'auto', dtype='float32')
   x = 3 * np.random.default_rng(0).normal(size=(B, S, D)).astype(np.float32)
   variables = jax.jit(mixer.init)(jax.random.key(0), x)
   ours = jax.jit(mixer.apply)(variables, x)
@@ -514,9 +526,7 @@ def test_every_cell_sees_every_cell_and_its_place(pos_encodings):
 
 @pytest.mark.parametrize('mlp_t', [False, True])
 def test_block_is_post_norm_with_swiglu(mlp_t):
-  block = layers.Block(
-    4, 4.0, rope=False, attention='auto', mlp_t=mlp_t, dtype=jnp.float32
-  )
+  block = layers.Block(_model(pos_encodings='none').settings, mlp_t)
   x = 3 * np.random.default_rng(0).normal(size=(B, S, D)).astype(np.float32)
   variables = jax.jit(block.init)(jax.random.key(0), x)
   ours = jax.jit(block.apply)(variables, x)
@@ -544,7 +554,7 @@ def test_block_is_post_norm_with_swiglu(mlp_t):
 
 @pytest.mark.parametrize('pos_encodings', ['rope', 'learned'])
 def test_bfloat16_activations_keep_float32_parameters(pos_encodings):
-  model = _model(dtype=jnp.bfloat16, pos_encodings=pos_encodings)
+  model = _model(dtype='bfloat16', pos_encodings=pos_encodings)
   variables = jax.eval_shape(model.init, jax.random.key(0), *_inputs(model))
   inputs, puzzles = _inputs(model)
 
@@ -587,8 +597,8 @@ def test_bfloat16_activations_keep_float32_parameters(pos_encodings):
 )
 def test_attributes_that_do_not_fit_are_named(fields, message):
   with pytest.raises(ConfigError, match=message):
-    _model(**fields).validate()
+    _model(**fields)
 
 
 def test_odd_heads_fit_learned_positions():
-  _model(num_heads=32, pos_encodings='learned').validate()
+  _model(num_heads=32, pos_encodings='learned')

@@ -59,7 +59,7 @@ import jax
 from hrm_jax import preemption, sharding
 number = int(sys.argv[1])
 jax.distributed.initialize(f'localhost:{sys.argv[2]}', 2, number)
-mesh = sharding.make_mesh(settings=sharding.MeshSettings(data=1, tensor=4))
+mesh = sharding.make_mesh(settings=MeshSettings(data=1, tensor=4))
 with preemption.listening('cpu') as notice:
   agreement = preemption.Agreement(notice, mesh)
   for step in range(10_000):

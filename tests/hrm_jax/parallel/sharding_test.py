@@ -7,6 +7,7 @@ from jax.sharding import AxisType
 
 from data_pipelines.errors import ConfigError
 from hrm_jax.parallel import sharding
+from hrm_jax.settings import MeshSettings
 
 
 def test_mesh_is_all_devices_along_the_batch():
@@ -78,7 +79,7 @@ def test_batch_that_devices_divide_is_fine(batch_size):
   ],
 )
 def test_axes_multiply_to_the_devices(settings, shape):
-  mesh = sharding.make_mesh(settings=sharding.MeshSettings(**settings))
+  mesh = sharding.make_mesh(settings=MeshSettings(**settings))
   assert tuple(mesh.shape.values()) == shape
   assert list(mesh.devices.flat) == jax.devices()
 
@@ -95,7 +96,7 @@ def test_axes_multiply_to_the_devices(settings, shape):
 )
 def test_axes_that_do_not_are_named(settings, text):
   with pytest.raises(ConfigError, match=text):
-    sharding.make_mesh(settings=sharding.MeshSettings(**settings))
+    sharding.make_mesh(settings=MeshSettings(**settings))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_axes_that_do_not_are_named(settings, text):
   [({}, 1, 1), ({'fsdp': 4}, 1, 1), ({'tensor': 4}, 4, 4)],
 )
 def test_rows_are_split_by_hand_and_heads_by_xla(settings, outside, inside):
-  mesh = sharding.make_mesh(settings=sharding.MeshSettings(**settings))
+  mesh = sharding.make_mesh(settings=MeshSettings(**settings))
   rows, seen = sharding.spec('batch'), []
 
   def of_rows(x):

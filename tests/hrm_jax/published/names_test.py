@@ -24,10 +24,12 @@ def _like(kind, seq_len=S, **fields):
     model.init,
     jax.random.key(0),
     jax.ShapeDtypeStruct((1, seq_len), jnp.int32),
-    jax.ShapeDtypeStruct((1, model.puzzle_emb_ndim), jnp.float32),
+    jax.ShapeDtypeStruct((1, model.settings.puzzle_emb_ndim), jnp.float32),
   )
-  if model.puzzle_emb_ndim:
-    table = jax.ShapeDtypeStruct((ROWS, model.puzzle_emb_ndim), jnp.float32)
+  if model.settings.puzzle_emb_ndim:
+    table = jax.ShapeDtypeStruct(
+      (ROWS, model.settings.puzzle_emb_ndim), jnp.float32
+    )
     like = like | {'puzzle_table': table}
   return like
 

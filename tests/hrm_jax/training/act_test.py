@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import ConfigError
+from hrm_jax.settings import ActSettings
 from hrm_jax.training import act
 
 
@@ -119,18 +120,18 @@ def test_a_row_resets_only_where_it_halted():
 
 
 def test_rows_halt_at_halt_max_steps_at_the_latest():
-  halted = _segments(act.ActSettings(4, 0.5), [NEVER] * 64, 4)
+  halted = _segments(ActSettings(4, 0.5), [NEVER] * 64, 4)
   assert not halted[:3].any()
   assert halted[3].all()
 
 
 def test_without_exploration_q_alone_decides():
-  halted = _segments(act.ActSettings(4, 0.0), [NEVER, ALWAYS] * 4, 1)
+  halted = _segments(ActSettings(4, 0.0), [NEVER, ALWAYS] * 4, 1)
   np.testing.assert_array_equal(halted[0], [False, True] * 4)
 
 
 def test_exploring_rows_do_their_minimum():
-  settings = act.ActSettings(6, 1.0)
+  settings = ActSettings(6, 1.0)
   halted = _segments(settings, [ALWAYS] * 256, 6)
   # The minimum is at least 2, at most the maximum; drawn anew in each
   # segment. One drawn for the whole batch would halt all rows or none.
@@ -142,14 +143,14 @@ def test_exploring_rows_do_their_minimum():
 
 
 def test_with_two_segments_exploring_rows_do_both():
-  halted = _segments(act.ActSettings(2, 1.0), [ALWAYS] * 16, 2)
+  halted = _segments(ActSettings(2, 1.0), [ALWAYS] * 16, 2)
   assert not halted[0].any()
   assert halted[1].all()
 
 
 def test_exploration_rate_and_minimum_steps():
   rows, rate, longest = 20_000, 0.1, 16
-  settings = act.ActSettings(longest, rate)
+  settings = ActSettings(longest, rate)
   steps = np.asarray(
     act.exploration_min_steps(jax.random.key(0), settings, rows)
   )
@@ -163,7 +164,7 @@ def test_exploration_rate_and_minimum_steps():
 
 
 def test_exploration_is_a_function_of_its_key():
-  settings = act.ActSettings(16, 0.5)
+  settings = ActSettings(16, 0.5)
 
   def draw(key):
     return np.asarray(act.exploration_min_steps(key, settings, 64))
@@ -176,16 +177,16 @@ def test_exploration_is_a_function_of_its_key():
 def test_halting_rules():
   q = jnp.array([[1.0, 2.0], [2.0, 1.0], [-2.0, -3.0], [0.0, 0.0]])
   # Strictly: at the start both Q values are -5, and no row halts for that.
-  wants = act.ActSettings(halting='q_learning').wants_halt(q)
+  wants = act.wants_halt(ActSettings(halting='q_learning'), q)
   np.testing.assert_array_equal(wants, [False, True, True, False])
-  wants = act.ActSettings(halting='halt_only').wants_halt(q)
+  wants = act.wants_halt(ActSettings(halting='halt_only'), q)
   np.testing.assert_array_equal(wants, [True, True, False, False])
-  wants = act.ActSettings(halting='none').wants_halt(q)
+  wants = act.wants_halt(ActSettings(halting='none'), q)
   np.testing.assert_array_equal(wants, [False] * 4)
 
 
 def test_without_halting_all_segments_are_done_and_no_more():
-  halted = _segments(act.ActSettings(3, 0.5, 'none'), [ALWAYS] * 8, 3)
+  halted = _segments(ActSettings(3, 0.5, 'none'), [ALWAYS] * 8, 3)
   assert not halted[:2].any()
   assert halted[2].all()
 
@@ -198,7 +199,7 @@ AT_ONCE = jnp.zeros(4, jnp.int32)
 def _target(steps, puzzles=PUZZLES, variables=W):
   carry = _fresh(4).replace(steps=jnp.asarray(steps))
   return act.train_segment(
-    Adder(), variables, puzzles, carry, act.ActSettings(5, 0.0),
+    Adder(), variables, puzzles, carry, ActSettings(5, 0.0),
     AT_ONCE,
   )  # fmt: skip
 
@@ -237,10 +238,10 @@ def test_neither_target_nor_carry_has_a_gradient():
 @pytest.mark.parametrize(
   'settings, segments',
   [
-    (act.ActSettings(4, 0.1, 'q_learning'), 2),
-    (act.ActSettings(4, 0.1, 'halt_only'), 1),
-    (act.ActSettings(1, 0.1, 'q_learning'), 1),
-    (act.ActSettings(1, 0.1, 'halt_only'), 1),
+    (ActSettings(4, 0.1, 'q_learning'), 2),
+    (ActSettings(4, 0.1, 'halt_only'), 1),
+    (ActSettings(1, 0.1, 'q_learning'), 1),
+    (ActSettings(1, 0.1, 'halt_only'), 1),
   ],
 )
 def test_the_extra_segment_runs_only_for_a_target(settings, segments):
@@ -258,7 +259,7 @@ def test_the_extra_segment_runs_only_for_a_target(settings, segments):
 def test_segments_work_on_the_carrys_data():
   carry = _fresh(4)
   new, *_ = act.train_segment(
-    Adder(), W, PUZZLES, carry, act.ActSettings(), AT_ONCE
+    Adder(), W, PUZZLES, carry, ActSettings(), AT_ONCE
   )
   jax.tree.map(np.testing.assert_array_equal, new.data, carry.data)
 
@@ -275,4 +276,4 @@ def test_segments_work_on_the_carrys_data():
 )
 def test_wrong_settings_are_named(fields):
   with pytest.raises(ConfigError, match=rf'act\.{next(iter(fields))}='):
-    act.ActSettings(**fields)
+    ActSettings(**fields)

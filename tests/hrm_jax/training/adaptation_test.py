@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import ConfigError
-from hrm_jax.models import RecurrentTransformer
 from hrm_jax.parallel import sharding
-from hrm_jax.training import act, adaptation, divergence
+from hrm_jax.settings import ActSettings, OptimizerSettings
+from hrm_jax.training import adaptation, divergence
 from hrm_jax.training import step as train_step
+from tests import builders
 
 B, S, V, D = 8, 9, 12, 32
 # New puzzles 1 to 3 have demonstrations, 4 has none.
@@ -27,11 +28,9 @@ def _setup(**fields):
     puzzle_emb_ndim=D,
   )
   return train_step.TrainSetup(
-    model=RecurrentTransformer(**(model | fields)),
-    act=act.ActSettings(2, 0.1, 'halt_only'),
-    optimizer=train_step.OptimizerSettings(
-      puzzle_learning_rate=0.1, ema_decay=0.99
-    ),
+    model=builders.model('recurrent_transformer', **(model | fields)),
+    act=ActSettings(2, 0.1, 'halt_only'),
+    optimizer=OptimizerSettings(puzzle_learning_rate=0.1, ema_decay=0.99),
     loss='softmax',
     total_steps=1000,
     batch_size=64,

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hrm_jax.settings import DivergenceSettings
 from hrm_jax.training import divergence
 
 INF, NAN = float('inf'), float('nan')
@@ -27,7 +28,7 @@ INF, NAN = float('inf'), float('nan')
 )
 def test_the_first_reason_that_holds(loss, mean, square, spike, reason):
   found = divergence.diagnose(
-    divergence.Settings(loss_spike=spike),
+    DivergenceSettings(loss_spike=spike),
     jnp.float32(loss),
     jnp.float32(mean),
     {'a': {'b': jnp.float32(square), 'c': jnp.float32(5.0)}, 'd': [square * 0]},

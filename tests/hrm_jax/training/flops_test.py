@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from hrm_jax.models import HRM, TRM, Direct, RecurrentTransformer
 from hrm_jax.parallel import sharding
-from hrm_jax.training import act, flops
+from hrm_jax.settings import ActSettings, OptimizerSettings
+from hrm_jax.training import flops
 from hrm_jax.training import step as train_step
+from tests import builders
 
 # Elementwise work, which XLA counts and the formula does not, is small at
 # these sizes. XLA counts the body of a loop once: no update is repeated.
@@ -22,8 +23,8 @@ TWO_STATE = SIZES | dict(H_cycles=1, L_cycles=1)
 def _setup(model, halting='none', halt_max_steps=4):
   return train_step.TrainSetup(
     model=model,
-    act=act.ActSettings(halt_max_steps, 0.1, halting),
-    optimizer=train_step.OptimizerSettings(),
+    act=ActSettings(halt_max_steps, 0.1, halting),
+    optimizer=OptimizerSettings(),
     loss='stablemax',
     total_steps=10,
     batch_size=B,
@@ -33,11 +34,13 @@ def _setup(model, halting='none', halt_max_steps=4):
 
 
 def _hrm(**fields):
-  return HRM(**(TWO_STATE | dict(H_layers=1, L_layers=2) | fields))
+  return builders.model(
+    'hrm', **(TWO_STATE | dict(H_layers=1, L_layers=2) | fields)
+  )
 
 
 def _trm(**fields):
-  return TRM(**(TWO_STATE | dict(puzzle_emb_len=2) | fields))
+  return builders.model('trm', **(TWO_STATE | dict(puzzle_emb_len=2) | fields))
 
 
 @pytest.mark.parametrize(
@@ -49,8 +52,10 @@ def _trm(**fields):
     _setup(_hrm(gradient='full')),
     _setup(_trm(), 'halt_only'),
     _setup(_trm(mlp_t=True, pos_encodings='none'), 'q_learning'),
-    _setup(Direct(**SIZES, layers=2), halt_max_steps=1),
-    _setup(RecurrentTransformer(**SIZES, layers=2), 'q_learning'),
+    _setup(builders.model('direct', **SIZES, layers=2), halt_max_steps=1),
+    _setup(
+      builders.model('recurrent_transformer', **SIZES, layers=2), 'q_learning'
+    ),
   ],
 )
 def test_xla_counts_the_same(setup):
@@ -76,12 +81,12 @@ def test_passes_of_a_segment(gradient, learning):
   model = _hrm(
     H_layers=2, L_layers=3, H_cycles=2, L_cycles=3, gradient=gradient
   )
-  assert model.block_passes() == (22, learning)
+  assert model.settings.block_passes() == (22, learning)
 
 
 def test_the_published_setting():
   # A row of ARC: 64 passes of blocks of 512, 901 tokens.
-  model = HRM(vocab_size=12, seq_len=900)
+  model = builders.model('hrm', vocab_size=12, seq_len=900)
   block = 901 * (2 * (4 * 512**2 + 3 * 512 * 1536) + 4 * 901 * 512)
   assert flops.block_flops(model) == block
   setup = _setup(model, 'q_learning', 16)

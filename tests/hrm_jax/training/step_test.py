@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import ConfigError
-from hrm_jax.models import HRM, Direct
 from hrm_jax.parallel import sharding
-from hrm_jax.training import act, divergence
+from hrm_jax.settings import ActSettings, MeshSettings, OptimizerSettings
+from hrm_jax.training import divergence
 from hrm_jax.training import step as train_step
 from hrm_jax.training.losses import IGNORE_LABEL
-from hrm_jax.training.state import TrainState, count_parameters
+from hrm_jax.training.state import (
+  TrainState,
+  abstract_weights,
+  count_parameters,
+)
 from hrm_jax.workdir import checkpoints
+from tests import builders
 
 B, S, V, R, D = 8, 9, 12, 20, 32
 HALT_MAX_STEPS = 3
@@ -36,9 +41,9 @@ def _setup(batch_size=B, loss='stablemax', **fields):
     puzzle_emb_ndim=D,
   )
   return train_step.TrainSetup(
-    model=HRM(**(model | fields)),
-    act=act.ActSettings(HALT_MAX_STEPS, 0.5),
-    optimizer=train_step.OptimizerSettings(
+    model=builders.model('hrm', **(model | fields)),
+    act=ActSettings(HALT_MAX_STEPS, 0.5),
+    optimizer=OptimizerSettings(
       learning_rate=RATE,
       puzzle_learning_rate=PUZZLE_RATE,
       puzzle_weight_decay=PUZZLE_DECAY,
@@ -98,9 +103,7 @@ class Program:
 
 
 def _program(devices, microbatches=1, **axes):
-  mesh = sharding.make_mesh(
-    jax.devices()[:devices], sharding.MeshSettings(**axes)
-  )
+  mesh = sharding.make_mesh(jax.devices()[:devices], MeshSettings(**axes))
   setup = dataclasses.replace(_setup(), microbatches=microbatches)
   return Program(
     mesh,
@@ -288,7 +291,7 @@ def test_split_parameters_stay_split():
   ],
 )
 def test_what_an_axis_does_not_divide_is_named(axes, text):
-  mesh = sharding.make_mesh(settings=sharding.MeshSettings(**axes))
+  mesh = sharding.make_mesh(settings=MeshSettings(**axes))
   sizes = {'hidden_size': 36, 'num_heads': 2} if 'fsdp' in axes else {}
   with pytest.raises(ConfigError, match=text):
     train_step.sharded_step(_setup(**sizes), mesh)
@@ -314,10 +317,9 @@ def test_parts_need_no_puzzle_rows():
   assert state.carry.halted.shape == (B,)
 
 
-@pytest.mark.parametrize('microbatches', [0, 3])
-def test_microbatches_that_do_not_divide_are_named(microbatches):
-  with pytest.raises(ConfigError, match=f'microbatches={microbatches}'):
-    setup = dataclasses.replace(_setup(), microbatches=microbatches)
+def test_microbatches_that_do_not_divide_are_named():
+  with pytest.raises(ConfigError, match='microbatches=3'):
+    setup = dataclasses.replace(_setup(), microbatches=3)
     train_step.sharded_step(setup, sharding.make_mesh())
 
 
@@ -544,7 +546,8 @@ def test_direct_prediction_takes_a_new_batch_in_every_step():
 
 def _direct(**settings):
   setup = _setup()
-  model = Direct(
+  model = builders.model(
+    'direct',
     vocab_size=V,
     seq_len=S,
     hidden_size=D,
@@ -552,18 +555,8 @@ def _direct(**settings):
     layers=1,
     puzzle_emb_ndim=D,
   )
-  settings = act.ActSettings(
-    **{'halt_max_steps': 1, 'halting': 'none'} | settings
-  )
+  settings = ActSettings(**{'halt_max_steps': 1, 'halting': 'none'} | settings)
   return dataclasses.replace(setup, model=model, act=settings)
-
-
-@pytest.mark.parametrize(
-  'settings', [{'halt_max_steps': 2}, {'halting': 'q_learning'}]
-)
-def test_direct_prediction_has_no_segments_to_halt_after(settings):
-  with pytest.raises(ConfigError, match=r"halt_max_steps=1 and .*'none'"):
-    _direct(**settings)
 
 
 def test_parameters_are_reported_apart(program):
@@ -588,17 +581,8 @@ def test_weights_are_read_on_devices_that_the_batch_does_not_suit():
   mesh = sharding.make_mesh()
   with pytest.raises(ConfigError, match='batch_size=12'):
     train_step.abstract_state(setup, mesh)
-  like = train_step.abstract_to_predict(setup, mesh)
+  like = abstract_weights(setup.model, R, mesh)
   assert like.puzzle_table.shape == (24, D)
-
-
-def test_wrong_settings_are_named():
-  with pytest.raises(ConfigError, match="loss='hinge'"):
-    _setup(loss='hinge')
-  with pytest.raises(ConfigError, match='num_heads=5'):
-    _setup(num_heads=5)
-  with pytest.raises(ConfigError, match=r'ema_decay=1\.0'):
-    train_step.OptimizerSettings(ema_decay=1.0)
 
 
 def _poison(monkeypatch):
@@ -667,7 +651,7 @@ def test_gradient_norms_are_those_of_the_gradients(program):
   state, metrics, diagnosis = program.step(
     program.start(_table()), sharding.global_batch(program.mesh, _batch(0))
   )
-  b1 = train_step.OptimizerSettings().b1
+  b1 = OptimizerSettings().b1
   squares = 0.0
   # After one step the first moment is the gradient, but for a factor.
   for name, moments in state.opt_state[0].mu.items():

@@ -1,6 +1,5 @@
 """What is saved comes back bit for bit, and what is damaged is named."""
 
-import json
 import logging
 import shutil
 import subprocess
@@ -11,12 +10,12 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import ConfigError
-from hrm_jax.models import HRM
 from hrm_jax.parallel import sharding
-from hrm_jax.training import act
+from hrm_jax.settings import ActSettings, OptimizerSettings
 from hrm_jax.training import step as train_step
-from hrm_jax.workdir import checkpoints
+from hrm_jax.workdir import checkpoints, integrity
 from hrm_jax.workdir.checkpoints import Checkpoints, Keep, Position
+from tests import builders
 
 POSITION = Position(
   data_position=7,
@@ -37,12 +36,12 @@ def _setup(ema_decay=0.0, identifiers=20, **fields):
     H_layers=1,
     L_layers=1,
     puzzle_emb_ndim=32,
-    dtype=jnp.bfloat16,
+    dtype='bfloat16',
   )
   return train_step.TrainSetup(
-    model=HRM(**(model | fields)),
-    act=act.ActSettings(),
-    optimizer=train_step.OptimizerSettings(ema_decay=ema_decay),
+    model=builders.model('hrm', **(model | fields)),
+    act=ActSettings(),
+    optimizer=OptimizerSettings(ema_decay=ema_decay),
     loss='stablemax',
     total_steps=100,
     batch_size=8,
@@ -142,13 +141,13 @@ def test_a_checkpoint_of_one_device_fits_eight(tmp_path):
 def test_other_shapes_than_the_models_are_named(workdir):
   saved = Checkpoints(workdir)
   with pytest.raises(ConfigError, match=r'lm_head.kernel has shape .*, not'):
-    saved.restore_weights(5, _like(vocab_size=17))
+    saved.restore_weights(5, _like(vocab_size=17).weights)
   saved.close()
 
 
 def test_weights_come_back_alone(workdir):
   saved = Checkpoints(workdir)
-  variables, table = saved.restore_weights(5, _like())
+  variables, table = saved.restore_weights(5, _like().weights)
   state = _state(5)
   assert variables.keys() == {'params', 'constants'}
   _assert_same(variables, state.variables)
@@ -161,7 +160,7 @@ def test_weights_need_no_training_state(workdir):
   # predicts is looked at.
   like = _like().replace(carry=None, opt_state=None, step=None)
   saved = Checkpoints(workdir)
-  variables, _ = saved.restore_weights(3, like)
+  variables, _ = saved.restore_weights(3, like.weights)
   _assert_same(variables, _state(3).variables)
   saved.close()
 
@@ -184,7 +183,7 @@ def large(request, tmp_path_factory):
 def test_a_table_in_pieces_fits_any_devices(large, devices):
   workdir, table = large
   saved = Checkpoints(workdir)
-  _, found = saved.restore_weights(3, _like(devices, **_LARGE))
+  _, found = saved.restore_weights(3, _like(devices, **_LARGE).weights)
   np.testing.assert_array_equal(found[:50_000], table[:50_000])
   saved.close()
 
@@ -202,27 +201,27 @@ def test_only_rows_that_are_needed_are_read(large, devices):
   like = _like(devices, **_LARGE)
   saved = Checkpoints(workdir)
   before = _bytes_read()
-  variables, found = saved.restore_weights(3, like, rows)
+  variables, found = saved.restore_weights(3, like.weights, rows)
   assert _bytes_read() - before < 10 * 2**20 < table.nbytes / 2
   assert found.shape == (-(-5 // devices) * devices, 128)
   np.testing.assert_array_equal(found[:5], table[rows])
   assert found.sharding.is_equivalent_to(like.puzzle_table.sharding, 2)
-  _assert_same(variables, saved.restore_weights(3, like)[0])
+  _assert_same(variables, saved.restore_weights(3, like.weights)[0])
   saved.close()
 
 
 def test_rows_of_a_small_table_and_of_none(workdir, tmp_path):
   saved = Checkpoints(workdir)
   rows = np.array([3, 0])
-  _, found = saved.restore_weights(5, _like(2), rows)
+  _, found = saved.restore_weights(5, _like(2).weights, rows)
   _assert_same(found, _state(5).puzzle_table[rows])
   with pytest.raises(ConfigError, match=r'checkpoints/5: cannot be restored'):
-    saved.restore_weights(5, _like(), np.array([24]))
+    saved.restore_weights(5, _like().weights, np.array([24]))
   saved.close()
   _save(tmp_path, _state(1, puzzle_emb_ndim=0))
   saved = Checkpoints(tmp_path)
   like = _like(puzzle_emb_ndim=0)
-  assert saved.restore_weights(1, like, rows)[1].shape == (8, 0)
+  assert saved.restore_weights(1, like.weights, rows)[1].shape == (8, 0)
   saved.close()
 
 
@@ -234,7 +233,7 @@ def test_the_average_is_what_predicts_and_both_come_back(tmp_path):
   _save(tmp_path, state)
   saved = Checkpoints(tmp_path)
   _assert_same(saved.restore(3, _like(ema_decay=0.9)), state)
-  variables, _ = saved.restore_weights(3, _like(ema_decay=0.9))
+  variables, _ = saved.restore_weights(3, _like(ema_decay=0.9).weights)
   _assert_same(variables, state.predicting)
   saved.close()
 
@@ -245,7 +244,7 @@ def test_weights_alone_predict_and_are_not_trained_on(tmp_path):
   saved.save_weights(3, state.variables, state.puzzle_table, POSITION)
   saved.close()
   saved = Checkpoints(tmp_path)
-  variables, table = saved.restore_weights(3, _like())
+  variables, table = saved.restore_weights(3, _like().weights)
   _assert_same(variables, state.variables)
   _assert_same(table, state.puzzle_table)
   assert saved.position(3) == POSITION
@@ -261,7 +260,7 @@ def test_a_model_without_constants_is_saved(tmp_path):
   saved = Checkpoints(tmp_path)
   like = _like().replace(constants={})
   _assert_same(saved.restore(1, like), state)
-  assert saved.restore_weights(1, like)[0]['constants'] == {}
+  assert saved.restore_weights(1, like.weights)[0]['constants'] == {}
   saved.close()
 
 
@@ -312,19 +311,6 @@ def test_the_best_and_every_so_many_stay_besides(tmp_path):
   assert saved.steps() == [2, 4, 7]
 
 
-@pytest.mark.parametrize(
-  'fields, name',
-  [
-    ((0,), 'keep_checkpoints=0'),
-    ((1, -1), 'keep_best=-1'),
-    ((1, 0, -1), 'keep_every=-1'),
-  ],
-)
-def test_what_cannot_be_kept(fields, name):
-  with pytest.raises(ConfigError, match=name):
-    Keep(*fields)
-
-
 def test_a_saved_step_is_not_saved_again(tmp_path):
   _save(tmp_path, _state(1))
   other = _state(1).replace(puzzle_table=_state(2).puzzle_table)
@@ -360,140 +346,6 @@ def test_a_checkpoint_of_a_newer_format_is_refused(tmp_path, monkeypatch):
   with pytest.raises(ConfigError, match=f'format {newer}'):
     saved.position(1)
   saved.close()
-
-
-CONFIG = {
-  'seed': 0,
-  'model': {'hidden_size': 32, 'name': 'ä'},
-  'log': {'every': 10, 'dir': None},
-}
-
-
-def _claim(workdir, config, free=(), defaults=None):
-  checkpoints.claim_workdir(workdir, config, free, defaults or {})
-
-
-def _train_a_little(workdir):
-  (workdir / 'metrics.jsonl').write_text('{"step": 1}\n')
-
-
-def test_a_new_workdir_is_claimed(tmp_path):
-  workdir = tmp_path / 'a' / 'b'
-  assert checkpoints.read_config(workdir) is None
-  _claim(workdir, CONFIG)
-  assert checkpoints.read_config(workdir) == CONFIG
-  assert [path.name for path in workdir.iterdir()] == ['config.json']
-
-
-def test_the_same_settings_go_on(tmp_path):
-  _claim(tmp_path, CONFIG | {'sizes': (1, 2)})
-  before = (tmp_path / 'config.json').read_bytes()
-  # JSON knows no tuples.
-  _claim(tmp_path, CONFIG | {'sizes': (1, 2)})
-  assert (tmp_path / 'config.json').read_bytes() == before
-
-
-@pytest.mark.parametrize(
-  'change, named',
-  [
-    ({'seed': 1}, ['seed (0 there, 1 here)']),
-    (
-      {'model': {'hidden_size': 64, 'name': 'b'}},
-      ['model.hidden_size (32 there, 64 here)', "model.name ('ä' there"],
-    ),
-    ({'extra': 5}, ['extra (None there, 5 here)']),
-    ({'model': {'name': 'ä'}}, ['model.hidden_size (32 there, None here)']),
-  ],
-)
-def test_other_settings_are_listed_and_nothing_is_written(
-  tmp_path, change, named
-):
-  _claim(tmp_path, CONFIG)
-  _train_a_little(tmp_path)
-  before = (tmp_path / 'config.json').read_bytes()
-  with pytest.raises(ConfigError) as error:
-    _claim(tmp_path, CONFIG | change, free=('log',))
-  for text in named:
-    assert text in str(error.value)
-  # And nothing that is the same.
-  assert 'log.every' not in str(error.value)
-  assert (tmp_path / 'config.json').read_bytes() == before
-  names = {path.name for path in tmp_path.iterdir()}
-  assert names == {'config.json', 'metrics.jsonl'}
-
-
-def test_a_first_start_that_failed_blocks_nothing(tmp_path):
-  """Out of memory, say: no step was done, and other settings may be tried."""
-  _claim(tmp_path, CONFIG)
-  (tmp_path / 'checkpoints').mkdir()
-  _claim(tmp_path, CONFIG | {'seed': 1})
-  assert checkpoints.read_config(tmp_path)['seed'] == 1
-
-
-def test_results_without_their_settings_are_not_gone_on_with(tmp_path):
-  (tmp_path / 'checkpoints' / '5').mkdir(parents=True)
-  with pytest.raises(ConfigError, match=r'not its config\.json'):
-    _claim(tmp_path, CONFIG)
-  assert not (tmp_path / 'config.json').exists()
-
-
-def test_a_setting_that_is_newer_than_the_run_has_its_default(tmp_path):
-  _claim(tmp_path, CONFIG)
-  _train_a_little(tmp_path)
-  defaults = {'model': {'new': 7}}
-  later = CONFIG | {'model': CONFIG['model'] | {'new': 7}}
-  _claim(tmp_path, later, defaults=defaults)
-  later = CONFIG | {'model': CONFIG['model'] | {'new': 8}}
-  with pytest.raises(ConfigError, match=r'model\.new \(7 there, 8 here\)'):
-    _claim(tmp_path, later, defaults=defaults)
-
-
-@pytest.mark.parametrize('free', [('log',), ('log.every',)])
-def test_free_settings_may_differ(tmp_path, free):
-  _claim(tmp_path, CONFIG)
-  _train_a_little(tmp_path)
-  other = CONFIG | {'log': {'every': 20, 'dir': None}}
-  _claim(tmp_path, other, free=free)
-  # The file tells how the run goes on.
-  assert checkpoints.read_config(tmp_path) == other
-
-
-def test_a_free_name_frees_no_longer_names(tmp_path):
-  config = {'log': 1, 'logarithm': 1}
-  _claim(tmp_path, config)
-  _train_a_little(tmp_path)
-  with pytest.raises(ConfigError, match='logarithm'):
-    _claim(tmp_path, config | {'logarithm': 2}, ('log',))
-
-
-@pytest.mark.parametrize(
-  'content',
-  [
-    b'',
-    b'{"seed": 0',
-    b'\xff\xfe{',
-    b'[1]',
-    b'null',
-  ],
-)
-def test_a_damaged_config_is_named(tmp_path, content):
-  (tmp_path / 'config.json').write_bytes(content)
-  with pytest.raises(ConfigError, match=r'config\.json'):
-    _claim(tmp_path, CONFIG)
-  assert (tmp_path / 'config.json').read_bytes() == content
-
-
-def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
-  (tmp_path / 'file').write_text('')
-  with pytest.raises(ConfigError, match=r'--workdir=.*file/run'):
-    _claim(tmp_path / 'file' / 'run', CONFIG)
-
-
-def test_config_is_readable_json(tmp_path):
-  _claim(tmp_path, CONFIG)
-  text = (tmp_path / 'config.json').read_text()
-  assert json.loads(text) == CONFIG
-  assert text.count('\n') > len(CONFIG)
 
 
 def test_a_state_without_a_puzzle_table_is_saved(tmp_path):
@@ -564,9 +416,9 @@ def test_each_damaged_file_leads_to_the_checkpoint_before(
 def test_a_file_too_many_is_damage_unless_it_is_hidden(whole, tmp_path):
   shutil.copytree(whole / 'checkpoints' / '5', tmp_path / '5')
   (tmp_path / '5' / '.DS_Store').write_text('a desktop was here')
-  assert checkpoints.find_damage(tmp_path / '5') is None
+  assert integrity.find_damage(tmp_path / '5') is None
   (tmp_path / '5' / 'weights' / 'more').write_text('')
-  assert 'weights/more is not listed' in checkpoints.find_damage(tmp_path / '5')
+  assert 'weights/more is not listed' in integrity.find_damage(tmp_path / '5')
 
 
 def test_sha256sum_agrees(whole):

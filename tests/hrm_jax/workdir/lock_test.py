@@ -24,7 +24,7 @@ _ROOT = pathlib.Path(__file__).parents[3]
 # Holds a workdir until its input ends; 'elsewhere' as another machine does.
 _HOLD = """
 import errno, fcntl, pathlib, sys
-from hrm_jax import workdir_lock
+from hrm_jax.workdir import lock as workdir_lock
 if sys.argv[2] == 'elsewhere':
   def flock(*_):
     raise OSError(errno.ENOTSUP, 'no locks')
@@ -39,7 +39,9 @@ with workdir_lock.hold(pathlib.Path(sys.argv[1]), beat=0.05):
 _JOIN = """
 import contextlib, pathlib, sys
 import jax
-from hrm_jax import errors, processes, workdir_lock
+from data_pipelines import errors
+from hrm_jax.parallel import processes
+from hrm_jax.workdir import lock as workdir_lock
 jax.distributed.initialize(f'localhost:{sys.argv[2]}', 2, int(sys.argv[1]))
 with contextlib.ExitStack() as stack:
   for workdir in map(pathlib.Path, sys.argv[3:]):

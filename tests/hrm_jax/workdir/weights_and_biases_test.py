@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from data_pipelines.errors import ConfigError
-from experiments import train
+from tests import builders
 
 pytestmark = pytest.mark.slow
 
@@ -134,8 +134,8 @@ def test_each_start_adds_its_lines_to_one_run(
 def test_the_run_there_ends_as_it_ends_here(offline, tmp_path, error, code):
   script = f"""
 import pathlib
-from experiments import weights_and_biases
-from hrm_jax import training
+from hrm_jax.workdir import weights_and_biases
+from hrm_jax.training import loop as training
 try:
   workdir = pathlib.Path({str(tmp_path)!r})
   with weights_and_biases.Tracker('puzzles', workdir, {{}}) as tracker:
@@ -179,7 +179,7 @@ def test_a_missing_package_names_the_extra(tmp_path, tiny_config, monkeypatch):
     lambda name, *more: None if name == 'wandb' else find_spec(name, *more),
   )
   with pytest.raises(ConfigError, match=r"pip install -e '\.\[wandb\]'"):
-    train.run(tiny_config, tmp_path / 'run', wandb='puzzles')
+    builders.train(tiny_config, tmp_path / 'run', wandb='puzzles')
   assert not (tmp_path / 'run').exists()
 
 

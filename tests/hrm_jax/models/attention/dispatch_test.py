@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import ConfigError
-from hrm_jax.models import HRM, layers
+from hrm_jax.models import layers
 from hrm_jax.models.attention import dispatch as attention
 from hrm_jax.models.attention import tpu as tpu_attention
 from hrm_jax.models.attention import tpu_blocks
 from hrm_jax.parallel import sharding
+from hrm_jax.settings import HRMSettings, MeshSettings
+from tests import builders
 
 B, N = 8, 4
 # (T, K, rope). Lengths that no tile divides; heads of 64 share a register in
@@ -76,16 +78,14 @@ def test_attention_is_that_of_xla(implementation, dtype, T, K, rope):
 
 
 def _level(implementation, fusion, dtype, rope=True):
-  return layers.Level(
-    num_blocks=2,
+  settings = HRMSettings(
     num_heads=N,
-    expansion=4.0,
-    rope=rope,
+    pos_encodings='rope' if rope else 'none',
     attention=implementation,
-    mlp_t=False,
     fusion=fusion,
-    dtype=dtype,
+    dtype=jnp.dtype(dtype).name,
   )
+  return layers.Level(2, settings, mlp_t=False)
 
 
 @pytest.fixture(scope='module')
@@ -139,7 +139,7 @@ def test_kernels_on_eight_devices_are_those_on_one(variables, fusion, settings):
   variables = variables[N * 16]
   x, dout = (_random(i, (B, 10, N * 16), jnp.float32) for i in range(2))
   level = _level('pallas', fusion, jnp.float32)
-  mesh = sharding.make_mesh(settings=sharding.MeshSettings(**settings))
+  mesh = sharding.make_mesh(settings=MeshSettings(**settings))
 
   @jax.jit
   def run(variables, x):
@@ -280,7 +280,7 @@ def test_rope_table_without_rope_turns_nothing():
 )
 def test_settings_that_do_not_exist_are_named(fields, message):
   with pytest.raises(ConfigError, match=message):
-    HRM(vocab_size=12, seq_len=9, **fields).validate()
+    builders.model('hrm', vocab_size=12, seq_len=9, **fields)
 
 
 @pytest.mark.parametrize('length', [10, 37])

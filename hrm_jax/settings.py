@@ -1,0 +1,728 @@
+"""Settings of an experiment: the only place of their defaults and checks.
+
+`Settings` holds one frozen dataclass for each group (`settings.model`,
+`settings.act`, ...). The files in `experiments/configs` make ConfigDicts of the
+same keys out of them, and a run's config.json holds them too. A setting that is
+added here, with a default that changes nothing, is thereby known everywhere.
+This module imports no JAX.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+import typing
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+from data_pipelines.errors import ConfigError
+
+
+@functools.cache
+def _types(group: type) -> dict[str, Any]:
+  """The type of each field of a dataclass."""
+  hints = typing.get_type_hints(group)
+  return {field.name: hints[field.name] for field in dataclasses.fields(group)}
+
+
+def choices(group: type, name: str) -> tuple[str, ...]:
+  """The words that a setting can be, e.g. choices(ActSettings, 'halting')."""
+  return typing.get_args(_types(group)[name])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+  """Settings of one group; types and values are checked when it is made."""
+
+  # Precedes the names of the fields in messages and on the command line.
+  prefix: ClassVar[str] = ''
+
+  def __post_init__(self):
+    for name, kind in _types(type(self)).items():
+      value = _typed(f'{self.prefix}{name}', getattr(self, name), kind)
+      object.__setattr__(self, name, value)
+    self._check()
+
+  def _check(self) -> None:
+    """Raises ConfigError where values are out of range or do not fit."""
+
+  def _at_least(self, least: int, *names: str, told: str = '') -> None:
+    """Raises ConfigError where one of these fields is smaller than `least`."""
+    for name in names:
+      value = getattr(self, name)
+      if value < least:
+        raise ConfigError(
+          f'{self.prefix}{name}={value} must be at least {least}{told}'
+        )
+
+
+def _typed(key: str, value: Any, kind: Any) -> Any:
+  """The value as its setting's type has it: 1 for a float is 1.0.
+
+  Raises:
+    ConfigError: it has another type, or is none of the possible words.
+  """
+  if typing.get_origin(kind) is Literal:
+    words = typing.get_args(kind)
+    if value in words:
+      return value
+    raise ConfigError(
+      f'{key}={value!r} is unknown; use one of {", ".join(words)}'
+    )
+  if kind is float and type(value) in (int, float):
+    if math.isfinite(value):
+      return float(value)
+  elif typing.get_origin(kind) is tuple:
+    (item, _) = typing.get_args(kind)
+    if isinstance(value, list | tuple) and all(
+      isinstance(one, item) for one in value
+    ):
+      return tuple(value)
+  elif isinstance(value, kind) and (kind is bool or type(value) is not bool):
+    return value
+  raise ConfigError(f'{key}={value!r} must be {_WORDS.get(kind, "a group")}')
+
+
+_WORDS = {
+  int: 'a whole number',
+  float: 'a finite number',
+  bool: 'true or false',
+  str: 'a text',
+  tuple[str, ...]: 'a list of texts',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings(_Group):
+  """Settings that all kinds of models have.
+
+  Attributes:
+    hidden_size: size D of a token's state.
+    num_heads: number N of attention heads; it divides `hidden_size`.
+    expansion: ratio of the MLP's inner size to `hidden_size`, before the two
+      thirds of a SwiGLU and rounding (see `layers.swiglu_width`).
+    puzzle_emb_ndim: size E of a puzzle's embedding; 0 for a model without.
+    puzzle_emb_len: number P of prefix tokens that hold the embedding; 0 for as
+      many as it fills.
+    pos_encodings: 'rope' turns queries and keys by their positions, 'learned'
+      adds a table to the input, 'none' does neither.
+    dtype: type of activations and states; parameters are float32.
+    attention: implementation of attention: 'xla'; 'xla_recompute', which
+      computes scores twice instead of keeping them; 'cpu'; 'pallas' on a TPU;
+      'cudnn' on a GPU, in bfloat16; 'auto' chooses by the platform.
+    fusion: what one kernel computes where attention is 'pallas': 'attention'
+      or a whole 'block' (see `hrm_jax.models.attention.tpu_blocks`).
+  """
+
+  prefix: ClassVar[str] = 'model.'
+  # The value of `model.kind`, and whether a segment continues the last one's
+  # state.
+  kind: ClassVar[str] = ''
+  recurrent: ClassVar[bool] = True
+
+  hidden_size: int = 512
+  num_heads: int = 8
+  expansion: float = 4.0
+  puzzle_emb_ndim: int = 512
+  puzzle_emb_len: int = 0
+  pos_encodings: Literal['rope', 'learned', 'none'] = 'rope'
+  # Not float64: JAX would quietly make it float32.
+  dtype: Literal['float32', 'bfloat16'] = 'bfloat16'
+  attention: Literal[
+    'auto', 'xla', 'xla_recompute', 'cpu', 'pallas', 'cudnn'
+  ] = 'auto'
+  fusion: Literal['attention', 'block'] = 'block'
+
+  def _check(self) -> None:
+    for name, value in dataclasses.asdict(self).items():
+      if isinstance(value, bool | str):
+        continue
+      if name in ('puzzle_emb_ndim', 'puzzle_emb_len'):
+        if value < 0:
+          raise ConfigError(f'model.{name}={value} must not be negative')
+      elif value <= 0:
+        raise ConfigError(f'model.{name}={value} must be positive')
+    head_size, rest = divmod(self.hidden_size, self.num_heads)
+    if rest:
+      raise ConfigError(
+        f'model.hidden_size={self.hidden_size} is not divisible by '
+        f'model.num_heads={self.num_heads}; choose heads that divide it'
+      )
+    if self.pos_encodings == 'rope' and head_size % 2:
+      raise ConfigError(
+        f'model.hidden_size / model.num_heads = {head_size} is odd; rotary '
+        'positions need an even head size'
+      )
+    if self.attention == 'cudnn' and self.dtype != 'bfloat16':
+      raise ConfigError(
+        "model.attention='cudnn' needs model.dtype='bfloat16'; use that, or "
+        "model.attention='auto'"
+      )
+    if self.prefix_len * self.hidden_size < self.puzzle_emb_ndim:
+      raise ConfigError(
+        f'model.puzzle_emb_ndim={self.puzzle_emb_ndim} does not fit '
+        f'model.puzzle_emb_len={self.puzzle_emb_len} tokens of '
+        f'model.hidden_size={self.hidden_size}; raise puzzle_emb_len'
+      )
+
+  @property
+  def prefix_len(self) -> int:
+    """Number P of the puzzle embedding's tokens, which precede the cells."""
+    if self.puzzle_emb_ndim == 0:
+      return 0
+    return self.puzzle_emb_len or -(-self.puzzle_emb_ndim // self.hidden_size)
+
+  @property
+  def update_levels(self) -> str:
+    """The level of each update of a segment, in order: L or H."""
+    return 'H'
+
+  def block_passes(self) -> tuple[int, int]:
+    """Blocks that a segment runs through, and those of them with gradient."""
+    raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoStateSettings(ModelSettings):
+  """Settings of the models with a slow and a fast state.
+
+  Attributes (beside those of `ModelSettings`):
+    H_cycles: updates of z_H in a segment.
+    L_cycles: updates of z_L for each update of z_H.
+    gradient: the updates at the segment's end that carry a gradient, to the
+      parameters and to x̃: 'one_step' the last of z_L and the last of z_H
+      (HRM, section 2, "Approximate gradient"), 'last_cycle' those from the
+      last update of z_H but one (TRM), 'last_K' the last K of all, 'full' all.
+      None goes back into earlier segments.
+  """
+
+  H_cycles: int = 2
+  L_cycles: int = 2
+  gradient: str = 'one_step'
+
+  def _check(self) -> None:
+    super()._check()
+    _ = self.gradient_updates
+
+  @property
+  def updates(self) -> int:
+    """Updates of either state in a segment."""
+    return self.H_cycles * (self.L_cycles + 1)
+
+  @property
+  def update_levels(self) -> str:
+    return ('L' * self.L_cycles + 'H') * self.H_cycles
+
+  @property
+  def gradient_updates(self) -> int:
+    """How many of the updates, the last ones, carry a gradient.
+
+    Raises:
+      ConfigError: `gradient` is unknown or asks for more than there are.
+    """
+    named = {
+      'one_step': 2,
+      'last_cycle': self.L_cycles + 1,
+      'full': self.updates,
+    }
+    if self.gradient in named:
+      return named[self.gradient]
+    match = re.fullmatch(r'last_([1-9]\d*)', self.gradient)
+    if match is None or int(match[1]) > self.updates:
+      raise ConfigError(
+        f"model.gradient='{self.gradient}' is unknown; use one_step, "
+        f'last_cycle, full, or last_1 … last_{self.updates} for the last of '
+        f'the {self.updates} updates of a segment'
+      )
+    return int(match[1])
+
+  @property
+  def level_sizes(self) -> tuple[int, int]:
+    """Number of blocks of the level that updates z_L, and of z_H's."""
+    raise NotImplementedError
+
+  def block_passes(self) -> tuple[int, int]:
+    low, high = self.level_sizes
+    blocks = ([low] * self.L_cycles + [high]) * self.H_cycles
+    return sum(blocks), sum(blocks[-self.gradient_updates :])
+
+
+@dataclasses.dataclass(frozen=True)
+class HRMSettings(TwoStateSettings):
+  """Settings of `HRM`, which has a level of its own for each state.
+
+  Attributes (beside those of `TwoStateSettings`):
+    H_layers: number of blocks of the high level.
+    L_layers: number of blocks of the low level.
+  """
+
+  kind: ClassVar[str] = 'hrm'
+
+  H_layers: int = 4
+  L_layers: int = 4
+
+  @property
+  def level_sizes(self) -> tuple[int, int]:
+    return self.L_layers, self.H_layers
+
+
+@dataclasses.dataclass(frozen=True)
+class TRMSettings(TwoStateSettings):
+  """Settings of `TRM`, whose one level updates both states.
+
+  Attributes (beside those of `TwoStateSettings`):
+    layers: number of blocks of the level.
+    mlp_t: whether tokens are mixed by an MLP over them instead of by attention.
+  """
+
+  kind: ClassVar[str] = 'trm'
+
+  puzzle_emb_len: int = 16
+  H_cycles: int = 3
+  L_cycles: int = 4
+  gradient: str = 'last_cycle'
+  layers: int = 2
+  mlp_t: bool = False
+
+  @property
+  def level_sizes(self) -> tuple[int, int]:
+    return self.layers, self.layers
+
+
+@dataclasses.dataclass(frozen=True)
+class _StackSettings(ModelSettings):
+  """Settings of the models of one stack.
+
+  Attributes (beside those of `ModelSettings`):
+    layers: number of blocks of the stack.
+  """
+
+  layers: int = 8
+
+  def block_passes(self) -> tuple[int, int]:
+    return self.layers, self.layers
+
+
+@dataclasses.dataclass(frozen=True)
+class DirectSettings(_StackSettings):
+  """Settings of `Direct`."""
+
+  kind: ClassVar[str] = 'direct'
+  recurrent: ClassVar[bool] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class RecurrentTransformerSettings(_StackSettings):
+  """Settings of `RecurrentTransformer`."""
+
+  kind: ClassVar[str] = 'recurrent_transformer'
+
+
+MODELS: dict[str, type[ModelSettings]] = {
+  settings.kind: settings
+  for settings in (
+    HRMSettings,
+    DirectSettings,
+    RecurrentTransformerSettings,
+    TRMSettings,
+  )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ActSettings(_Group):
+  """How rows halt during training.
+
+  Attributes:
+    halt_max_steps: number of segments after which a row halts in any case.
+    halt_exploration_prob: probability, for each row and segment, that the row
+      must do a random number of segments (2 … halt_max_steps) before it may
+      halt.
+    halting: 'q_learning' halts where q_halt > q_continue and trains q_continue
+      on one more segment (HRM); 'halt_only' halts where q_halt > 0 and saves
+      that segment (TRM, arXiv 2510.04871); 'none' always does all segments
+      and trains no Q value.
+  """
+
+  prefix: ClassVar[str] = 'act.'
+
+  halt_max_steps: int = 16
+  halt_exploration_prob: float = 0.1
+  halting: Literal['q_learning', 'halt_only', 'none'] = 'q_learning'
+
+  def _check(self) -> None:
+    self._at_least(1, 'halt_max_steps')
+    if not 0 <= self.halt_exploration_prob <= 1:
+      raise ConfigError(
+        f'act.halt_exploration_prob={self.halt_exploration_prob} must lie in '
+        '[0, 1]'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings(_Group):
+  """Rates and decay; both rates follow one schedule.
+
+  Attributes:
+    learning_rate: peak rate of the dense parameters; 0 freezes them.
+    weight_decay: decoupled weight decay of the dense parameters.
+    b1: decay of the first moment of their gradients.
+    b2: decay of the second moment.
+    puzzle_learning_rate: peak rate of the puzzle table.
+    puzzle_weight_decay: decoupled weight decay of the puzzle table.
+    warmup_steps: number of steps during which the rates rise (see
+      `optimizers.warmup_cosine`).
+    min_ratio: fraction of the peak rates left at the last step; 1 keeps them
+      constant.
+    ema_decay: decay of the moving average of the dense parameters that
+      predicts (TRM: 0.999); 0 for none, the parameters themselves predict.
+  """
+
+  prefix: ClassVar[str] = 'optimizer.'
+
+  learning_rate: float = 1e-4
+  weight_decay: float = 0.1
+  b1: float = 0.9
+  b2: float = 0.95
+  puzzle_learning_rate: float = 1e-2
+  puzzle_weight_decay: float = 0.1
+  warmup_steps: int = 2000
+  min_ratio: float = 1.0
+  ema_decay: float = 0.0
+
+  def _check(self) -> None:
+    for name, value in dataclasses.asdict(self).items():
+      below_one = name in ('b1', 'b2', 'ema_decay')
+      limit = 1.0 if below_one or name == 'min_ratio' else math.inf
+      if not 0 <= value <= limit or (below_one and value == 1):
+        raise ConfigError(
+          f'optimizer.{name}={value} is out of range: rates, decays and steps '
+          'are not negative, b1, b2 and ema_decay lie in [0, 1), min_ratio in '
+          '[0, 1]'
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class DivergenceSettings(_Group):
+  """What counts as divergence, and what follows.
+
+  A diverged update is never applied, whatever the policy.
+
+  Attributes:
+    policy: 'stop' ends the run; 'skip' continues with other puzzles;
+      'rollback' returns to the last good checkpoint.
+    loss_spike: how many times its running mean the loss may be; 0 for any.
+    limit: number of skipped updates in a row, or of rollbacks, after which the
+      run stops.
+  """
+
+  prefix: ClassVar[str] = 'divergence.'
+
+  policy: Literal['stop', 'skip', 'rollback'] = 'stop'
+  loss_spike: float = 0.0
+  limit: int = 10
+
+  def _check(self) -> None:
+    if self.loss_spike != 0 and self.loss_spike <= 1:
+      raise ConfigError(
+        f'divergence.loss_spike={self.loss_spike} must be above 1, a factor '
+        'over the running mean of the loss; 0 for none'
+      )
+    self._at_least(1, 'limit')
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSettings(_Group):
+  """Number of devices along each axis of the mesh; -1 is what the others leave.
+
+  Attributes:
+    data: copies of the model, each with its rows of the batch.
+    fsdp: devices that share the parameters, each with its rows of the batch.
+    tensor: devices that share heads and MLP of the same rows.
+  """
+
+  prefix: ClassVar[str] = 'mesh.'
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+
+  def shape(self, num_devices: int) -> tuple[int, ...]:
+    """Sizes of the three axes for so many devices.
+
+    Raises:
+      ConfigError: they do not multiply to the devices.
+    """
+    axes = dataclasses.asdict(self)
+    sizes = list(axes.values())
+    text = ', '.join(f'mesh.{axis}={size}' for axis, size in axes.items())
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+      raise ConfigError(f'{text}: sizes are positive, one of them may be -1')
+    given = math.prod(size for size in sizes if size != -1)
+    if num_devices % given or (-1 not in sizes and given != num_devices):
+      raise ConfigError(
+        f'{text} do not multiply to the {num_devices} devices; change one, or '
+        'set mesh.data=-1 for what the others leave'
+      )
+    return tuple(num_devices // given if s == -1 else s for s in sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings(_Group):
+  """The puzzles; `data_pipelines.puzzles` checks these when it loads them.
+
+  Attributes:
+    train: SPEC of the puzzles that are trained on (see
+      `data_pipelines.puzzles`).
+    evaluate: SPEC of the puzzles that are held out and scored; the
+      demonstrations of ARC tasks are trained on nevertheless.
+    canvas: side of the canvas of ARC tasks, in cells; tasks with larger grids
+      are left out.
+    num_aug: number of augmentations of each puzzle besides itself.
+    seed: seed that the augmentations are drawn from.
+    known_leaks: held-out answers that may be trained on, by the names that
+      `python -m experiments.leaks` prints.
+    allow_leaks: whether all held-out answers may be trained on.
+  """
+
+  prefix: ClassVar[str] = 'data.'
+
+  train: str = ''
+  evaluate: str = ''
+  canvas: int = 30
+  num_aug: int = 1000
+  seed: int = 0
+  known_leaks: tuple[str, ...] = ()
+  allow_leaks: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings(_Group):
+  """How the held-out puzzles are predicted.
+
+  Attributes:
+    batch_size: number of rows at a time.
+    halting: 'fixed' runs all segments; 'act' freezes a row at its own halt.
+    max_augmentations: augmentations of each test input that are predicted
+      while training, the identity first; 0 for all.
+    max_puzzles: puzzles that are predicted while training, spread evenly over
+      the held-out ones; 0 for all.
+  """
+
+  prefix: ClassVar[str] = 'evaluation.'
+
+  batch_size: int = 768
+  halting: Literal['fixed', 'act'] = 'fixed'
+  max_augmentations: int = 0
+  max_puzzles: int = 0
+
+  def _check(self) -> None:
+    self._at_least(0, 'max_augmentations', 'max_puzzles', told='; 0 is all')
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(_Group):
+  """All settings of an experiment.
+
+  Attributes:
+    seed: seed of the initial parameters, of the order of the puzzles and of
+      exploration.
+    batch_size: number of rows of a training step.
+    epochs: length of the run by the paper's rule, floor(epochs × groups × mean
+      examples per puzzle / batch size), where `total_steps` is 0.
+    total_steps: length of the run in optimizer steps; 0 for `epochs`.
+    stop_at_step: step at which this call ends, to be continued later; 0 for
+      the end of the run.
+    stop_at_accuracy: fraction of exactly solved training puzzles, over one
+      line of metrics, after which training ends; 0 for never. The published
+      code asks for this on Sudoku, where Q values become unstable late.
+    log_every: number of steps that one line of metrics sums up; 0 for never.
+    evaluate_every: number of steps between evaluations; 0 for never.
+    checkpoint_every: number of steps between checkpoints; 0 for the end alone.
+    keep_checkpoints: number of newest checkpoints that stay.
+    keep_best: number of checkpoints that stay besides, those of the highest
+      `best_metric`.
+    best_metric: name of the evaluation's metric that they are chosen by.
+    keep_every: checkpoints of steps that this number divides stay besides; 0
+      for none.
+    microbatches: number of parts that a batch is computed in, one after the
+      other: less memory for the same update.
+    loss: loss of a cell.
+    divergence: what is done about a loss or gradient that is not finite.
+    mesh: how the devices share the work.
+    data: the puzzles.
+    model: the model; its class tells its kind.
+    act: how rows halt.
+    optimizer: rates and decay.
+    evaluation: how held-out puzzles are predicted.
+  """
+
+  seed: int = 0
+  batch_size: int = 768
+  epochs: int = 100_000
+  total_steps: int = 0
+  stop_at_step: int = 0
+  stop_at_accuracy: float = 0.0
+  log_every: int = 100
+  evaluate_every: int = 0
+  checkpoint_every: int = 1000
+  keep_checkpoints: int = 3
+  keep_best: int = 0
+  best_metric: str = 'exact'
+  keep_every: int = 0
+  microbatches: int = 1
+  loss: Literal['stablemax', 'softmax'] = 'stablemax'
+  divergence: DivergenceSettings = DivergenceSettings()
+  mesh: MeshSettings = MeshSettings()
+  data: DataSettings = DataSettings()
+  model: ModelSettings = HRMSettings()
+  act: ActSettings = ActSettings()
+  optimizer: OptimizerSettings = OptimizerSettings()
+  evaluation: EvaluationSettings = EvaluationSettings()
+
+  def _check(self) -> None:
+    self._at_least(
+      0, 'stop_at_step', 'log_every', 'evaluate_every', 'checkpoint_every',
+      told='; 0 is never',
+    )  # fmt: skip
+    self._at_least(0, 'seed', 'keep_best', 'keep_every')
+    self._at_least(1, 'keep_checkpoints')
+    self._at_least(1, 'microbatches', told=', the whole batch at once')
+    if not 0 <= self.stop_at_accuracy <= 1:
+      raise ConfigError(
+        f'stop_at_accuracy={self.stop_at_accuracy} must lie in [0, 1]; 0 is '
+        'never'
+      )
+    if self.stop_at_accuracy and not self.log_every:
+      raise ConfigError(
+        f'stop_at_accuracy={self.stop_at_accuracy} is looked at once in '
+        'log_every steps, which is 0; set log_every'
+      )
+    if self.keep_best and not self.evaluate_every:
+      raise ConfigError(
+        'keep_best needs evaluations to choose by; set evaluate_every'
+      )
+    if not self.model.recurrent and (
+      self.act.halt_max_steps > 1 or self.act.halting != 'none'
+    ):
+      raise ConfigError(
+        'the model predicts directly: it has no segments to halt after; set '
+        "act.halt_max_steps=1 and act.halting='none'"
+      )
+
+  def to_dict(self) -> dict[str, Any]:
+    """The settings as nested dictionaries of plain values."""
+    fields = dataclasses.asdict(self)
+    return fields | {'model': {'kind': self.model.kind, **fields['model']}}
+
+  def replace(self, changes: Mapping[str, Any]) -> Self:
+    """The settings with some changed, e.g. {'model.attention': 'auto'}.
+
+    Raises:
+      ConfigError: a setting is unknown, or its value cannot be used.
+    """
+    top, groups = {}, {}
+    for key, value in changes.items():
+      name, _, field = key.partition('.')
+      group = getattr(self, name, None)
+      if not isinstance(group, _Group):
+        group, field = self, key
+      if field not in _types(type(group)):
+        raise ConfigError(f"setting '{key}' is not known")
+      (top if group is self else groups.setdefault(name, {}))[field] = value
+    return dataclasses.replace(
+      self,
+      **top,
+      **{
+        name: dataclasses.replace(getattr(self, name), **fields)
+        for name, fields in groups.items()
+      },
+    )
+
+  @classmethod
+  def from_config(cls, config: Any) -> 'Settings':
+    """The settings of a ConfigDict (or of dictionaries), which names them all.
+
+    Raises:
+      ConfigError: keys are missing or unknown, or values cannot be used.
+    """
+    given = flat(config if isinstance(config, Mapping) else config.to_dict())
+    kind = given.pop('model.kind', None)
+    if not isinstance(kind, str) or kind not in MODELS:
+      raise ConfigError(
+        f'config: model.kind={kind!r} is unknown; use one of '
+        + ', '.join(MODELS)
+      )
+    defaults = published(kind)
+    known = flat(defaults.to_dict()).keys() - {'model.kind'}
+    problems = [f'{key} is missing' for key in sorted(known - given.keys())]
+    problems += [f'{key} is not known' for key in sorted(given.keys() - known)]
+    if problems:
+      raise ConfigError(
+        f'config: {", ".join(problems)}; a config of model.kind={kind} is '
+        f'--config=FILE.py:{kind}, one of your own starts from '
+        f'experiments.configs.base.get_config({kind!r})'
+      )
+    return defaults.replace(given)
+
+  @classmethod
+  def from_record(cls, fields: Mapping[str, Any], path: Any) -> 'Settings':
+    """The settings that an earlier version may have written.
+
+    Args:
+      fields: what `to_dict` gave; settings that have been added since take the
+        published values.
+      path: file that they come from, for messages.
+
+    Raises:
+      ConfigError: a setting is unknown to this version, or its value cannot be
+        used.
+    """
+    given = flat(fields)
+    kind = given.pop('model.kind', 'hrm')
+    if not isinstance(kind, str) or kind not in MODELS:
+      raise ConfigError(
+        f'{path}: model.kind={kind!r} is not known; use the version of hrm_jax '
+        'that wrote it'
+      )
+    if given.get('model.fusion') == 'level':
+      # Earlier versions also had a kernel of a whole level.
+      given['model.fusion'] = 'block'
+    defaults = published(kind)
+    for key in given.keys() - flat(defaults.to_dict()).keys():
+      if isinstance(getattr(defaults, key, None), _Group):
+        raise ConfigError(f'{path}: {key}={given[key]!r} must be an object')
+      raise ConfigError(
+        f"{path}: setting '{key}' is not known; use the version of hrm_jax "
+        'that wrote it'
+      )
+    try:
+      return defaults.replace(given)
+    except ConfigError as error:
+      raise ConfigError(f'{path}: {error}') from None
+
+
+def published(kind: str = 'hrm') -> Settings:
+  """A model's published settings for ARC, without data.
+
+  Args:
+    kind: kind of the model, a key of `MODELS`.
+  """
+  act, optimizer = ActSettings(), OptimizerSettings()
+  if kind == 'direct':
+    act = ActSettings(halt_max_steps=1, halting='none')
+  elif kind == 'trm':
+    act = ActSettings(halting='halt_only')
+    optimizer = OptimizerSettings(ema_decay=0.999)
+  return Settings(model=MODELS[kind](), act=act, optimizer=optimizer)
+
+
+def flat(fields: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Nested settings by dotted keys."""
+  out = {}
+  for key, value in fields.items():
+    if isinstance(value, Mapping):
+      out |= flat(value, f'{prefix}{key}.')
+    else:
+      out[f'{prefix}{key}'] = value
+  return out
