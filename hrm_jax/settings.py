@@ -691,7 +691,9 @@ class Settings(_Group):
     defaults = published(kind)
     for key in given.keys() - flat(defaults.to_dict()).keys():
       if isinstance(getattr(defaults, key, None), _Group):
-        raise ConfigError(f'{path}: {key}={given[key]!r} must be an object')
+        raise ConfigError(
+          f'{path}: {key}={given[key]!r} must be an object; mend this file'
+        )
       raise ConfigError(
         f"{path}: setting '{key}' is not known; use the version of hrm_jax "
         'that wrote it'
@@ -699,7 +701,7 @@ class Settings(_Group):
     try:
       return defaults.replace(given)
     except ConfigError as error:
-      raise ConfigError(f'{path}: {error}') from None
+      raise ConfigError(f'{path}: {error}; mend this file') from None
 
 
 def published(kind: str = 'hrm') -> Settings:

@@ -111,8 +111,8 @@ def _held_out(run: runs.Run) -> str:
   data, evaluation = run.config.data, run.config.evaluation
   parts = [run.held_out, f'halting: {evaluation.halting}']
   for key in ('max_augmentations', 'max_puzzles'):
-    if evaluation[key]:
-      parts.append(f'{key}: {evaluation[key]}')
+    if limit := getattr(evaluation, key):
+      parts.append(f'{key}: {limit}')
   if any('eval/pass@2/outputs' in line for line in run.evaluations):
     parts.insert(1, f'canvas {data.canvas}')
   return ', '.join(parts)

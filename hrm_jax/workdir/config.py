@@ -142,7 +142,7 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
     return None
   try:
     fields = json.loads(path.read_text())
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, RecursionError) as error:
     raise ConfigError(f'{path}: not readable as JSON ({error})') from None
   if not isinstance(fields, dict):
     raise ConfigError(f'{path}: must hold an object of settings')
