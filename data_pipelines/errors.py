@@ -15,6 +15,12 @@ class DataError(ValueError):
   """
 
 
+def first_line(error: Exception) -> str:
+  """The beginning of an error's message, at most 200 characters."""
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  return lines[0][:200]
+
+
 def cell_name(cell: int, columns: int) -> str:
   """A cell's row and column, counted from 1: `r1c9`."""
   row, column = divmod(int(cell), columns)

@@ -613,10 +613,6 @@ def differences(
   ours, theirs = map(checkpoints.Checkpoints, (expected, found))
   config, _ = workdir_config.read(expected)
   position, other = ours.position(steps), theirs.position(steps)
-  if len(other.scores) == len(position.scores) - 1:
-    # Stopped in the last evaluation: saved before it, and made by a start that
-    # had nothing else to do.
-    other = other._replace(scores=position.scores, loop=position.loop)
   if position != other:
     out.append(f'step {steps}: position differs: {position} and {other}')
   best = max(position.scores, key=lambda pair: (pair[1], -pair[0]))[0]

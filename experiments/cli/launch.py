@@ -10,7 +10,7 @@ import jax
 from absl import flags, logging
 
 from data_pipelines import files
-from data_pipelines.errors import ConfigError
+from data_pipelines.errors import ConfigError, first_line
 
 
 def start(own: flags.FlagValues) -> None:
@@ -61,7 +61,7 @@ def _join(own: flags.FlagValues) -> None:
   try:
     jax.distributed.initialize(**explicit)
   except (ValueError, RuntimeError) as error:
-    reason = str(error).strip().splitlines()[0]
+    reason = first_line(error)
     raise ConfigError(
       f'the processes of this run did not find each other ({reason}); '
       '--distributed is for Cloud TPU slices, Slurm and Open MPI; elsewhere '

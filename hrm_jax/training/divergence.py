@@ -1,5 +1,7 @@
 """Whether a step has diverged, told on the device before its update is used."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import chex
@@ -80,3 +82,29 @@ def next_loss_mean(loss_mean: chex.Array, loss: chex.Array) -> chex.Array:
   return jnp.where(
     jnp.isinf(loss_mean), loss, _DECAY * loss_mean + (1 - _DECAY) * loss
   )
+
+
+def report(diagnosis: Diagnosis, names: Sequence[str]) -> dict[str, Any]:
+  """What is known of a step that diverged, as JSON values.
+
+  Args:
+    diagnosis: of the step.
+    names: name of each puzzle identifier.
+  """
+  found = jax.device_get(diagnosis)
+  identifiers = found.puzzle_identifiers.tolist()
+  return {
+    'reason': REASONS[int(found.reason)],
+    'loss': _number(found.loss),
+    'loss_mean': _number(found.loss_mean),
+    'gradient_norm': _number(found.gradient_norm),
+    'gradient_norms': {k: _number(v) for k, v in found.gradient_norms.items()},
+    'puzzle_identifiers': identifiers,
+    'puzzles': [names[identifier] for identifier in identifiers],
+  }
+
+
+def _number(value: chex.Numeric) -> float | str:
+  """A number; as text where it is not finite, which JSON has no numbers for."""
+  value = float(value)
+  return value if math.isfinite(value) else str(value)

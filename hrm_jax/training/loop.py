@@ -1,16 +1,11 @@
 """The training loop, over any source of batches."""
 
-import contextlib
 import dataclasses
-import datetime
+import functools
 import itertools
-import math
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
 
-import chex
-import jax
 from absl import logging
 from jax.sharding import Mesh
 
@@ -19,10 +14,8 @@ from hrm_jax.parallel import sharding
 from hrm_jax.settings import Settings
 from hrm_jax.training import act, divergence
 from hrm_jax.training import step as train_step
-from hrm_jax.training.state import TrainState, count_parameters
-from hrm_jax.workdir import checkpoints
-
-Metrics = dict[str, float]
+from hrm_jax.training.metrics_log import Metrics, MetricsLog, Record, due
+from hrm_jax.training.state import Position, TrainState, count_parameters
 
 
 class Preempted(Exception):
@@ -33,63 +26,67 @@ class Preempted(Exception):
     self.step = step
 
 
-@dataclasses.dataclass(frozen=True)
-class Hooks:
-  """What the loop calls; the library knows neither files nor puzzles.
+class Hooks(Protocol):
+  """What the loop calls; the library knows neither files nor puzzles."""
 
-  Attributes:
-    batches: this process's rows of all batches from a position on.
-    position: what to save beside the state at a data position.
-    evaluate: metrics of a state; None where `stop` ended it early.
-    write: takes a step and its metrics, a line.
-    forget: goes back to the first so many lines; says how many there are.
-    report: writes down what is known of a step that diverged, by the number of
-      its batch, and says where.
-    stop: whether to save and end; called once a step, in all processes alike.
-  """
+  def batches(self, position: int) -> Iterator[act.Batch]:
+    """This process's rows of all batches from a position on."""
 
-  batches: Callable[[int], Iterator[act.Batch]]
-  position: Callable[[int], checkpoints.Position]
-  evaluate: Callable[[TrainState], Metrics | None]
-  write: Callable[[int, Metrics], None]
-  forget: Callable[[int], int]
-  report: Callable[[int, dict[str, Any]], str]
-  stop: Callable[[], bool]
+  def position(self, number: int) -> Position:
+    """What is to be saved beside the state at a data position."""
+
+  def evaluate(self, state: TrainState) -> Metrics | None:
+    """Metrics of the held-out puzzles; None where `stop` ended it early."""
+
+  def write(self, step: int, line: Metrics) -> None:
+    """Writes a line of metrics."""
+
+  def forget(self, lines: int) -> int:
+    """Keeps the first so many lines; returns how many there are."""
+
+  def report(self, batch: int, facts: dict[str, Any]) -> str:
+    """Writes down what is known of a step that diverged; returns where."""
+
+  def stop(self) -> bool:
+    """Whether to save and end; asked once a step, in all processes alike."""
 
 
-@dataclasses.dataclass
-class _Record:
-  """What the loop remembers, besides the state, so as to go on exactly.
+class Saved(Protocol):
+  """The checkpoints of a run, see `hrm_jax.workdir.checkpoints`."""
 
-  Attributes:
-    lines: of metrics, written so far.
-    sums: of the metrics of the window that the next line is about.
-    steps: in that window, healthy ones.
-    rows: of these steps.
-    skipped: steps in that window whose update was not applied.
-    skipped_in_a_row: such steps up to now.
-    accuracy: last window's end and its share of exactly solved puzzles.
-    evaluated: step of the last evaluation.
-    scores: of all evaluations.
-  """
+  directory: Any
 
-  lines: int = 0
-  sums: dict[str, float] = dataclasses.field(default_factory=dict)
-  steps: int = 0
-  rows: int = 0
-  skipped: int = 0
-  skipped_in_a_row: int = 0
-  accuracy: tuple[int, float] = (0, 0.0)
-  evaluated: int = 0
-  scores: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+  def steps(self) -> list[int]:
+    """Steps at which a checkpoint was finished, ascending."""
+
+  def find(self) -> int:
+    """The step of the newest whole checkpoint."""
+
+  def position(self, step: int) -> Position:
+    """What was saved beside the state."""
+
+  def restore(self, step: int, like: TrainState) -> TrainState:
+    """The state that was saved, placed as `like` says."""
+
+  def save(self, state: TrainState, position: Position) -> None:
+    """Saves a state in the background."""
+
+  def amend(self, step: int, position: Position) -> None:
+    """Replaces what stands beside a state that is saved already."""
+
+  def check(self) -> None:
+    """Raises a ConfigError if saving has failed in the background."""
+
+  def wait(self) -> None:
+    """Waits until all is saved."""
 
 
 class _Start(NamedTuple):
-  """From where the loop goes on."""
+  """Where the loop continues."""
 
   state: TrainState
   data_position: int
-  record: _Record
+  record: Record
 
 
 class _RollBack(Exception):
@@ -103,7 +100,7 @@ class _RollBack(Exception):
 def train(
   setup: train_step.TrainSetup,
   mesh: Mesh,
-  saved: checkpoints.Checkpoints,
+  saved: Saved,
   settings: Settings,
   hooks: Hooks,
 ) -> TrainState:
@@ -158,7 +155,7 @@ def _run(
   step_function: train_step.StepFunction,
   setup: train_step.TrainSetup,
   mesh: Mesh,
-  saved: checkpoints.Checkpoints,
+  saved: Saved,
   settings: Settings,
   hooks: Hooks,
 ) -> TrainState:
@@ -170,16 +167,22 @@ def _run(
   """
   state, position, record = start
   first = int(state.step)
-  log = _MetricsLog(setup, settings, hooks, record, end)
+  log = MetricsLog(
+    settings,
+    record,
+    end,
+    hooks.write,
+    functools.partial(_diverged, settings, hooks, record),
+  )
   batches = hooks.batches(position)
   for step in itertools.count(first):
     stop = hooks.stop()
     last = step >= min(end, log.enough)
     # Until it is made: the next start will make it where this one is stopped.
-    evaluate = 0 < step != record.evaluated and _due(
+    evaluate = 0 < step != record.evaluated and due(
       step, settings.evaluate_every
     )
-    save = stop or last or _due(step, settings.checkpoint_every)
+    save = stop or last or due(step, settings.checkpoint_every)
     if evaluate or save:
       log.catch_up()
     if last and step > first:
@@ -194,12 +197,11 @@ def _run(
         record.evaluated = step
         evaluate = False
         save |= _is_best(step, metrics, settings, record)
+        if step == first:
+          # The state is saved already; so that no start repeats this.
+          saved.amend(step, _with_record(hooks.position(position), record))
     if save and step > first:
-      loop = dataclasses.asdict(record)
-      scores = tuple(loop.pop('scores'))
-      saved.save(
-        state, hooks.position(position)._replace(scores=scores, loop=loop)
-      )
+      saved.save(state, _with_record(hooks.position(position), record))
     if last and not evaluate:
       if step == first:
         logging.info('Step %d is done: nothing to train', step)
@@ -214,8 +216,53 @@ def _run(
     del metrics, diagnosis
 
 
+def _with_record(position: Position, record: Record) -> Position:
+  """The position with all that the loop has to remember."""
+  loop = dataclasses.asdict(record)
+  scores = tuple(loop.pop('scores'))
+  return position._replace(scores=scores, loop=loop)
+
+
+def _diverged(
+  settings: Settings,
+  hooks: Hooks,
+  record: Record,
+  step: int,
+  batch: int,
+  diagnosis: divergence.Diagnosis,
+) -> None:
+  """Writes down what is known, and does what the settings ask for.
+
+  Raises:
+    ConfigError: the run ends.
+    _RollBack: the run continues from its last checkpoint.
+  """
+  wanted = settings.divergence
+  names = hooks.position(batch).identifier_names
+  facts = divergence.report(diagnosis, names) | {
+    'step': step,
+    'batch': batch,
+    'policy': wanted.policy,
+  }
+  path = hooks.report(batch, facts)
+  message = f'step {step} diverged: {facts["reason"]}; see {path}'
+  if wanted.policy == 'rollback':
+    raise _RollBack(batch + 1, message)
+  if wanted.policy == 'stop':
+    raise ConfigError(
+      f'{message}; nothing of it is saved: lower the learning rates, or go on '
+      "with --config.divergence.policy=skip or 'rollback'"
+    )
+  if record.skipped_in_a_row > wanted.limit:
+    raise ConfigError(
+      f'{message}; {wanted.limit} updates before it were skipped too '
+      '(divergence.limit): lower the learning rates'
+    )
+  logging.warning('%s; its update is skipped', message)
+
+
 def _is_best(
-  step: int, metrics: Metrics, settings: Settings, record: _Record
+  step: int, metrics: Metrics, settings: Settings, record: Record
 ) -> bool:
   """Notes an evaluation's score; whether it is to be saved as the best."""
   if not settings.keep_best:
@@ -236,201 +283,10 @@ def _is_best(
   return best
 
 
-class _MetricsLog:
-  """Sums metrics over windows of steps and writes them, one step late.
-
-  The metrics of a step are fetched when the next one has been dispatched, so
-  that the device never waits for the log. A window does not end where a
-  checkpoint is made, whose record holds its sums: so the lines are the same
-  however often the run is stopped.
-
-  Attributes:
-    enough: step to end at, as the training accuracy was reached.
-  """
-
-  def __init__(
-    self,
-    setup: train_step.TrainSetup,
-    settings: Settings,
-    hooks: Hooks,
-    record: _Record,
-    end: int,
-  ):
-    self._setup, self._settings, self._hooks = setup, settings, hooks
-    self._record, self._end = record, end
-    self._pending = None
-    self._last = 0
-    # Of the time since the first step, which compiles.
-    self._since, self._timed = None, 0
-    self.enough = math.inf
-    self._look_at_accuracy()
-
-  def add(
-    self,
-    step: int,
-    position: int,
-    metrics: dict[str, chex.Array],
-    diagnosis: divergence.Diagnosis,
-  ) -> None:
-    """Takes what a step just dispatched, on batch `position`, gives."""
-    pending, self._pending = self._pending, (step, position, metrics, diagnosis)
-    if pending is not None:
-      self._fetch(*pending)
-
-  def catch_up(self) -> None:
-    """Takes in all that has been added."""
-    if self._pending is not None:
-      pending, self._pending = self._pending, None
-      self._fetch(*pending)
-
-  def finish(self) -> None:
-    """Writes a line of the steps that do not fill a window."""
-    if self._record.steps or self._record.skipped:
-      self._emit()
-
-  def write(self, step: int, metrics: Metrics) -> None:
-    """Writes a line."""
-    self._hooks.write(step, metrics)
-    self._record.lines += 1
-
-  @contextlib.contextmanager
-  def clock_stopped(self):
-    """Keeps a pause out of the speed and the time left."""
-    begin = time.monotonic()
-    yield
-    if self._since is not None:
-      self._since += time.monotonic() - begin
-
-  def _fetch(
-    self,
-    step: int,
-    position: int,
-    metrics: dict[str, chex.Array],
-    diagnosis: divergence.Diagnosis,
-  ) -> None:
-    record = self._record
-    metrics, reason = jax.device_get((metrics, diagnosis.reason))
-    self._last = step
-    if self._since is None:
-      self._since = time.monotonic()
-    else:
-      self._timed += 1
-    if reason:
-      record.skipped += 1
-      record.skipped_in_a_row += 1
-      self._diverged(step, position, diagnosis)
-    else:
-      for name, value in metrics.items():
-        record.sums[name] = record.sums.get(name, 0) + float(value)
-      record.steps += 1
-      record.rows += self._setup.batch_size
-      record.skipped_in_a_row = 0
-    if _due(step, self._settings.log_every):
-      self._emit()
-
-  def _diverged(
-    self, step: int, position: int, diagnosis: divergence.Diagnosis
-  ) -> None:
-    """Writes down what is known, and does what the settings ask for."""
-    wanted = self._setup.divergence
-    report = _report(step, position, diagnosis, self._hooks) | {
-      'policy': wanted.policy
-    }
-    path = self._hooks.report(position, report)
-    message = f'step {step} diverged: {report["reason"]}; see {path}'
-    if wanted.policy == 'rollback':
-      raise _RollBack(position + 1, message)
-    if wanted.policy == 'stop':
-      raise ConfigError(
-        f'{message}; nothing of it is saved: lower the learning rates, or go '
-        "on with --config.divergence.policy=skip or 'rollback'"
-      )
-    if self._record.skipped_in_a_row > wanted.limit:
-      raise ConfigError(
-        f'{message}; {wanted.limit} updates before it were skipped too '
-        '(divergence.limit): lower the learning rates'
-      )
-    logging.warning('%s; its update is skipped', message)
-
-  def _emit(self) -> None:
-    record = self._record
-    sums, out = record.sums, {}
-    text = f'step {self._last}/{self._end}'
-    if record.steps:
-      # Of each step; the others are sums over its rows.
-      for name in ('learning_rate', 'gradient_norm'):
-        out[name] = sums.pop(name) / record.steps
-      halted = sums.pop('count')
-      for name, value in sums.items():
-        if name.endswith('loss'):
-          out[name] = value / record.rows
-        elif halted:
-          # Means over the rows that halted in this window; none, no mean.
-          out[name] = value / halted
-      out['halted'] = halted
-      text += f'  loss {out["loss"]:.4f}'
-      if halted:
-        text += (
-          f'  cells {out["accuracy"]:.1%}  puzzles {out["exact_accuracy"]:.1%}'
-          f'  segments {out["steps"]:.1f}'
-        )
-        record.accuracy = (self._last, out['exact_accuracy'])
-        self._look_at_accuracy()
-    if record.skipped:
-      out['skipped'] = record.skipped
-      text += f'  skipped {record.skipped}'
-    if self._timed:
-      seconds = (time.monotonic() - self._since) / self._timed
-      left = datetime.timedelta(
-        seconds=round(seconds * (self._end - self._last))
-      )
-      text += f'  {seconds * 1e3:.0f} ms/step  {left} left'
-    logging.info('%s', text)
-    self.write(self._last, out)
-    record.sums, record.steps, record.rows, record.skipped = {}, 0, 0, 0
-
-  def _look_at_accuracy(self) -> None:
-    step, accuracy = self._record.accuracy
-    if 0 < self._settings.stop_at_accuracy <= accuracy:
-      # Not at `step`, which may be gone when its metrics arrive.
-      self.enough = step + 1
-      logging.info(
-        'Training solves %.2f %% exactly at step %d: enough '
-        '(stop_at_accuracy=%s)',
-        100 * accuracy, step, self._settings.stop_at_accuracy,
-      )  # fmt: skip
-
-
-def _report(
-  step: int, position: int, diagnosis: divergence.Diagnosis, hooks: Hooks
-) -> dict[str, Any]:
-  """What is known of a step, as JSON values."""
-  found = jax.device_get(diagnosis)
-  identifiers = found.puzzle_identifiers.tolist()
-  names = hooks.position(position).identifier_names
-  return {
-    'step': step,
-    'reason': divergence.REASONS[int(found.reason)],
-    'batch': position,
-    'loss': _number(found.loss),
-    'loss_mean': _number(found.loss_mean),
-    'gradient_norm': _number(found.gradient_norm),
-    'gradient_norms': {k: _number(v) for k, v in found.gradient_norms.items()},
-    'puzzle_identifiers': identifiers,
-    'puzzles': [names[identifier] for identifier in identifiers],
-  }
-
-
-def _number(value: chex.Numeric) -> float | str:
-  """JSON has no numbers that are not finite."""
-  value = float(value)
-  return value if math.isfinite(value) else str(value)
-
-
 def _start(
   setup: train_step.TrainSetup,
   mesh: Mesh,
-  saved: checkpoints.Checkpoints,
+  saved: Saved,
   hooks: Hooks,
 ) -> _Start:
   """The newest whole checkpoint's state, data position and record, or new ones.
@@ -440,7 +296,7 @@ def _start(
   """
   if not saved.steps():
     hooks.forget(0)
-    return _Start(train_step.sharded_init(setup, mesh), 0, _Record())
+    return _Start(train_step.sharded_init(setup, mesh), 0, Record())
   step = saved.find()
   position = saved.position(step)
   expected = hooks.position(position.data_position)
@@ -464,14 +320,10 @@ def _start(
       'with batch %d',
       theirs, ours, number,
     )  # fmt: skip
-  record = _Record(**position.loop)
+  record = Record(**position.loop)
   record.scores = list(position.scores)
   record.lines = hooks.forget(record.lines)
   return _Start(state, number, record)
-
-
-def _due(step: int, every: int) -> bool:
-  return every > 0 and step % every == 0
 
 
 def _overview(setup: train_step.TrainSetup, state: TrainState) -> str:

@@ -154,6 +154,26 @@ def init_state(
   )
 
 
+class Position(NamedTuple):
+  """Where a run stands besides its arrays.
+
+  Attributes:
+    data_position: number of the next training batch.
+    identifier_names: name of each row of the puzzle table.
+    data_version: which data the run trains on.
+    batch_size: number of rows of the carry, and of the batches counted.
+    scores: step and score of each of the run's evaluations; the best are kept.
+    loop: what else the training loop has to remember, as JSON.
+  """
+
+  data_position: int
+  identifier_names: list[str]
+  data_version: str
+  batch_size: int = 0
+  scores: tuple[tuple[int, float], ...] = ()
+  loop: dict[str, Any] | None = None
+
+
 # Names of the axes of the dense parameters, by the end of their paths; the
 # names' meaning is in `sharding.RULES`. What is not here is copied.
 _PARAMETERS = {

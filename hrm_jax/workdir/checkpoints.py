@@ -7,6 +7,7 @@ so that whatever happens to a file afterwards is found before it is used.
 
 import contextlib
 import functools
+import json
 import logging as python_logging
 import pathlib
 import shutil
@@ -21,40 +22,22 @@ import orbax.checkpoint as ocp
 import tensorstore
 from absl import logging
 
-from data_pipelines.errors import ConfigError
+from data_pipelines import files
+from data_pipelines.errors import ConfigError, first_line
 from hrm_jax.parallel import processes, sharding
 from hrm_jax.settings import Settings
-from hrm_jax.training.state import TrainState, Weights
+from hrm_jax.training.state import Position, TrainState, Weights
 from hrm_jax.workdir import integrity
 
 FORMAT_VERSION = 2
 # Begins the data version of a checkpoint whose training is not known.
 UNKNOWN_DATA = 'unknown'
 
+_AMENDED = 'amended.json'
 # Chunk size of the puzzle table on disk: the least that is read to get one row.
 _PIECE_BYTES = 2**20
 # Room for what is not arrays: orbax's own files, blocks of the file system.
 _SPACE_FOR_REST = 2**20
-
-
-class Position(NamedTuple):
-  """Where a checkpoint stands besides its arrays.
-
-  Attributes:
-    data_position: number of the next training batch.
-    identifier_names: name of each row of the puzzle table.
-    data_version: which data the run trains on.
-    batch_size: rows of the carry, and of the batches that were counted.
-    scores: of the run's evaluations, [step, score] each; the best are kept.
-    loop: what else the training loop has to remember, as JSON.
-  """
-
-  data_position: int
-  identifier_names: list[str]
-  data_version: str
-  batch_size: int = 0
-  scores: tuple[tuple[int, float], ...] = ()
-  loop: dict[str, Any] | None = None
 
 
 class Keep(NamedTuple):
@@ -276,7 +259,7 @@ class Checkpoints:
       python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
       raise ConfigError(
         f'{self.directory}: a checkpoint could not be written '
-        f'({_first_line(error)}); {self._what_to_do()}'
+        f'({first_line(error)}); {self._what_to_do()}'
       ) from error
 
   def _what_to_do(self) -> str:
@@ -313,9 +296,44 @@ class Checkpoints:
         f'{FORMAT_VERSION}; use {which} hrm_jax'
       )
     names = self._read(step, identifiers=ocp.args.JsonRestore())
+    fields |= self._amendment(step)
     # JSON knows no tuples.
     fields['scores'] = tuple(map(tuple, fields['scores']))
     return Position(identifier_names=names['identifiers']['names'], **fields)
+
+  def amend(self, step: int, position: Position) -> None:
+    """Replaces the scores and the loop's record of a finished checkpoint.
+
+    The checkpoint stays as it is: they are kept in DIR/amended.json, which
+    `position` reads as long as the checkpoint is the one that was amended.
+
+    Raises:
+      ConfigError: the file cannot be written.
+    """
+
+    def write() -> None:
+      with self._writing():
+        files.write_json(
+          self._workdir / _AMENDED,
+          {
+            'step': step,
+            'sums': integrity.fingerprint(self.directory / str(step)),
+            'fields': {'scores': position.scores, 'loop': position.loop},
+          },
+        )
+
+    processes.from_first(write)
+
+  def _amendment(self, step: int) -> dict[str, Any]:
+    """The fields of a position that were amended."""
+    try:
+      found = json.loads((self._workdir / _AMENDED).read_text())
+      sums = integrity.fingerprint(self.directory / str(step))
+      same = (found['step'], found['sums']) == (step, sums)
+      return dict(found['fields']) if same else {}
+    # Without it the last evaluation is made again.
+    except (OSError, ValueError, KeyError, TypeError):
+      return {}
 
   def restore(self, step: int, like: TrainState) -> TrainState:
     """The whole training state, placed as `like` (abstract arrays) says.
@@ -419,7 +437,7 @@ class Checkpoints:
     except Exception as error:
       raise ConfigError(
         f'{self.directory}/{step}: cannot be restored, it may be damaged; '
-        f'remove it or choose another step ({_first_line(error)})'
+        f'remove it or choose another step ({first_line(error)})'
       ) from error
 
   def close(self) -> None:
@@ -432,11 +450,6 @@ class Checkpoints:
 def _is_not_of_orbax(record: python_logging.LogRecord) -> bool:
   is_error = record.levelno >= python_logging.ERROR
   return not (is_error and 'orbax' in record.pathname)
-
-
-def _first_line(error: Exception) -> str:
-  lines = str(error).strip().splitlines() or [type(error).__name__]
-  return lines[0][:200]
 
 
 def _mib(size: int) -> str:

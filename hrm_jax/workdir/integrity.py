@@ -46,6 +46,11 @@ def find_damage(directory: pathlib.Path) -> str | None:
   return None
 
 
+def fingerprint(directory: pathlib.Path) -> str:
+  """Digest of SHA256SUMS, which tells one checkpoint from every other."""
+  return hashlib.sha256((directory / _SUMS).read_bytes()).hexdigest()
+
+
 def _files(directory: pathlib.Path) -> list[str]:
   """The names of the files that are to be listed."""
   names = (

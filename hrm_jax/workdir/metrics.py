@@ -12,7 +12,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from data_pipelines import files
 from data_pipelines.errors import ConfigError
-from hrm_jax.training.loop import Metrics
+from hrm_jax.training.metrics_log import Metrics
 
 
 class MetricsWriter:

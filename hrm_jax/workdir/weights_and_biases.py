@@ -9,9 +9,10 @@ import pathlib
 import uuid
 from typing import Any
 
-from data_pipelines.errors import ConfigError
+from data_pipelines.errors import ConfigError, first_line
 from hrm_jax.parallel import preemption
-from hrm_jax.training.loop import Metrics, Preempted
+from hrm_jax.training.loop import Preempted
+from hrm_jax.training.metrics_log import Metrics
 
 
 def check() -> None:
@@ -57,7 +58,7 @@ class Tracker:
         settings=wandb.Settings(silent=True, console='off', disable_git=True),
       )
     except (wandb.Error, OSError) as error:
-      reason = str(error).strip().splitlines()[0]
+      reason = first_line(error)
       raise ConfigError(
         f'--wandb={project}: does not start ({reason}); `wandb login`, set '
         'WANDB_MODE=offline, or leave the flag away'

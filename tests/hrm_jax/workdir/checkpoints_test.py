@@ -321,6 +321,27 @@ def test_a_saved_step_is_not_saved_again(tmp_path):
   saved.close()
 
 
+def test_what_was_amended_is_of_that_checkpoint_alone(tmp_path):
+  _save(tmp_path, _state(1), _state(2))
+  later = POSITION._replace(scores=((1, 0.1), (2, 0.7)), loop={'lines': 9})
+  saved = Checkpoints(tmp_path)
+  saved.amend(2, later)
+  saved.close()
+  saved = Checkpoints(tmp_path)
+  assert saved.find() == 2
+  assert (saved.position(1), saved.position(2)) == (POSITION, later)
+  saved.close()
+  # Another one of the same step, after a roll-back, is not meant.
+  shutil.rmtree(tmp_path / 'checkpoints' / '2')
+  _save(tmp_path, _state(7).replace(step=jnp.int32(2)))
+  saved = Checkpoints(tmp_path)
+  assert saved.position(2) == POSITION
+  saved.amend(2, later)
+  (tmp_path / 'amended.json').write_text('{"step": 2, "su')
+  assert saved.position(2) == POSITION
+  saved.close()
+
+
 def test_a_checkpoint_that_was_not_finished_does_not_count(tmp_path):
   _save(tmp_path, _state(1))
   # What a process leaves that is killed while it writes.

@@ -1,0 +1,201 @@
+"""Lines of metrics: means over windows of steps, written one step late."""
+
+import contextlib
+import dataclasses
+import datetime
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import chex
+import jax
+from absl import logging
+
+from hrm_jax.settings import Settings
+from hrm_jax.training import divergence
+
+Metrics = dict[str, float]
+
+
+def due(step: int, every: int) -> bool:
+  """Whether something is done at this step; never where `every` is 0."""
+  return every > 0 and step % every == 0
+
+
+@dataclasses.dataclass
+class Record:
+  """What the loop remembers besides the state, in order to continue exactly.
+
+  Attributes:
+    lines: number of lines of metrics written so far.
+    sums: sums of the metrics over the window that the next line is about.
+    steps: number of healthy steps in that window.
+    rows: number of rows of these steps.
+    skipped: number of steps in that window whose update was not applied.
+    skipped_in_a_row: number of such steps up to now.
+    accuracy: last step of the last window, and the fraction of puzzles that
+      were solved exactly in it.
+    evaluated: step of the last evaluation.
+    scores: step and score of each evaluation.
+  """
+
+  lines: int = 0
+  sums: dict[str, float] = dataclasses.field(default_factory=dict)
+  steps: int = 0
+  rows: int = 0
+  skipped: int = 0
+  skipped_in_a_row: int = 0
+  accuracy: tuple[int, float] = (0, 0.0)
+  evaluated: int = 0
+  scores: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+
+
+class MetricsLog:
+  """Sums metrics over windows of steps and writes them, one step late.
+
+  The metrics of a step are fetched when the next one has been dispatched, so
+  that the device never waits for the log. A window does not end where a
+  checkpoint is made, whose record holds its sums: so the lines are the same
+  however often the run is stopped.
+
+  Attributes:
+    enough: step to end at, as the training accuracy was reached.
+  """
+
+  def __init__(
+    self,
+    settings: Settings,
+    record: Record,
+    end: int,
+    write: Callable[[int, Metrics], None],
+    diverged: Callable[[int, int, divergence.Diagnosis], None],
+  ):
+    """Continues the windows of `record`.
+
+    Args:
+      settings: when lines are written.
+      record: what was summed up so far; it is updated.
+      end: step at which training ends.
+      write: takes a step and its metrics, a line.
+      diverged: takes the number of a step that diverged, the number of its
+        batch and the diagnosis; it may raise an exception.
+    """
+    self._settings, self._record, self._end = settings, record, end
+    self._write, self._diverged = write, diverged
+    self._pending = None
+    self._last = 0
+    # The time is measured from the end of the first step, which compiles.
+    self._since, self._timed = None, 0
+    self.enough = math.inf
+    self._look_at_accuracy()
+
+  def add(
+    self,
+    step: int,
+    position: int,
+    metrics: dict[str, chex.Array],
+    diagnosis: divergence.Diagnosis,
+  ) -> None:
+    """Takes what a step just dispatched, on batch `position`, gives."""
+    pending, self._pending = self._pending, (step, position, metrics, diagnosis)
+    if pending is not None:
+      self._fetch(*pending)
+
+  def catch_up(self) -> None:
+    """Takes in all that has been added."""
+    if self._pending is not None:
+      pending, self._pending = self._pending, None
+      self._fetch(*pending)
+
+  def finish(self) -> None:
+    """Writes a line of the steps that do not fill a window."""
+    if self._record.steps or self._record.skipped:
+      self._emit()
+
+  def write(self, step: int, metrics: Metrics) -> None:
+    """Writes a line."""
+    self._write(step, metrics)
+    self._record.lines += 1
+
+  @contextlib.contextmanager
+  def clock_stopped(self) -> Iterator[None]:
+    """Keeps a pause out of the speed and the time left."""
+    begin = time.monotonic()
+    yield
+    if self._since is not None:
+      self._since += time.monotonic() - begin
+
+  def _fetch(
+    self,
+    step: int,
+    position: int,
+    metrics: dict[str, chex.Array],
+    diagnosis: divergence.Diagnosis,
+  ) -> None:
+    record = self._record
+    metrics, reason = jax.device_get((metrics, diagnosis.reason))
+    self._last = step
+    if self._since is None:
+      self._since = time.monotonic()
+    else:
+      self._timed += 1
+    if reason:
+      record.skipped += 1
+      record.skipped_in_a_row += 1
+      self._diverged(step, position, diagnosis)
+    else:
+      for name, value in metrics.items():
+        record.sums[name] = record.sums.get(name, 0) + float(value)
+      record.steps += 1
+      record.rows += self._settings.batch_size
+      record.skipped_in_a_row = 0
+    if due(step, self._settings.log_every):
+      self._emit()
+
+  def _emit(self) -> None:
+    record = self._record
+    sums, out = record.sums, {}
+    text = f'step {self._last}/{self._end}'
+    if record.steps:
+      # Of each step; the others are sums over its rows.
+      for name in ('learning_rate', 'gradient_norm'):
+        out[name] = sums.pop(name) / record.steps
+      halted = sums.pop('count')
+      for name, value in sums.items():
+        if name.endswith('loss'):
+          out[name] = value / record.rows
+        elif halted:
+          # Means over the rows that halted in this window; none, no mean.
+          out[name] = value / halted
+      out['halted'] = halted
+      text += f'  loss {out["loss"]:.4f}'
+      if halted:
+        text += (
+          f'  cells {out["accuracy"]:.1%}  puzzles {out["exact_accuracy"]:.1%}'
+          f'  segments {out["steps"]:.1f}'
+        )
+        record.accuracy = (self._last, out['exact_accuracy'])
+        self._look_at_accuracy()
+    if record.skipped:
+      out['skipped'] = record.skipped
+      text += f'  skipped {record.skipped}'
+    if self._timed:
+      seconds = (time.monotonic() - self._since) / self._timed
+      left = datetime.timedelta(
+        seconds=round(seconds * (self._end - self._last))
+      )
+      text += f'  {seconds * 1e3:.0f} ms/step  {left} left'
+    logging.info('%s', text)
+    self.write(self._last, out)
+    record.sums, record.steps, record.rows, record.skipped = {}, 0, 0, 0
+
+  def _look_at_accuracy(self) -> None:
+    step, accuracy = self._record.accuracy
+    if 0 < self._settings.stop_at_accuracy <= accuracy:
+      # Not at `step`, which may be gone when its metrics arrive.
+      self.enough = step + 1
+      logging.info(
+        'Training solves %.2f %% exactly at step %d: enough '
+        '(stop_at_accuracy=%s)',
+        100 * accuracy, step, self._settings.stop_at_accuracy,
+      )  # fmt: skip
