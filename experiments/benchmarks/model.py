@@ -19,6 +19,7 @@ from experiments.configs import arc1
 from hrm_jax import build
 from hrm_jax.inference import predict as inference
 from hrm_jax.parallel import sharding
+from hrm_jax.settings import Settings
 from hrm_jax.training import optimizers
 from hrm_jax.training import step as train_step
 from hrm_jax.workdir import checkpoints
@@ -114,7 +115,7 @@ def saving() -> None:
   that.
   """
   steps, every, repeats = 200, 50, 5
-  config = arc1.get_config('demo')
+  config = Settings.from_config(arc1.get_config('demo'))
   puzzles = build.puzzle_set(config)
   setup, mesh = build.train_setup(config, puzzles), build.mesh(config)
   names = puzzles.identifier_names()
