@@ -185,7 +185,7 @@ def tokens_of(domain: Sudoku | Maze, grid: np.ndarray) -> np.ndarray:
   return np.vectorize(domain.characters.index)(grid)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Trace:
   """How the answers to one puzzle form; tuples have an entry per test input.
 
@@ -200,6 +200,9 @@ class Trace:
   style: Style
   inputs: tuple[np.ndarray, ...]
   thoughts: tuple[Thought, ...]
+
+  def __repr__(self) -> str:
+    return f"Trace('{self.name}')"
 
   def title(self, test: int = 0) -> str:
     """The name of a test input."""

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 _ROOT = pathlib.Path(__file__).parents[2]
 _FOLDER = _ROOT / 'experiments' / 'notebooks'
 _COLAB = _FOLDER / 'hrm_colab.ipynb'
+_INSIDE = _FOLDER / 'hrm_from_inside.ipynb'
 _MOST_BYTES = 300_000
 # The system that compiles fastest of those with segments, and one task with as
 # many rows as the own puzzle gets: the same programs predict both.
@@ -120,11 +121,39 @@ def test_it_shows_curves_scores_and_an_answer_as_it_forms(colab):
   assert 'image/gif' in _kinds(cells['gif'])
 
 
-def test_elsewhere_it_asks_for_the_repository(tmp_path):
+@pytest.fixture(scope='module')
+def inside(tmp_path_factory):
+  """The cells of the second notebook after it ran, by id."""
+  workdir = tmp_path_factory.mktemp('inside')
+  return _execute(_INSIDE, {'WORKDIR': str(workdir), 'STEPS': 2})
+
+
+def test_from_inside_no_gradient_reaches_what_it_says(inside):
+  before, into_x = _text(inside['gradient']).splitlines()
+  assert before == 'into the segment before: 0.0 0.0'
+  assert float(into_x.split()[-1]) > 0
+  largest, difference = (
+    float(line.split()[-1]) for line in _text(inside['by-hand']).splitlines()
+  )
+  assert difference < 1e-5 * largest
+  for line in _text(inside['full']).splitlines():
+    assert float(line.split()[-1]) < 0.999
+
+
+def test_from_inside_rows_halt_and_a_task_is_answered(inside):
+  *_, last, _ = _text(inside['carry']).splitlines()
+  assert last == 'segments [3 3 3 1 1 1 1 1] halted [1 1 1 0 0 0 0 0]'
+  assert 'Trained for 2 steps' in _text(inside['train'])
+  assert 'of 20 right' in _text(inside['solve'])
+  assert 'image/png' in _kinds(inside['trace'])
+
+
+@pytest.mark.parametrize('path', [_COLAB, _INSIDE], ids=lambda path: path.stem)
+def test_elsewhere_it_asks_for_the_repository(tmp_path, path):
   # As on Colab: no clone around it, and no package installed.
   (set_up,) = (
     cell
-    for cell in _code(nbformat.read(_COLAB, as_version=4))
+    for cell in _code(nbformat.read(path, as_version=4))
     if cell.id == 'set-up'
   )
   # `%pip` is no Python; nothing comes to it.
@@ -140,7 +169,7 @@ def test_elsewhere_it_asks_for_the_repository(tmp_path):
   assert last.startswith('ValueError: Set REPOSITORY in this cell')
 
 
-@pytest.mark.parametrize('path', [_COLAB], ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', [_COLAB, _INSIDE], ids=lambda path: path.stem)
 def test_the_committed_file_is_clean(path):
   text = path.read_text()
   read = nbformat.reads(text, as_version=4)
