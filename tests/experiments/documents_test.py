@@ -8,10 +8,10 @@ import re
 import subprocess
 
 import pytest
-from experiments.__main__ import COMMANDS
 from markdown.extensions import toc
 
 import hrm_jax
+from experiments.__main__ import COMMANDS
 from experiments.cli import config_flag
 from hrm_jax import settings
 
