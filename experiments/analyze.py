@@ -11,7 +11,7 @@ and NAME.json (the definition, the settings, the numbers), and summary.json:
   augmentations  accuracy by the number of augmentations that vote
   halting        all segments against each row's own halt
   identifiers    the puzzle identifier blanked, or swapped for another task's
-  calibration    sigmoid(q_halt) against the share of exact answers
+  calibration    sigmoid(q_halt) against the fraction that is exact
 
 What cannot be said of a checkpoint (direct prediction has no segments) is left
 out with one line.
@@ -58,8 +58,8 @@ def run(
   """Analyses one checkpoint; the arguments are the command's flags.
 
   Args:
-    workdir: of the run.
-    step: of the checkpoint; None for the newest.
+    workdir: directory of the run.
+    step: step of the checkpoint; None for the newest.
     out: directory to write; None for DIR/analysis/step_N.
     only: names of analyses; all if empty.
     **bounds: see `analyses.prepare`.

@@ -32,8 +32,8 @@ def find_leaks(
   Args:
     train: what is trained on; '' for nothing but ARC's demonstrations.
     evaluate: what is held out.
-    canvas: of ARC: larger tasks are left out.
-    seed: of random subsets.
+    canvas: side of ARC's canvas in cells; larger tasks are left out.
+    seed: seed of random subsets.
 
   Raises:
     DataError: as `puzzles.load_puzzles`.

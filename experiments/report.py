@@ -160,7 +160,7 @@ def render(contents: dict[str, Any]) -> str:
 
 
 def _find_evaluation(workdir: pathlib.Path, step: int) -> pathlib.Path | None:
-  """That of all that is held out, as the run halts; or else another one."""
+  """The evaluation of all that is held out, as the run halts; else another."""
   root = workdir / 'evaluation'
   whole = root / f'step_{step}'
   others = sorted(root.glob(f'step_{step}_*/scores.json'))
@@ -175,7 +175,7 @@ def _scores(
   puzzles: PuzzleSet,
   shown: dict[str, Any],
 ) -> dict[str, Any]:
-  """The scores of an evaluation, each with what it is a share of."""
+  """The scores of an evaluation, each with its denominator."""
   directory, metrics = scores.path.parent, scores.metrics
   found = {
     'where': f'evaluation/{directory.name}',

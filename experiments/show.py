@@ -27,7 +27,7 @@ def show(
     puzzle_data: where they come from.
     path: the PNG to write.
     count: examples, of puzzles spread evenly over the set.
-    seed: of the augmentations chosen, and the shifts.
+    seed: seed of the augmentations and shifts that are drawn.
   """
   titles, originals, shown = puzzle_data.samples(count, seed)
   for batch in (originals, shown):

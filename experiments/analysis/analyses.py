@@ -59,7 +59,7 @@ class Walked(NamedTuple):
     after: scores after 1, 2, ... segments.
     act: scores where each row ends at its own halt.
     votes: scores by the number of augmentations that vote, at halt_max_steps.
-    calibration: of q_halt, at halt_max_steps.
+    calibration: calibration of q_halt at halt_max_steps.
   """
 
   after: list[Judge]

@@ -135,7 +135,7 @@ def help_text(own: flags.FlagValues, name: str, docstring: str) -> str:
   Args:
     own: the flags of the command.
     name: the command as the user types it.
-    docstring: of the command's module.
+    docstring: docstring of the command's module.
   """
   prefix = 'hrm-jax ' if name.startswith('hrm-jax ') else typed('experiments.')
   lines = [re.sub(r'\bhrm-jax (?=[a-z])', prefix, docstring.strip())]

@@ -31,7 +31,7 @@ def is_there(patterns: Sequence[str]) -> bool:
 
 
 def prepare() -> None:
-  """Beside compilers for what is not there, JAX will take the CPU alone.
+  """Makes JAX take the CPU alone, beside compilers for what is not there.
 
   JAX itself is not imported: commands that do without it start at once.
   """

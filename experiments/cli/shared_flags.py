@@ -46,7 +46,7 @@ def require(own: flags.FlagValues, name: str, example: str) -> None:
 
   Args:
     own: the flags of the command.
-    name: of the flag.
+    name: name of the flag.
     example: a value, shown where the flag is missing.
   """
   flags.register_validator(

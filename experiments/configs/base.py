@@ -19,7 +19,7 @@ def choose(
 
   Args:
     variant: what follows the colon, words separated by commas.
-    presets: of this file, the default first.
+    presets: presets of this file, the default first.
 
   Returns:
     The system's published settings for ARC, the preset and the system.

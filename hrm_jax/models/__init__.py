@@ -1,4 +1,4 @@
-"""The models: Linen modules that share one face.
+"""The models: Linen modules that share one interface.
 
 * `embed(inputs_BS, puzzles_BE)` → x_BTD, the input that every update sees;
 * `segment(z, x_BTD)` → z, one forward pass of the paper (section 2);

@@ -1,4 +1,4 @@
-"""What the models share: embedding, heads, and the face they all have."""
+"""What the models share: embedding, heads, and the interface they all have."""
 
 from collections.abc import Callable
 from typing import Any
@@ -98,7 +98,7 @@ class ReasoningModel(nn.Module):
 
     Args:
       z: state that the segment starts from.
-      x_BTD: of `embed`.
+      x_BTD: input x̃, as `embed` gives it.
       look: a pure function of the states before and after an update, and of
         the one that `heads` would read an answer from now.
 

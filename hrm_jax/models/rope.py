@@ -20,8 +20,8 @@ def apply_rope(x: chex.Array, cos: np.ndarray, sin: np.ndarray) -> chex.Array:
   """Rotates queries or keys by their positions (half-rotation form).
 
   Args:
-    x: of any shape that ends in K.
-    cos: of `rope_tables`, with axes for what x has beside positions.
+    x: array of any shape that ends in K.
+    cos: table of `rope_tables`, with axes for what x has beside positions.
     sin: the same.
   """
   x32 = x.astype(jnp.float32)

@@ -81,7 +81,7 @@ def listening(platform: str) -> Iterator[Notice]:
   Outside of the main thread (a notebook's worker) signals are left alone.
 
   Args:
-    platform: of the devices; the cloud is asked on a 'tpu', and where
+    platform: platform of the devices; the cloud is asked on a 'tpu', and where
       GCE_METADATA_HOST is set.
   """
   notice, ended = Notice(), threading.Event()

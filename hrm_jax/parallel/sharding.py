@@ -166,7 +166,7 @@ def over_rows(function: Callable, inputs: Any, outputs: Any) -> Callable:
   """`function` as each device runs it on its rows of the batch.
 
   Args:
-    function: of arrays; sees its device's parts. It may call `batch_axes` and
+    function: takes arrays, its device's parts. It may call `batch_axes` and
       what stands below it.
     inputs: a PartitionSpec for each argument, or a tree of them.
     outputs: the same for the results.
@@ -195,7 +195,7 @@ def per_device(
   For kernels, which XLA cannot split.
 
   Args:
-    function: of arrays; sees the parts.
+    function: takes arrays, its device's parts.
     inputs: the axes' names of each argument.
     output: the axes' names of the result.
   """
@@ -291,8 +291,8 @@ def total_of_parts(tree: Any, specs: Any) -> Any:
   """Sums over the parts of arrays that are split as `specs` say.
 
   Args:
-    tree: of each array a scalar, what this device's part adds.
-    specs: of the arrays.
+    tree: a scalar for each array, which this device's part adds.
+    specs: how the arrays are split.
   """
   scalars, structure = jax.tree.flatten(tree)
   alike = {}

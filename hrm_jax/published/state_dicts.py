@@ -56,7 +56,7 @@ _RESAVE = 'save it again with torch.save(model.state_dict(), path)'
 
 
 class _Refusal(Exception):
-  """What is wrong with a file and how to mend it, without the file's name."""
+  """Says what is wrong with a file and how to mend it, without its name."""
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -174,7 +174,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 class _Archive:
-  """The zip file that `torch.save` writes: NAME/data.pkl, NAME/data/0, …"""
+  """The zip file that `torch.save` writes, with NAME/data.pkl, NAME/data/0 …."""
 
   def __init__(self, path: pathlib.Path, file: zipfile.ZipFile):
     """Checks the archive's own table of contents before reading any of it."""

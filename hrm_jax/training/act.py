@@ -2,7 +2,7 @@
 
 A sequence stays in the batch for several segments; each segment is one
 optimizer step (deep supervision). A row that halted takes the next puzzle.
-Everything here works for any model with the face of `hrm_jax.models`.
+Everything here works for any model with the interface of `hrm_jax.models`.
 """
 
 from typing import Any
@@ -100,12 +100,12 @@ def train_segment(
   """One training segment of every row, on the carry's own data.
 
   Args:
-    model: any module with the face of `hrm_jax.models`.
+    model: any module with the interface of `hrm_jax.models`.
     variables: its parameters and constants.
     puzzles_BE: the puzzle embedding of each row.
     carry: after `admit`.
     settings: how rows halt.
-    min_steps_B: of `exploration_min_steps`.
+    min_steps_B: least segments of each row, see `exploration_min_steps`.
 
   Returns:
     The new carry (without gradient), logits [B, S, V], q [B, 2], and the

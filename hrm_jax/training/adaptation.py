@@ -27,7 +27,8 @@ Watch = Callable[[int, dict[str, float]], None]
 
 # Seconds between two lines of progress.
 _PROGRESS_SECONDS = 10.0
-# Of the steps, for which the rates rise; at the end this share of them is left.
+# Fraction of the steps for which the rates rise, and fraction of the peak rates
+# left at the last step.
 _WARMUP, _LAST = 0.1, 0.1
 
 
@@ -42,8 +43,8 @@ def setup_for(
 
   Args:
     setup: that the checkpoint was trained with.
-    num_puzzle_identifiers: of the new puzzles, the blank one included.
-    batch_size: of a step.
+    num_puzzle_identifiers: number of those of the new puzzles, blank included.
+    batch_size: number of rows of a step.
     steps: at most.
     trunk: whether the dense parameters learn too.
 
@@ -81,9 +82,9 @@ def start(
   """The checkpoint's weights under a puzzle table of zeros.
 
   Args:
-    setup: of `setup_for`.
+    setup: set-up that `setup_for` gave.
     mesh: to train on.
-    variables: of the checkpoint, what predicts; they are copied.
+    variables: weights of the checkpoint that predict; they are copied.
   """
   state = train_step.sharded_init(setup, mesh)
   # The step takes its state's buffers for its own.
@@ -101,10 +102,10 @@ def fit(
   """Takes the setup's steps, or as many of them as there is time for.
 
   Args:
-    setup: of `setup_for`.
+    setup: set-up that `setup_for` gave.
     mesh: to train on, of one process.
-    state: of `start`; its buffers are used up.
-    batches: of the new puzzles' demonstrations, of the setup's size.
+    state: state that `start` gave; its buffers are used up.
+    batches: demonstrations of the new puzzles, in batches of the set-up's size.
     seconds: after which no further step is begun, compilation included; None
       for no limit.
     watch: takes the number of each step done and its metrics, as sums over its

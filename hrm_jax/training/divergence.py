@@ -24,7 +24,7 @@ _DECAY = 0.99
 
 
 class Diagnosis(flax.struct.PyTreeNode):
-  """Of one step; the same on all devices.
+  """Whether one step diverged, and how; the same on all devices.
 
   Attributes:
     reason: index into REASONS, int32; 0 is healthy, and only then the step's
@@ -35,7 +35,7 @@ class Diagnosis(flax.struct.PyTreeNode):
       parameters, and of the rows' gradients as `puzzle_embeddings`. What
       float32 cannot square counts as not finite.
     gradient_norm: over all of them.
-    puzzle_identifiers: of the rows worked on, int32 [B].
+    puzzle_identifiers: identifiers of the rows worked on, int32 [B].
   """
 
   reason: chex.Array
@@ -58,9 +58,9 @@ def diagnose(
   Args:
     settings: static.
     loss: mean over this step's rows.
-    loss_mean: of `next_loss_mean` up to the last step.
+    loss_mean: running mean of the loss up to the last step.
     squares: sums of squared gradients, trees of scalars by name.
-    puzzle_identifiers_B: of the rows worked on.
+    puzzle_identifiers_B: identifiers of the rows worked on.
   """
   sums = {name: sum(jax.tree.leaves(tree)) for name, tree in squares.items()}
   norm = jnp.sqrt(sum(sums.values()))
@@ -85,10 +85,10 @@ def next_loss_mean(loss_mean: chex.Array, loss: chex.Array) -> chex.Array:
 
 
 def report(diagnosis: Diagnosis, names: Sequence[str]) -> dict[str, Any]:
-  """What is known of a step that diverged, as JSON values.
+  """Describes a step that diverged, in JSON values.
 
   Args:
-    diagnosis: of the step.
+    diagnosis: diagnosis of the step.
     names: name of each puzzle identifier.
   """
   found = jax.device_get(diagnosis)

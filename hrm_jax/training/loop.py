@@ -33,7 +33,7 @@ class Hooks(Protocol):
     """This process's rows of all batches from a position on."""
 
   def position(self, number: int) -> Position:
-    """What is to be saved beside the state at a data position."""
+    """Gives what is saved beside the state at a data position."""
 
   def evaluate(self, state: TrainState) -> Metrics | None:
     """Metrics of the held-out puzzles; None where `stop` ended it early."""
@@ -63,7 +63,7 @@ class Saved(Protocol):
     """The step of the newest whole checkpoint."""
 
   def position(self, step: int) -> Position:
-    """What was saved beside the state."""
+    """Takes what was saved beside the state."""
 
   def restore(self, step: int, like: TrainState) -> TrainState:
     """The state that was saved, placed as `like` says."""

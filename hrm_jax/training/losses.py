@@ -72,7 +72,7 @@ def segment_loss(
 
   Args:
     cell_loss: a function of CELL_LOSSES.
-    logits_BSV: of the cells.
+    logits_BSV: logits of the cells.
     q_B2: (q_halt, q_continue), float32.
     labels_BS: int32; IGNORE_LABEL where a cell does not count.
     halted_B: bool, after this segment.

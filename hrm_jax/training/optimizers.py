@@ -11,10 +11,10 @@ import optax
 def warmup_cosine(
   warmup_steps: int, total_steps: int, min_ratio: float
 ) -> optax.Schedule:
-  """Share of the base rate, as a function of the steps already done.
+  """Fraction of the base rate, as a function of the steps already done.
 
   The update after `count` steps is step s = count + 1. Up to `warmup_steps`
-  the share is s / warmup_steps; from there a cosine leads from 1 to
+  the fraction is s / warmup_steps; from there a cosine leads from 1 to
   `min_ratio` at `total_steps`. `min_ratio` 1 keeps it constant.
   """
 
@@ -142,7 +142,7 @@ def sign_sgd_rows(
     table_RE: float32 puzzle table.
     rows_B: int32 row of each gradient; rows may repeat.
     gradients_BE: float32 gradients, in the order of `rows_B`.
-    learning_rate: of this step.
+    learning_rate: rate of this step.
     weight_decay: decoupled, as above.
   """
   R, B = len(table_RE), len(rows_B)

@@ -88,7 +88,7 @@ class TrainSetup:
     """A fresh state; pure, so that it can be traced or jitted.
 
     Args:
-      table_rows: of the puzzle table; None for one for each identifier.
+      table_rows: rows of the puzzle table; None for one for each identifier.
     """
     return init_state(
       self.model,
@@ -113,9 +113,9 @@ def loss_and_gradients(
 
   Args:
     setup: static.
-    state: of the last step, `params` whole.
+    state: state of the last step, with whole `params`.
     batch: rows enter where the carry's rows have halted.
-    min_steps_B: of `act.exploration_min_steps`.
+    min_steps_B: least segments, see `act.exploration_min_steps`.
 
   Returns:
     The new carry, the metrics as sums over the rows, and the gradients of the
@@ -206,7 +206,7 @@ def train_step(
 
   Args:
     setup: static.
-    state: of the last step.
+    state: state of the last step.
     batch: global; rows enter where the carry's rows have halted.
 
   Returns:

@@ -81,10 +81,10 @@ class Checkpoints:
   """
 
   def __init__(self, workdir: str | pathlib.Path, keep: Keep | None = None):
-    """Of DIR/checkpoints, made when something is saved.
+    """Opens DIR/checkpoints, which is made when something is saved.
 
     Args:
-      workdir: of the run.
+      workdir: directory of the run.
       keep: for the process that trains, which clears up what a killed one left;
         None only reads.
     """
@@ -339,7 +339,7 @@ class Checkpoints:
     """The whole training state, placed as `like` (abstract arrays) says.
 
     Args:
-      step: of `find`.
+      step: step that `find` gave.
       like: its carry may be None: then none is read.
 
     Raises:
@@ -367,9 +367,9 @@ class Checkpoints:
     """Only what predicts: the model's variables and the puzzle table.
 
     Args:
-      step: of `find`, which reads all files for their digests, but holds none.
-      like: of `abstract_weights`, placed on a mesh.
-      rows: of the puzzle table, int [N], none of the others being held in
+      step: step that `find` gave, which reads all files but holds none.
+      like: `abstract_weights`, placed on a mesh.
+      rows: rows of the puzzle table, int [N]; none of the others is held in
         memory: those a process needs are read in pieces of about a megabyte.
         None for all.
 

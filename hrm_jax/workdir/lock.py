@@ -30,7 +30,7 @@ def hold(
   """Keeps other runs out of a workdir, which it makes where there is none.
 
   Args:
-    workdir: of the run.
+    workdir: directory of the run.
     beat: seconds between two counts.
     patience: seconds without a count after which a holder that the kernel does
       not know has ended. NFS and gcsfuse show files as they were up to 60 ago.

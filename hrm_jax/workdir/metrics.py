@@ -22,7 +22,7 @@ class MetricsWriter:
     """Opens or makes them.
 
     Args:
-      workdir: of the run.
+      workdir: directory of the run.
       active: False in all processes but the first, to write nothing.
 
     Raises:

@@ -34,7 +34,7 @@ class Tracker:
 
     Args:
       project: its name there.
-      workdir: of the run; a file there keeps the run's identifier.
+      workdir: directory of the run; a file there keeps its identifier.
       config: settings that are shown beside the metrics.
 
     Raises:

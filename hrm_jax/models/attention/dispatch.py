@@ -74,7 +74,7 @@ def _jax_attention(
   rope: bool,
   implementation: str = 'xla',
 ) -> chex.Array:
-  """As JAX's own function does it."""
+  """Attention as JAX's own function computes it."""
   B, T, W = qkv_BTW.shape
   K = W // (3 * num_heads)
   q, k, v = jnp.split(qkv_BTW.reshape(B, T, 3 * num_heads, K), 3, axis=2)

@@ -241,7 +241,7 @@ def cost(flops: int, exponentials: int, moved: list) -> pl.CostEstimate:
 
 
 def call_settings(vmem_bytes: int = VMEM_BYTES) -> dict:
-  """Of every `pallas_call`: without a TPU it is interpreted."""
+  """Arguments of every `pallas_call`: without a TPU it is interpreted."""
   return {
     'interpret': sharding.platform() != 'tpu',
     'compiler_params': pltpu.CompilerParams(vmem_limit_bytes=vmem_bytes),
