@@ -31,8 +31,7 @@ from experiments.cli import command, launch, shared_flags
 from experiments.drawing import charts, training_curves
 from experiments.reporting import gallery, paper_scale, runs
 from experiments.reporting import published_results as published
-from hrm_jax.settings import flat
-from hrm_jax.settings import published as published_settings
+from hrm_jax.settings import Settings, flat
 from hrm_jax.solver import Solver
 from hrm_jax.workdir import checkpoints
 
@@ -263,7 +262,7 @@ def _analyses(directory: pathlib.Path) -> list[dict[str, str]]:
 def _settings(one: runs.Run) -> list[list[str]]:
   """Each setting, its value, and the published one where that differs."""
   fields = flat(one.config.to_dict())
-  defaults = flat(published_settings(one.config.model.kind).to_dict())
+  defaults = flat(Settings.published(one.config.model.kind).to_dict())
   return [
     [
       key,

@@ -610,6 +610,21 @@ class Settings(_Group):
         "act.halt_max_steps=1 and act.halting='none'"
       )
 
+  @classmethod
+  def published(cls, kind: str = 'hrm') -> 'Settings':
+    """A model's published settings for ARC, without data.
+
+    Args:
+      kind: kind of the model, a key of `MODELS`.
+    """
+    act, optimizer = ActSettings(), OptimizerSettings()
+    if kind == 'direct':
+      act = ActSettings(halt_max_steps=1, halting='none')
+    elif kind == 'trm':
+      act = ActSettings(halting='halt_only')
+      optimizer = OptimizerSettings(ema_decay=0.999)
+    return cls(model=MODELS[kind](), act=act, optimizer=optimizer)
+
   def to_dict(self) -> dict[str, Any]:
     """The settings as nested dictionaries of plain values."""
     fields = dataclasses.asdict(self)
@@ -653,7 +668,7 @@ class Settings(_Group):
         f'config: model.kind={kind!r} is unknown; use one of '
         + ', '.join(MODELS)
       )
-    defaults = published(kind)
+    defaults = cls.published(kind)
     known = flat(defaults.to_dict()).keys() - {'model.kind'}
     problems = [f'{key} is missing' for key in sorted(known - given.keys())]
     problems += [f'{key} is not known' for key in sorted(given.keys() - known)]
@@ -688,7 +703,7 @@ class Settings(_Group):
     if given.get('model.fusion') == 'level':
       # Earlier versions also had a kernel of a whole level.
       given['model.fusion'] = 'block'
-    defaults = published(kind)
+    defaults = cls.published(kind)
     for key in given.keys() - flat(defaults.to_dict()).keys():
       if isinstance(getattr(defaults, key, None), _Group):
         raise ConfigError(
@@ -702,21 +717,6 @@ class Settings(_Group):
       return defaults.replace(given)
     except ConfigError as error:
       raise ConfigError(f'{path}: {error}; mend this file') from None
-
-
-def published(kind: str = 'hrm') -> Settings:
-  """A model's published settings for ARC, without data.
-
-  Args:
-    kind: kind of the model, a key of `MODELS`.
-  """
-  act, optimizer = ActSettings(), OptimizerSettings()
-  if kind == 'direct':
-    act = ActSettings(halt_max_steps=1, halting='none')
-  elif kind == 'trm':
-    act = ActSettings(halting='halt_only')
-    optimizer = OptimizerSettings(ema_decay=0.999)
-  return Settings(model=MODELS[kind](), act=act, optimizer=optimizer)
 
 
 def flat(fields: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -5,7 +5,7 @@ What each setting means is said in `hrm_jax.settings`.
 
 import ml_collections
 
-from hrm_jax.settings import published
+from hrm_jax.settings import Settings
 
 # The systems that a config can be asked for: a kind of model, or TRM with its
 # MLP.
@@ -51,7 +51,7 @@ def get_config(kind: str = 'hrm') -> ml_collections.ConfigDict:
   Args:
     kind: kind of the model, a key of `hrm_jax.settings.MODELS`.
   """
-  return ml_collections.ConfigDict(published(kind).to_dict())
+  return ml_collections.ConfigDict(Settings.published(kind).to_dict())
 
 
 def for_1000_puzzles(config: ml_collections.ConfigDict) -> None:

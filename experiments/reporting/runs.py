@@ -22,7 +22,7 @@ from data_pipelines.errors import ConfigError, DataError
 from experiments.cli import command
 from experiments.drawing import training_curves
 from hrm_jax.inference import predict as inference
-from hrm_jax.settings import Settings, flat, published
+from hrm_jax.settings import Settings, flat
 from hrm_jax.workdir import config as workdir_config
 from hrm_jax.workdir.config import FREE_KEYS
 
@@ -113,7 +113,7 @@ class Run:
   @property
   def changes(self) -> list[str]:
     """Settings of the system that differ from those published for ARC."""
-    usual = flat(published(self.config.model.kind).to_dict())
+    usual = flat(Settings.published(self.config.model.kind).to_dict())
     return [
       f'{key}={value}'
       for key, value in sorted(flat(self.config.to_dict()).items())

@@ -11,7 +11,6 @@ from data_pipelines import files
 from data_pipelines.errors import ConfigError
 from hrm_jax.published import names as published
 from hrm_jax.settings import Settings, flat
-from hrm_jax.settings import published as settings_of
 
 # The published name of each kind of model.
 ARCH_NAMES = {
@@ -71,7 +70,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   ):
     if theirs in settings:
       out[ours] = settings[theirs]
-  usual = flat(settings_of(kind).to_dict())
+  usual = flat(Settings.published(kind).to_dict())
   out |= {f'model.{key}': value for key, value in model.items()}
   out = {key: _number(value, usual[key]) for key, value in out.items()}
   wrong = [

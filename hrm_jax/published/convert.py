@@ -34,7 +34,6 @@ from hrm_jax import build
 from hrm_jax.parallel import sharding
 from hrm_jax.published import all_config, names, state_dicts
 from hrm_jax.settings import Settings
-from hrm_jax.settings import published as published_settings
 from hrm_jax.training.state import abstract_weights, init_variables
 from hrm_jax.workdir import checkpoints
 from hrm_jax.workdir import config as workdir_config
@@ -319,7 +318,7 @@ def _settings(
   inferred = names.infer_model_fields(arrays, seq_len, expansion)
   kind = inferred.pop('kind')
   if given is None:
-    given = published_settings(kind)
+    given = Settings.published(kind)
   elif kind != given.model.kind:
     raise ConfigError(
       f'{path}: holds a model of kind {kind}, --config one of kind '

@@ -12,7 +12,7 @@ from data_pipelines import files
 from data_pipelines.errors import ConfigError
 from data_pipelines.leaks import Verdict
 from data_pipelines.puzzle_set import PuzzleSet
-from hrm_jax.settings import Settings, flat, published
+from hrm_jax.settings import Settings, flat
 
 # Keys that do not decide what a run gives. Which data exactly it has is told by
 # their version; they may lie elsewhere.
@@ -101,7 +101,7 @@ def claim(
         f'{workdir}: holds the results of a run but not its config.json; use '
         'another --workdir'
       )
-    defaults = published(settings.model.kind).to_dict()
+    defaults = Settings.published(settings.model.kind).to_dict()
     before = {**flat(defaults), **flat(old)}
     if changes := differences(before, flat(json.loads(text)), _CHANGEABLE):
       raise ConfigError(

@@ -27,7 +27,7 @@ _OLD_NAMES = ('CHANGELOG.md',)
 _SETTINGS = {
   key
   for kind in settings.MODELS
-  for key in settings.flat(settings.published(kind).to_dict())
+  for key in settings.flat(settings.Settings.published(kind).to_dict())
 }
 _of_documents = pytest.mark.parametrize(
   'path',

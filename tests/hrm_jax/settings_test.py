@@ -12,7 +12,6 @@ from hrm_jax.settings import (
   HRMSettings,
   OptimizerSettings,
   Settings,
-  published,
 )
 from hrm_jax.training.losses import CELL_LOSSES
 
@@ -28,7 +27,7 @@ def test_every_loss_is_a_setting(loss):
 
 @pytest.mark.parametrize('kind', MODELS)
 def test_configs_and_records_give_the_same_settings(kind):
-  settings = published(kind)
+  settings = Settings.published(kind)
   assert settings.model.kind == kind
   assert Settings.from_config(base.get_config(kind)) == settings
   assert Settings.from_record(settings.to_dict(), 'config.json') == settings
