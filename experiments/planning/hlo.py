@@ -182,7 +182,7 @@ class Program:
       for instruction in self._computations.get(name, {}).values():
         again = runs
         if instruction.opcode == 'while' and loops:
-          again *= self._trip_count(instruction)
+          again *= self._trip_count(instruction) or 1
         for attribute in _CALLS.get(instruction.opcode, ()):
           for called in instruction.called(attribute):
             count(called, again)
@@ -190,14 +190,8 @@ class Program:
     count(self._entry, 1)
     return times
 
-  def _trip_count(self, loop: Instruction) -> int:
-    """How often a loop runs, 1 where that is not known.
-
-    XLA notes it, or the condition is `counter < constant`.
-    """
-    return self._known_trip_count(loop) or 1
-
-  def _known_trip_count(self, loop: Instruction) -> int | None:
+  def _trip_count(self, loop: Instruction) -> int | None:
+    """How often a loop runs: XLA notes it, or it is `counter < constant`."""
     known = re.search(r'known_trip_count":?=?\{"?n"?:"?([0-9]+)', loop.rest)
     if known:
       return int(known[1])
@@ -288,7 +282,7 @@ class Program:
     for computation, instruction, _ in self._runs():
       name = None
       if instruction.opcode == 'while':
-        if self._known_trip_count(instruction) is None:
+        if self._trip_count(instruction) is None:
           name = f'loop {instruction.name}, taken to run once'
       elif self._flops_of(computation, instruction) is None:
         name = f'{instruction.opcode} {instruction.target}'.strip()

@@ -264,8 +264,6 @@ def _tensor(
   offset: int,
   size: tuple[int, ...],
   stride: tuple[int, ...],
-  _requires_grad: bool,
-  _hooks: Any,
   *_: Any,
 ) -> np.ndarray:
   """Stands for torch._utils._rebuild_tensor_v2; numpy checks the bounds."""
@@ -282,33 +280,20 @@ def _tensor(
   )
 
 
-def _tensor_of_type(
-  storage: _Storage,
-  offset: int,
-  size: tuple[int, ...],
-  stride: tuple[int, ...],
-  _requires_grad: bool,
-  _hooks: Any,
-  dtype: np.dtype,
-  *_: Any,
-) -> np.ndarray:
+def _tensor_of_type(storage: _Storage, *args: Any) -> np.ndarray:
   """Stands for torch._utils._rebuild_tensor_v3: types without a storage."""
-  storage = _Storage(storage.data, dtype)
-  return _tensor(storage, offset, size, stride, False, None)
-
-
-def _parameter(data: np.ndarray, *_: Any) -> np.ndarray:
-  return data
+  return _tensor(_Storage(storage.data, args[5]), *args)
 
 
 def _ordered_dict() -> dict:
+  """Takes no arguments, unlike `dict`."""
   return {}
 
 
 # The names that a pickle may use; nothing else can be called.
 _GLOBALS: dict[str, Callable | np.dtype] = {
   'collections OrderedDict': _ordered_dict,
-  'torch._utils _rebuild_parameter': _parameter,
+  'torch._utils _rebuild_parameter': lambda data, *_: data,
   'torch._utils _rebuild_tensor_v2': _tensor,
   'torch._utils _rebuild_tensor_v3': _tensor_of_type,
   # Plain bytes; the tensor that views them tells the type.
@@ -320,6 +305,14 @@ _GLOBALS: dict[str, Callable | np.dtype] = {
     if kind.storage
   },
 }
+
+
+# The opcodes that push their own argument, and those that push nothing yet.
+_PLAIN = {
+  'BINUNICODE', 'SHORT_BINUNICODE', 'BINFLOAT', 'BININT', 'BININT1', 'BININT2',
+  'LONG1',
+}  # fmt: skip
+_EMPTY = {'EMPTY_DICT': dict, 'EMPTY_LIST': list, 'EMPTY_TUPLE': tuple}
 
 
 def _unpickle(data: bytes, archive: _Archive) -> Any:
@@ -345,22 +338,10 @@ def _unpickle(data: bytes, archive: _Archive) -> Any:
         stack.append(None)
       case 'NEWTRUE' | 'NEWFALSE':
         stack.append(opcode.name == 'NEWTRUE')
-      case (
-        'BINUNICODE'
-        | 'SHORT_BINUNICODE'
-        | 'BINFLOAT'
-        | 'BININT'
-        | 'BININT1'
-        | 'BININT2'
-        | 'LONG1'
-      ):
+      case name if name in _PLAIN:
         stack.append(arg)
-      case 'EMPTY_DICT':
-        stack.append({})
-      case 'EMPTY_LIST':
-        stack.append([])
-      case 'EMPTY_TUPLE':
-        stack.append(())
+      case name if name in _EMPTY:
+        stack.append(_EMPTY[name]())
       case 'MARK':
         marks.append(len(stack))
       case 'TUPLE':
@@ -374,16 +355,12 @@ def _unpickle(data: bytes, archive: _Archive) -> Any:
         memo[len(memo)] = stack[-1]
       case 'BINGET' | 'LONG_BINGET':
         stack.append(memo[arg])
-      case 'APPEND':
-        value = stack.pop()
-        _extend(stack[-1], [value])
-      case 'APPENDS':
-        values = since_mark()
+      case 'APPEND' | 'APPENDS':
+        values = since_mark() if opcode.name == 'APPENDS' else [stack.pop()]
         _extend(stack[-1], values)
-      case 'SETITEM':
-        value, key = stack.pop(), stack.pop()
-        _set_items(stack[-1], [key, value])
-      case 'SETITEMS':
+      case 'SETITEM' | 'SETITEMS':
+        if opcode.name == 'SETITEM':
+          marks.append(len(stack) - 2)
         values = since_mark()
         _set_items(stack[-1], values)
       case 'GLOBAL':
