@@ -15,12 +15,11 @@ import numpy as np
 
 from data_pipelines import sampler
 from data_pipelines.arc.tasks import Task
+from data_pipelines.arc.voting import Ballots
 from data_pipelines.batches import BLANK_IDENTIFIER, BLANK_NAME, Batch
 from data_pipelines.errors import DataError
 from data_pipelines.leaks import Leak
-from data_pipelines.questions.maze import Maze
-from data_pipelines.questions.sudoku import Sudoku
-from data_pipelines.scoring import Judge
+from data_pipelines.questions.domain import Asked, Domain
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,7 +54,7 @@ class PuzzleSet(abc.ABC):
     version: which data exactly.
     vocab_size: tokens; 0 is the padding.
     seq_len: S, cells of a puzzle.
-    domain: `Sudoku` or `Maze`; None for other puzzles.
+    domain: kind of puzzles with one answer; None for other puzzles.
     evaluation_tasks: tasks of ARC that are scored; empty for other puzzles.
     variants: int [groups], variants of each group that is trained on.
     members: int [sum of variants], examples of each variant.
@@ -64,7 +63,7 @@ class PuzzleSet(abc.ABC):
   version: str
   vocab_size: int
   seq_len: int
-  domain: Sudoku | Maze | None = None
+  domain: Domain | None = None
   evaluation_tasks: Sequence[Task] = ()
   variants: np.ndarray
   members: np.ndarray
@@ -218,8 +217,8 @@ class PuzzleSet(abc.ABC):
     return self._batches(indices())
 
   @abc.abstractmethod
-  def judge(self, chosen: EvaluationRows) -> Judge:
-    """What takes the predictions of `chosen` and scores them."""
+  def held_out(self, chosen: EvaluationRows) -> Ballots | Asked:
+    """What the predictions of `chosen` are scored with."""
 
   @abc.abstractmethod
   def leaks(self) -> list[Leak]:

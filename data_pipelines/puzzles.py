@@ -17,11 +17,15 @@ from typing import NamedTuple
 from absl import logging
 
 from data_pipelines.arc import tasks as arc
+from data_pipelines.arc.scoring import VoteJudge
+from data_pipelines.arc.voting import Ballots
 from data_pipelines.errors import DataError
 from data_pipelines.published.reader import PublishedSet, is_published
-from data_pipelines.puzzle_set import PuzzleSet
+from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 from data_pipelines.questions import loading as questions
 from data_pipelines.questions.pipeline import QuestionSet
+from data_pipelines.questions.scoring import AnswerJudge
+from data_pipelines.scoring import Judge
 
 ARC, QUESTIONS, PUBLISHED = 'ARC tasks', 'questions', 'a published directory'
 
@@ -154,3 +158,11 @@ def load_puzzles(
     )
   logging.info('Data: %s', puzzles.describe())
   return puzzles
+
+
+def judge_of(puzzles: PuzzleSet, chosen: EvaluationRows) -> Judge:
+  """A judge of the predictions of `chosen`."""
+  held_out = puzzles.held_out(chosen)
+  if isinstance(held_out, Ballots):
+    return VoteJudge(held_out)
+  return AnswerJudge(held_out)

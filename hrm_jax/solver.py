@@ -32,8 +32,9 @@ from absl import logging
 from jax.sharding import Mesh
 
 from data_pipelines import puzzles as specs
-from data_pipelines import sampler, scoring
+from data_pipelines import sampler
 from data_pipelines.arc import encoding, voting
+from data_pipelines.arc.scoring import score_metrics
 from data_pipelines.arc.tasks import Task, TaskSet, load_tasks, parse_task
 from data_pipelines.arc.voting import Candidate
 from data_pipelines.batches import BLANK_IDENTIFIER, padded
@@ -43,10 +44,13 @@ from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.leaks import Verdict
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 from data_pipelines.questions import loading as questions
+from data_pipelines.questions.domain import Domain
 from data_pipelines.questions.loading import Questions
 from data_pipelines.questions.maze import Maze
 from data_pipelines.questions.pipeline import QuestionSet
+from data_pipelines.questions.scoring import AnswerResult
 from data_pipelines.questions.sudoku import Sudoku
+from data_pipelines.scoring import Result
 from hrm_jax import build
 from hrm_jax.inference import evaluation, traces
 from hrm_jax.inference import predict as inference
@@ -170,7 +174,7 @@ def text_of(grid: np.ndarray) -> str:
   return '\n'.join(''.join(map(str, row)) for row in grid.tolist())
 
 
-def grid_of(domain: Sudoku | Maze | None, tokens: np.ndarray) -> np.ndarray:
+def grid_of(domain: Domain | None, tokens: np.ndarray) -> np.ndarray:
   """Tokens [h, w] as an `Answer` has them: digits, or characters of a maze."""
   if isinstance(domain, Sudoku):
     # Token 1 is a blank, token d + 1 the digit d.
@@ -307,13 +311,13 @@ class Evaluation:
 
   Attributes:
     asked: puzzles and weights.
-    judges: predictions and scores of each query.
+    results: predictions and scores of each query.
     facts: what was evaluated and how, as scores.json has it.
     leaks: held-out answers that training showed; None for other puzzles.
   """
 
   asked: Asked
-  judges: tuple[scoring.Judge, ...]
+  results: tuple[Result, ...]
   facts: dict[str, Any]
   leaks: Verdict | None
 
@@ -332,25 +336,25 @@ class Evaluation:
     """Ranked grids by name of the task and number of the test input."""
     return {
       key: ranked
-      for judge in self.judges
-      for key, ranked in getattr(judge, 'candidates', {}).items()
+      for result in self.results
+      for key, ranked in getattr(result, 'candidates', {}).items()
     }
 
   @functools.cached_property
   def metrics(self) -> dict[str, float]:
     """Scores by name; of known and fitted tasks together, pass@k alone."""
-    if len(self.judges) == 1:
-      return self.judges[0].metrics
+    if len(self.results) == 1:
+      return self.results[0].metrics
     scores = voting.score(self.candidates, self.tasks)
-    return scoring.score_metrics(scores) if scores[1].outputs.scored else {}
+    return score_metrics(scores) if scores[1].outputs.scored else {}
 
   @functools.cached_property
   def answers(self) -> tuple[Answer, ...]:
     """An answer for each puzzle, in the order in which they were given."""
     found = [
       answer
-      for query, judge in zip(self.asked.queries, self.judges, strict=True)
-      for answer in _answers(query, judge)
+      for query, result in zip(self.asked.queries, self.results, strict=True)
+      for answer in _answers(query, result)
     ]
     given = self.asked.given
     if given is None or not given.order:
@@ -371,13 +375,13 @@ class Evaluation:
     return tuple(named[name] for name in given.order)
 
   @property
-  def domain(self) -> Sudoku | Maze | None:
+  def domain(self) -> Domain | None:
     """The domain of the puzzles; None for ARC and unknown ones."""
     return self.asked.queries[0].puzzles.domain
 
   def report(self) -> str:
     """The scores as a person reads them."""
-    return '\n'.join(judge.report() for judge in self.judges)
+    return '\n'.join(result.report() for result in self.results)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -516,7 +520,7 @@ class Solver:
     if asked.given is None and version != self.trained_on:
       logging.warning('Trained on %s, scored on %s', self.trained_on, version)
     logging.info('Predicting %d inputs, augmentations included', rows)
-    judges = tuple(
+    results = tuple(
       self.predict(query, mode, segments, batch_size) for query in asked.queries
     )
     facts = {
@@ -538,7 +542,7 @@ class Solver:
       }
     else:
       facts['way'] = asked.queries[0].way
-    return Evaluation(asked, judges, facts, leaks)
+    return Evaluation(asked, results, facts, leaks)
 
   def adapt(
     self,
@@ -682,7 +686,7 @@ class Solver:
     halting: str,
     segments: int | None = None,
     batch_size: int | None = None,
-  ) -> scoring.Judge:
+  ) -> Result:
     """Predicts and scores one query; the arguments are those of `evaluate`."""
     settings = self.setup.act
     if segments is not None:
@@ -735,7 +739,7 @@ class Solver:
     return found.beside(self.recorded_leaks)
 
   @functools.cached_property
-  def domain(self) -> Sudoku | Maze | None:
+  def domain(self) -> Domain | None:
     """The domain of its puzzles; None for ARC and unknown ones."""
     if self.sizes:
       side = math.isqrt(self.sizes[1])
@@ -1157,10 +1161,10 @@ def _content(task: Task) -> set[Any]:
   }
 
 
-def _answers(query: Query, judge: scoring.Judge) -> list[Answer]:
+def _answers(query: Query, result: Result) -> list[Answer]:
   """An answer for each puzzle of a query, in the order of its rows."""
   if not query.puzzles.evaluation_tasks:
-    return _answers_to_questions(query, judge)
+    return _answers_to_questions(query, result)
   cast = collections.Counter(
     zip(query.rows.group.tolist(), query.rows.test.tolist(), strict=True)
   )
@@ -1173,7 +1177,7 @@ def _answers(query: Query, judge: scoring.Judge) -> list[Answer]:
         task.name,
         tuple(test.input for test in task.tests),
         tuple(test.output for test in task.tests),
-        tuple(tuple(judge.candidates[task.name, test]) for test in tests),
+        tuple(tuple(result.candidates[task.name, test]) for test in tests),
         tuple(cast[group, test] for test in tests),
         (None,) * len(task.tests),
         query.way,
@@ -1182,11 +1186,9 @@ def _answers(query: Query, judge: scoring.Judge) -> list[Answer]:
   return answers
 
 
-def _answers_to_questions(
-  query: Query, judge: scoring.AnswerJudge
-) -> list[Answer]:
+def _answers_to_questions(query: Query, result: AnswerResult) -> list[Answer]:
   domain, vocab_size = query.puzzles.domain, query.puzzles.vocab_size
-  style, found = pictures.style_of(domain, vocab_size), judge.found
+  style, found = pictures.style_of(domain, vocab_size), result.found
 
   def readable(tokens):
     return grid_of(domain, pictures.canvas_of(tokens, style))
@@ -1194,8 +1196,8 @@ def _answers_to_questions(
   return [
     Answer(
       name,
-      (readable(judge.questions[row]),),
-      (readable(judge.labels[row]),),
+      (readable(result.questions[row]),),
+      (readable(result.labels[row]),),
       (
         (
           Candidate(
@@ -1207,5 +1209,5 @@ def _answers_to_questions(
       (bool(found['valid'][row]) if 'valid' in found else None,),
       query.way,
     )
-    for row, name in enumerate(judge.names)
+    for row, name in enumerate(result.names)
   ]

@@ -9,9 +9,9 @@ import numpy as np
 
 from data_pipelines import leaks as leak_check
 from data_pipelines import puzzle_set, quiet, sampler
-from data_pipelines import scoring as judging
 from data_pipelines.arc import augmentation, encoding
 from data_pipelines.arc.tasks import Task, TaskSet
+from data_pipelines.arc.voting import Ballots
 from data_pipelines.batches import BLANK_NAME, IGNORE_LABEL, Batch
 from data_pipelines.errors import DataError
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
@@ -204,8 +204,8 @@ class ArcSet(PuzzleSet):
         columns += [(task, test, r + 1, pair + test) for r in range(first, end)]
     return EvaluationRows(*np.array(columns, np.int64).reshape(-1, 4).T)
 
-  def judge(self, chosen: EvaluationRows) -> judging.VoteJudge:
-    return judging.VoteJudge(
+  def held_out(self, chosen: EvaluationRows) -> Ballots:
+    return Ballots(
       self.evaluation_tasks,
       chosen.group,
       chosen.test,

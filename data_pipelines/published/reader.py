@@ -23,14 +23,15 @@ import numpy as np
 
 from data_pipelines import files, sampler
 from data_pipelines import leaks as leak_check
-from data_pipelines import scoring as judging
 from data_pipelines.arc import encoding
 from data_pipelines.arc.tasks import Pair, Task
+from data_pipelines.arc.voting import Ballots
 from data_pipelines.batches import BLANK_NAME, IGNORE_LABEL, Batch, padded
 from data_pipelines.errors import DataError
 from data_pipelines.published import identifiers
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 from data_pipelines.questions import maze
+from data_pipelines.questions.domain import Asked
 from data_pipelines.questions.maze import Maze
 from data_pipelines.questions.sudoku import Sudoku
 
@@ -199,9 +200,6 @@ class PublishedSet(PuzzleSet):
       f'{len(self.names):,} puzzle identifiers, {held_out:,} examples held out'
     )
 
-  def name_of(self, group: int) -> str:
-    return super().name_of(group) if self.is_arc else f'test:{group}'
-
   def evaluation_rows(
     self, max_augmentations: int | None = None, max_puzzles: int | None = None
   ) -> EvaluationRows:
@@ -221,21 +219,22 @@ class PublishedSet(PuzzleSet):
       )
     return rows.take(np.flatnonzero(kept))
 
-  def judge(self, chosen: EvaluationRows) -> judging.Judge:
+  def name_of(self, group: int) -> str:
+    return super().name_of(group) if self.is_arc else f'test:{group}'
+
+  def held_out(self, chosen: EvaluationRows) -> Ballots | Asked:
     if not self.is_arc:
-      inputs, labels = self._test.read(chosen.example)
-      return judging.AnswerJudge(
-        self.domain,
-        self.vocab_size,
-        inputs.astype(np.uint8),
-        padded(labels).astype(np.uint8),
-        [f'test:{row}' for row in chosen.example],
+      asked = self._asked(self._test)
+      return asked._replace(
+        count=len(chosen),
+        read=lambda rows: asked.read(chosen.example[rows]),
+        name=lambda row: asked.name(chosen.example[row]),
       )
     parsed = [
       encoding.parse_augmentation_name(self.names[identifier])
       for identifier in chosen.identifier
     ]
-    return judging.VoteJudge(
+    return Ballots(
       self.evaluation_tasks,
       chosen.group,
       chosen.test,

@@ -8,10 +8,10 @@ import numpy as np
 
 from data_pipelines import hashing, puzzle_set, sampler
 from data_pipelines import leaks as leak_check
-from data_pipelines import scoring as judging
 from data_pipelines.batches import BLANK_IDENTIFIER, Batch
 from data_pipelines.errors import DataError
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
+from data_pipelines.questions.domain import Asked
 from data_pipelines.questions.loading import Questions
 
 
@@ -79,9 +79,6 @@ class QuestionSet(PuzzleSet):
       'out'
     )
 
-  def name_of(self, group: int) -> str:
-    return name_of(self.evaluate, group)
-
   def evaluation_rows(
     self, max_augmentations: int | None = None, max_puzzles: int | None = None
   ) -> EvaluationRows:
@@ -90,13 +87,24 @@ class QuestionSet(PuzzleSet):
     nothing = np.zeros_like(chosen)
     return EvaluationRows(chosen, nothing, nothing, chosen)
 
-  def judge(self, chosen: EvaluationRows) -> judging.AnswerJudge:
-    return judging.AnswerJudge(
+  def name_of(self, group: int) -> str:
+    return name_of(self.evaluate, group)
+
+  def held_out(self, chosen: EvaluationRows) -> Asked:
+    asked = self._asked(self.evaluate)
+    return asked._replace(
+      count=len(chosen),
+      read=lambda rows: asked.read(chosen.example[rows]),
+      name=lambda row: asked.name(chosen.example[row]),
+    )
+
+  def _asked(self, source: Questions) -> Asked:
+    return Asked(
       self.domain,
       self.vocab_size,
-      self.evaluate.questions[chosen.example],
-      self.evaluate.answers[chosen.example],
-      [name_of(self.evaluate, example) for example in chosen.example],
+      len(source.questions),
+      lambda rows: (source.questions[rows], source.answers[rows]),
+      functools.partial(name_of, source),
     )
 
   def leaks(self) -> Sequence[leak_check.Leak]:

@@ -12,11 +12,13 @@ import jax
 import numpy as np
 from absl import logging
 
+from data_pipelines import scoring
 from data_pipelines.arc import voting
 from data_pipelines.batches import BLANK_IDENTIFIER, IGNORE_LABEL, Batch
 from data_pipelines.progress import Progress
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
-from data_pipelines.scoring import Judge
+from data_pipelines.puzzles import judge_of
+from data_pipelines.scoring import Result
 from hrm_jax.inference import evaluation, traces
 from hrm_jax.inference import predict as inference
 from hrm_jax.inference import probes as analysis
@@ -62,9 +64,9 @@ class Walked(NamedTuple):
     calibration: calibration of q_halt at halt_max_steps.
   """
 
-  after: list[Judge]
-  act: Judge
-  votes: dict[int, Judge]
+  after: list[Result]
+  act: Result
+  votes: dict[int, Result]
   calibration: analysis.Calibration
 
 
@@ -431,15 +433,13 @@ def _walk(subject: Subject) -> Walked:
   walk = analysis.sharded_walk(setup.model, setup.act, subject.segments, mesh)
   place = evaluation.place(chosen)
   counts = _counts(place.max() + 1) if puzzles.evaluation_tasks else []
-  walked = Walked(
-    after=[puzzles.judge(chosen) for _ in range(subject.segments)],
-    act=puzzles.judge(chosen),
-    votes={
-      count: puzzles.judge(chosen.take(np.flatnonzero(place < count)))
-      for count in counts
-    },
-    calibration=analysis.Calibration(),
-  )
+  after_judges = [judge_of(puzzles, chosen) for _ in range(subject.segments)]
+  act_judge = judge_of(puzzles, chosen)
+  vote_judges = {
+    count: judge_of(puzzles, chosen.take(np.flatnonzero(place < count)))
+    for count in counts
+  }
+  calibration = analysis.Calibration()
   progress = Progress('Walk: rows', len(chosen))
   done = 0
   for batch in _batches(subject, chosen, size):
@@ -455,21 +455,22 @@ def _walk(subject: Subject) -> Walked:
     def after(steps, rows=rows, found=found):
       return inference.Predictions(*(leaf[steps - 1, rows] for leaf in found))
 
-    for steps, judge in enumerate(walked.after, 1):
+    for steps, judge in enumerate(after_judges, 1):
       judge.add(after(steps))
-    walked.act.add(after(analysis.steps_to_halt(halts, most)[rows]))
-    for count, judge in walked.votes.items():
+    act_judge.add(after(analysis.steps_to_halt(halts, most)[rows]))
+    for count, judge in vote_judges.items():
       judge.add(after(most, rows[place[done + rows] < count]))
     last = after(most)
     known = (batch['labels'][rows] != IGNORE_LABEL).any(axis=1)
-    # Its own sigmoid, as votes take it: in float64.
-    confidence = 1 / (1 + np.exp(-last.q_halt[known].astype(np.float64)))
-    walked.calibration.add(confidence, last.exact[known])
+    calibration.add(scoring.confidence(last.q_halt[known]), last.exact[known])
     done += len(rows)
     progress.add(len(rows))
-  for judge in (*walked.after, walked.act, *walked.votes.values()):
-    judge.finish()
-  return walked
+  return Walked(
+    after=[judge.result() for judge in after_judges],
+    act=act_judge.result(),
+    votes={count: judge.result() for count, judge in vote_judges.items()},
+    calibration=calibration,
+  )
 
 
 def _batches(
@@ -520,15 +521,15 @@ def _swapped(subject: Subject) -> np.ndarray:
   return swapped
 
 
-def _scores(judge: Judge) -> dict[str, float]:
+def _scores(result: Result) -> dict[str, float]:
   """The scores that the figures show, by short names."""
   names = {'exact': 'eval/exact', 'accuracy': 'eval/accuracy'}
   names |= {'valid': 'eval/valid'}
   names |= {f'pass@{k}': f'eval/pass@{k}/outputs' for k in voting.ATTEMPTS[:2]}
   return {
-    short: judge.metrics[name]
+    short: result.metrics[name]
     for short, name in names.items()
-    if name in judge.metrics
+    if name in result.metrics
   }
 
 

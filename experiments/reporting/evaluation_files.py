@@ -1,15 +1,27 @@
 """The files of an evaluation: scores, predictions, a submission, a picture."""
 
+import csv
+import io
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from data_pipelines import scoring
+import numpy as np
+
+from data_pipelines import files
+from data_pipelines.arc import voting
+from data_pipelines.arc.tasks import Task
+from data_pipelines.drawing import pictures
 from data_pipelines.errors import ConfigError
+from data_pipelines.questions.domain import Domain
+from data_pipelines.questions.scoring import AnswerResult
 from hrm_jax.solver import Evaluation
 
 # Longest name of a file without its prefix and suffix, in bytes.
 _LONGEST = 100
+# Number of candidates of each test input in predictions.json.
+_KEPT = 10
 
 
 def make_directory(directory: pathlib.Path) -> None:
@@ -30,18 +42,18 @@ def make_directory(directory: pathlib.Path) -> None:
 def write(found: Evaluation, directory: pathlib.Path) -> list[str]:
   """Writes the files, each whole or not at all, and returns their names.
 
-  scores.json (the facts and the metrics) and predictions.png; of ARC tasks
-  submission.json (two attempts, Kaggle's form) and predictions.json (ranked
-  candidates with votes), of other puzzles predictions.csv.
+  They are scores.json (the facts and the metrics) and predictions.png; for ARC
+  tasks also submission.json (two attempts, Kaggle's form) and predictions.json
+  (ranked candidates with votes), for other puzzles predictions.csv.
   """
   if found.tasks:
-    scoring.write_votes(
+    write_votes(
       directory, found.tasks, found.candidates, found.facts | found.metrics
     )
     kinds = ['submission.json', 'predictions.json']
   else:
-    (judge,) = found.judges
-    judge.write(directory, found.facts)
+    (result,) = found.results
+    write_answers(directory, result, found.facts | found.metrics)
     kinds = ['predictions.csv']
   return [*kinds, 'scores.json', 'predictions.png']
 
@@ -62,3 +74,66 @@ def distinct_names(titles: Iterable[str]) -> list[str]:
       name = f'{first}_{number}'
     names.append(name)
   return names
+
+
+def write_votes(
+  directory: pathlib.Path,
+  tasks: Sequence[Task],
+  candidates: voting.Candidates,
+  facts: dict[str, Any],
+) -> None:
+  """Writes the files of predictions of ARC tasks, see `write`."""
+  files.write_json(
+    directory / 'submission.json', voting.submission(candidates, tasks)
+  )
+  predictions = {
+    task.name: [
+      [
+        candidate._replace(grid=candidate.grid.tolist())._asdict()
+        for candidate in candidates.get((task.name, test), [])[:_KEPT]
+      ]
+      for test in range(len(task.tests))
+    ]
+    for task in tasks
+  }
+  files.write_json(directory / 'predictions.json', predictions)
+  files.write_json(directory / 'scores.json', facts)
+  pictures.draw_predictions(tasks, candidates, directory / 'predictions.png')
+
+
+def write_answers(
+  directory: pathlib.Path, result: AnswerResult, facts: dict[str, Any]
+) -> None:
+  """Writes the files of predictions of other puzzles, see `write`."""
+  found = result.found
+  kept = ('exact', 'valid', 'accuracy', 'confidence', 'steps')
+  kept = [name for name in kept if name in found]
+  texts = (
+    _texts(result.domain, tokens)
+    for tokens in (result.questions, result.labels, found['tokens'])
+  )
+  columns = [
+    [f'{value:.6g}' for value in found[name].astype(float)] for name in kept
+  ]
+  out = io.StringIO()
+  writer = csv.writer(out)
+  writer.writerow(['puzzle', 'question', 'answer', 'prediction', *kept])
+  writer.writerows(zip(result.names, *texts, *columns, strict=True))
+  files.write_text(directory / 'predictions.csv', out.getvalue())
+  files.write_json(directory / 'scores.json', facts)
+  pictures.draw_answers(
+    pictures.style_of(result.domain, result.vocab_size),
+    result.names,
+    result.questions,
+    result.labels,
+    found,
+    directory / 'predictions.png',
+  )
+
+
+def _texts(domain: Domain | None, tokens: np.ndarray) -> list[str]:
+  """A line for each row of tokens, in the characters of the domain."""
+  if domain is None:
+    return [' '.join(map(str, row)) for row in tokens]
+  characters = np.frombuffer(domain.characters.encode(), np.uint8)
+  return [row.tobytes().decode() for row in characters[tokens]]

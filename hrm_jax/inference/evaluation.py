@@ -10,7 +10,8 @@ from absl import logging
 from data_pipelines.errors import ConfigError
 from data_pipelines.progress import Progress
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
-from data_pipelines.scoring import Judge
+from data_pipelines.puzzles import judge_of
+from data_pipelines.scoring import Result
 from hrm_jax.inference import predict as inference
 
 
@@ -74,7 +75,7 @@ def evaluate(
   puzzle_table: chex.Array,
   batch_size: int,
   stop: Callable[[], bool] = lambda: False,
-) -> Judge | None:
+) -> Result | None:
   """Predicts and scores; all processes of a mesh get the result.
 
   Args:
@@ -96,16 +97,16 @@ def evaluate(
       batch['puzzle_identifiers'] = identifiers[batch['puzzle_identifiers']]
       yield batch
 
-  judge = puzzles.judge(chosen)
+  judge = judge_of(puzzles, chosen)
   progress = Progress('Rows predicted', len(chosen))
   for found in predict(variables, puzzle_table, read, len(chosen), batch_size):
     judge.add(found)
     progress.add(len(found.steps))
     if stop():
       return None
-  judge.finish()
+  result = judge.result()
   logging.info(
     'Predicted %d in %.1f s, %.2f segments each',
-    progress.done, progress.passed, judge.metrics['eval/steps'],
+    progress.done, progress.passed, result.metrics['eval/steps'],
   )  # fmt: skip
-  return judge
+  return result

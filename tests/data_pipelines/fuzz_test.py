@@ -31,6 +31,7 @@ from data_pipelines.arc.tasks import Pair
 from data_pipelines.batches import IGNORE_LABEL
 from data_pipelines.errors import DataError
 from data_pipelines.published.reader import PublishedSet
+from data_pipelines.puzzles import judge_of
 from data_pipelines.questions import loading as questions
 from data_pipelines.questions import maze, sudoku
 from data_pipelines.questions.maze import Maze
@@ -892,7 +893,7 @@ def use(root):
   shown = joined(itertools.islice(puzzles.train_batches(3, 0), 3))
   chosen = puzzles.evaluation_rows()
   asked = joined(puzzles.evaluation_batches(chosen, len(chosen)))
-  puzzles.judge(chosen)
+  judge_of(puzzles, chosen)
   puzzles.samples(2, 0)
   return puzzles, whole, shown, chosen, asked, leaks
 

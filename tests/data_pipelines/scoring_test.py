@@ -9,10 +9,14 @@ import pytest
 from PIL import Image
 
 from data_pipelines.arc import encoding
+from data_pipelines.arc.scoring import VoteJudge, VoteResult
 from data_pipelines.arc.tasks import Pair, Task
+from data_pipelines.arc.voting import Ballots
+from data_pipelines.questions.domain import Asked
 from data_pipelines.questions.maze import Maze
+from data_pipelines.questions.scoring import AnswerJudge
 from data_pipelines.questions.sudoku import Sudoku
-from data_pipelines.scoring import AnswerJudge, VoteJudge
+from experiments.reporting import evaluation_files
 
 
 class Found(NamedTuple):
@@ -38,18 +42,23 @@ def compared(tokens, labels, counted=True, q_halt=0.0, steps=2):
 
 
 def feed(judge, found, sizes):
-  """Gives the predictions in batches of these sizes."""
+  """The result of predictions that come in batches of these sizes."""
   ends = np.cumsum(sizes)
   assert ends[-1] == len(found.tokens)
   for begin, end in zip([0, *ends[:-1]], ends, strict=True):
     judge.add(Found(*(array[begin:end] for array in found)))
-  judge.finish()
+  return judge.result()
 
 
-def written(judge, directory, **facts):
+def written(result, directory, **facts):
   """The files as they are read: scores, rows of the table, and the picture."""
   directory.mkdir()
-  judge.write(directory, facts)
+  facts |= result.metrics
+  if isinstance(result, VoteResult):
+    tasks, candidates = result.tasks, result.candidates
+    evaluation_files.write_votes(directory, tasks, candidates, facts)
+  else:
+    evaluation_files.write_answers(directory, result, facts)
   with Image.open(directory / 'predictions.png') as image:
     assert image.format == 'PNG'
     colours = {
@@ -66,6 +75,19 @@ def table(directory):
 
 
 # One answer each.
+
+
+def answer_judge(domain, vocab_size, questions, labels, names):
+  """A judge of these puzzles."""
+  return AnswerJudge(
+    Asked(
+      domain,
+      vocab_size,
+      len(names),
+      lambda rows: (questions[rows], labels[rows]),
+      names.__getitem__,
+    )
+  )
 
 
 def tokens_of(domain, *texts):
@@ -91,7 +113,7 @@ MAZE_ANSWERS = (
 def maze_judge():
   domain = Maze(3, 3)
   labels = tokens_of(domain, *[MAZE_ANSWERS[0]] * 6)
-  judge = AnswerJudge(
+  judge = answer_judge(
     domain,
     domain.vocab_size,
     tokens_of(domain, *[MAZE] * 6),
@@ -105,23 +127,23 @@ def maze_judge():
 @pytest.mark.parametrize('sizes', [[6], [1, 1, 1, 1, 1, 1], [4, 2], [2, 0, 4]])
 def test_another_shortest_path_is_valid_but_not_exact(sizes, tmp_path):
   judge, found = maze_judge()
-  feed(judge, found, sizes)
-  assert judge.metrics == {
+  result = feed(judge, found, sizes)
+  assert result.metrics == {
     'eval/exact': pytest.approx(1 / 6),
     'eval/accuracy': pytest.approx((9 + 7 + 5 + 4 + 8 + 7) / 54),
     'eval/valid': pytest.approx(2 / 6),
     'eval/steps': 2.0,
   }
-  assert judge.summary() == 'exact 1/6, valid 2/6, 74.07 % of the cells'
-  report = judge.report().splitlines()
+  assert result.summary() == 'exact 1/6, valid 2/6, 74.07 % of the cells'
+  report = result.report().splitlines()
   assert report[0] == 'Exact accuracy   16.67 % (1/6)'
   assert report[1] == 'Cell accuracy    74.07 %'
   assert report[2] == 'Valid solutions  33.33 % (2/6)'
   # Of nine cells three are path cells, which the question does not have.
   assert '66.67 % of the cells; 2.0 segments' in report[3]
 
-  scores, colours = written(judge, tmp_path / 'out', step=7, data='x')
-  assert scores == {'step': 7, 'data': 'x', **judge.metrics}
+  scores, colours = written(result, tmp_path / 'out', step=7, data='x')
+  assert scores == {'step': 7, 'data': 'x', **result.metrics}
   assert '#7fdbff' in colours and '#333333' in colours  # Path and wall.
   rows = table(tmp_path / 'out')
   assert [row['prediction'] for row in rows] == list(MAZE_ANSWERS[1:])
@@ -148,13 +170,15 @@ def test_sudoku(tmp_path):
   )
   questions = tokens_of(domain, *['123434122.4.4.2.'] * 4)
   labels = tokens_of(domain, *[label] * 4)
-  judge = AnswerJudge(
+  judge = answer_judge(
     domain, domain.vocab_size, questions, labels, ['a', 'b', 'c', 'd']
   )
-  feed(judge, compared(tokens_of(domain, label, *others), labels), [2, 2])
-  assert judge.metrics['eval/exact'] == pytest.approx(1 / 4)
-  assert judge.summary().startswith('exact 1/4, valid 1/4')
-  written(judge, tmp_path / 'out')
+  result = feed(
+    judge, compared(tokens_of(domain, label, *others), labels), [2, 2]
+  )
+  assert result.metrics['eval/exact'] == pytest.approx(1 / 4)
+  assert result.summary().startswith('exact 1/4, valid 1/4')
+  written(result, tmp_path / 'out')
   rows = table(tmp_path / 'out')
   assert [row['valid'] for row in rows] == ['1', '0', '0', '0']
   assert [row['prediction'] for row in rows] == [label, *others]
@@ -169,26 +193,28 @@ def test_a_second_solution_of_a_sudoku_is_valid():
   )
   questions = tokens_of(domain, question, question)
   labels = tokens_of(domain, label, label)
-  judge = AnswerJudge(domain, 6, questions, labels, ['a', 'b'])
-  feed(judge, compared(tokens_of(domain, label, other), labels), [1, 1])
-  assert judge.metrics['eval/exact'] == 0.5
-  assert judge.metrics['eval/valid'] == 1
+  judge = answer_judge(domain, 6, questions, labels, ['a', 'b'])
+  result = feed(
+    judge, compared(tokens_of(domain, label, other), labels), [1, 1]
+  )
+  assert result.metrics['eval/exact'] == 0.5
+  assert result.metrics['eval/valid'] == 1
 
 
 def test_puzzles_that_are_not_known_have_no_validity(tmp_path):
   questions = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
   labels = np.array([[1, 2, 7], [4, 5, 8]], np.uint8)
-  judge = AnswerJudge(None, 9, questions, labels, ['a', 'b'])
+  judge = answer_judge(None, 9, questions, labels, ['a', 'b'])
   predictions = np.array([[1, 2, 7], [4, 0, 8]], np.uint8)
-  feed(judge, compared(predictions, labels, steps=3), [1, 1])
-  assert judge.metrics == {
+  result = feed(judge, compared(predictions, labels, steps=3), [1, 1])
+  assert result.metrics == {
     'eval/exact': 0.5,
     'eval/accuracy': pytest.approx(5 / 6),
     'eval/steps': 3.0,
   }
-  assert judge.summary() == 'exact 1/2, 83.33 % of the cells'
-  assert 'Valid' not in judge.report()
-  written(judge, tmp_path / 'out')
+  assert result.summary() == 'exact 1/2, 83.33 % of the cells'
+  assert 'Valid' not in result.report()
+  written(result, tmp_path / 'out')
   rows = table(tmp_path / 'out')
   assert 'valid' not in rows[0]
   assert rows[1]['prediction'] == '4 0 8' and rows[1]['answer'] == '4 5 8'
@@ -231,10 +257,10 @@ def votes(tasks, answers):
         else:
           shown = encoding.augment(shown, transform, permuted)
           kept.append(encoding.encode(shown, CANVAS))
-  judge = VoteJudge(
+  judge = VoteJudge(Ballots(
     tasks, np.array(group), np.array(test), np.array(dihedral),
     np.array(colours),
-  )  # fmt: skip
+  ))  # fmt: skip
   tokens, labels = np.stack(tokens), np.stack(labels)
   # As inference: no exact row and no right cell where no label is known.
   return judge, compared(tokens, labels, labels.any(axis=1, keepdims=True))
@@ -254,10 +280,10 @@ def test_votes_of_a_subset_of_the_tasks(sizes, tmp_path):
       (3, 0): [None, RIGHT, RIGHT],
     },
   )
-  feed(judge, found, sizes)
+  result = feed(judge, found, sizes)
   assert [
     [(c.grid.tolist(), c.votes) for c in candidates]
-    for candidates in judge.candidates.values()
+    for candidates in result.candidates.values()
   ] == [
     [(RIGHT.tolist(), 2), (LESS.tolist(), 1)],
     [(LESS.tolist(), 3)],
@@ -265,16 +291,16 @@ def test_votes_of_a_subset_of_the_tasks(sizes, tmp_path):
     [(RIGHT.tolist(), 2)],
   ]
   # Only two of the four test outputs are known, and six of the twelve rows.
-  assert judge.metrics['eval/exact'] == pytest.approx(3 / 6)
-  assert judge.metrics['eval/steps'] == 2
-  assert judge.metrics['eval/pass@1/outputs'] == 0.5
-  assert judge.metrics['eval/pass@2/outputs'] == 1
-  assert judge.metrics['eval/pass@2/whole_tasks'] == 1
-  assert judge.summary() == 'pass@1 1/2, pass@2 2/2'
-  assert '50.00 % exact' in judge.report()
+  assert result.metrics['eval/exact'] == pytest.approx(3 / 6)
+  assert result.metrics['eval/steps'] == 2
+  assert result.metrics['eval/pass@1/outputs'] == 0.5
+  assert result.metrics['eval/pass@2/outputs'] == 1
+  assert result.metrics['eval/pass@2/whole_tasks'] == 1
+  assert result.summary() == 'pass@1 1/2, pass@2 2/2'
+  assert '50.00 % exact' in result.report()
 
-  scores, colours = written(judge, tmp_path / 'out', split='x')
-  assert scores == {'split': 'x', **judge.metrics}
+  scores, colours = written(result, tmp_path / 'out', split='x')
+  assert scores == {'split': 'x', **result.metrics}
   assert '#ffdc00' in colours
   submission = json.loads((tmp_path / 'out' / 'submission.json').read_text())
   assert list(submission) == ['first', 'two', 'unknown']
@@ -289,11 +315,11 @@ def test_votes_of_a_subset_of_the_tasks(sizes, tmp_path):
 
 def test_nothing_is_scored_where_nothing_is_known(tmp_path):
   judge, found = votes(vote_tasks(), {(3, 0): [RIGHT, None, RIGHT]})
-  feed(judge, found, [2, 1])
-  assert judge.metrics == {'eval/steps': 2.0}
-  assert 'nothing to score' in judge.report()
-  assert judge.summary() == 'pass@1 0/0, pass@2 0/0'
-  scores, _ = written(judge, tmp_path / 'out')
+  result = feed(judge, found, [2, 1])
+  assert result.metrics == {'eval/steps': 2.0}
+  assert 'nothing to score' in result.report()
+  assert result.summary() == 'pass@1 0/0, pass@2 0/0'
+  scores, _ = written(result, tmp_path / 'out')
   assert scores == {'eval/steps': 2.0}
   submission = json.loads((tmp_path / 'out' / 'submission.json').read_text())
   assert submission['unknown'][0]['attempt_1'] == RIGHT.tolist()
@@ -302,6 +328,6 @@ def test_nothing_is_scored_where_nothing_is_known(tmp_path):
 def test_a_test_input_that_no_row_answers():
   # No candidate where all predictions are empty: unsolved, not left out.
   judge, found = votes(vote_tasks(), {(0, 0): [None, None, None]})
-  feed(judge, found, [3])
-  assert judge.candidates == {('first', 0): []}
-  assert judge.metrics['eval/pass@1/outputs'] == 0
+  result = feed(judge, found, [3])
+  assert result.candidates == {('first', 0): []}
+  assert result.metrics['eval/pass@1/outputs'] == 0

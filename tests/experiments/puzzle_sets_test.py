@@ -113,7 +113,7 @@ def test_published_arc_is_trained_on_and_scored(tmp_path, capsys):
   builders.train(config, tmp_path / 'run')
   judge = evaluate.run(tmp_path / 'run')
   assert 'pass@2' not in capsys.readouterr().err
-  assert judge.scores[2].outputs.scored == 2
+  assert judge.results[0].scores[2].outputs.scored == 2
   names = [(f'task{i}', 0) for i in (1, 2)]
   assert set(judge.candidates) == set(names)
   # The directory may lie elsewhere when the run is evaluated.

@@ -179,25 +179,23 @@ class Perfect:
     self.accuracy = np.ones(len(labels), np.float32)
 
 
-def test_votes_of_all_augmentations_go_to_their_test_input(arc, tmp_path):
+def test_votes_of_all_augmentations_go_to_their_test_input(arc):
   data = PublishedSet(arc, False, True)
   tasks = make_tasks()[1:]
   assert [task.name for task in data.evaluation_tasks] == ['scored', 'other']
   chosen = data.evaluation_rows()
   assert len(chosen) == 6
-  judge = data.judge(chosen)
+  judge = puzzles.judge_of(data, chosen)
   for batch in data.evaluation_batches(chosen, 2):
     judge.add(Perfect(batch['labels']))
-  judge.finish()
-  assert judge.metrics['eval/pass@1/outputs'] == 1
+  result = judge.result()
+  assert result.metrics['eval/pass@1/outputs'] == 1
   for task in tasks:
     for test, pair in enumerate(task.tests):
-      (candidate,) = judge.candidates[task.name, test]
+      (candidate,) = result.candidates[task.name, test]
       assert candidate.votes == 2
       np.testing.assert_array_equal(candidate.grid, pair.output)
-  judge.write(tmp_path, {'step': 1})
-  scores = json.loads((tmp_path / 'scores.json').read_text())
-  assert scores['step'] == scores['eval/exact'] == 1
+  assert result.metrics['eval/exact'] == 1
 
 
 def test_parts_of_the_evaluation(arc):

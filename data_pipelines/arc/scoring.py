@@ -1,0 +1,117 @@
+"""Scores of ARC tasks: each augmentation of a test input votes for one grid."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from data_pipelines import scoring
+from data_pipelines.arc import encoding, voting
+from data_pipelines.arc.tasks import Task
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class VoteResult(scoring.Result):
+  """The ranked answers to test inputs of tasks, and their scores.
+
+  Attributes:
+    tasks: the tasks that were scored.
+    candidates: ranked answers by (task name, index of the test input).
+    scores: pass@k under the three rules, by k.
+  """
+
+  tasks: Sequence[Task]
+  candidates: voting.Candidates
+  scores: Mapping[int, voting.Score]
+
+  def summary(self) -> str:
+    parts = []
+    for k in (1, 2):
+      tally = self.scores[k].outputs
+      parts.append(f'pass@{k} {tally.solved}/{tally.scored}')
+    return ', '.join(parts)
+
+  def report(self) -> str:
+    lines = [voting.format_scores(self.scores)]
+    copied = voting.copy_baseline(self.tasks)[1].outputs
+    if copied.scored:
+      lines += [
+        f'Baseline, the input as its own answer: {100 * copied.rate:.2f} % of '
+        f'the test outputs ({copied.solved}/{copied.scored})',
+        'Single predictions, before voting: '
+        f'{100 * self.metrics["eval/exact"]:.2f} % exact, '
+        f'{100 * self.metrics["eval/accuracy"]:.2f} % of the cells, '
+        f'{self.metrics["eval/steps"]:.1f} segments',
+      ]
+    return '\n'.join(lines)
+
+
+class VoteJudge(scoring.Judge):
+  """Counts the votes for each test input when the last of them is in."""
+
+  def __init__(self, ballots: voting.Ballots):
+    self._ballots = ballots
+    # Where the next test input begins.
+    changes = (np.diff(ballots.group) != 0) | (np.diff(ballots.test) != 0)
+    self._bounds = [*(np.flatnonzero(changes) + 1), len(ballots.group)]
+    self._done, self._waiting = 0, []
+    self._sums = dict.fromkeys(('exact', 'accuracy', 'steps'), 0.0)
+    self._candidates: dict[tuple[str, int], list[voting.Candidate]] = {}
+
+  def add(self, found: scoring.Predictions) -> None:
+    self._waiting.append((found.tokens, found.q_halt))
+    for name in self._sums:
+      # In float64: the same however the rows are batched.
+      self._sums[name] += float(np.sum(getattr(found, name), dtype=np.float64))
+    available = self._done + sum(len(part[0]) for part in self._waiting)
+    if not self._bounds or self._bounds[0] > available:
+      return
+    tokens, q = map(np.concatenate, zip(*self._waiting, strict=True))
+    start = self._done
+    while self._bounds and self._bounds[0] <= available:
+      end = self._bounds.pop(0)
+      part = slice(self._done - start, end - start)
+      self._vote(slice(self._done, end), tokens[part], q[part])
+      self._done = end
+    self._waiting = [(tokens[self._done - start :], q[self._done - start :])]
+
+  def _vote(self, rows: slice, tokens: np.ndarray, q: np.ndarray) -> None:
+    tasks, group, test, dihedral, colours = self._ballots
+    grids, heights, widths = encoding.decode(
+      tokens, dihedral[rows], colours[rows]
+    )
+    key = (tasks[group[rows.start]].name, int(test[rows.start]))
+    self._candidates[key] = voting.vote(
+      grids,
+      heights,
+      widths,
+      scoring.confidence(q),
+      first=max(voting.ATTEMPTS),
+    )
+
+  def result(self) -> VoteResult:
+    tasks, group, test, *_ = self._ballots
+    # A test input that was left out on purpose is not an unsolved one.
+    chosen = [tasks[index] for index in np.unique(group)]
+    scores = voting.score(self._candidates, chosen)
+    metrics = {'eval/steps': self._sums['steps'] / len(group)}
+    known = sum(
+      tasks[task].tests[index].output is not None
+      for task, index in zip(group, test, strict=True)
+    )
+    if known:
+      metrics['eval/exact'] = self._sums['exact'] / known
+      metrics['eval/accuracy'] = self._sums['accuracy'] / known
+      metrics |= score_metrics(scores)
+    return VoteResult(
+      metrics=metrics, tasks=chosen, candidates=self._candidates, scores=scores
+    )
+
+
+def score_metrics(scores: Mapping[int, voting.Score]) -> dict[str, float]:
+  """The scores as numbers for a log, by name."""
+  return {
+    f'eval/pass@{k}/{rule}': tally.rate
+    for k, score in scores.items()
+    for rule, tally in score._asdict().items()
+  }

@@ -1,0 +1,105 @@
+"""Scores of puzzles with one answer: exact, by cells, and whether it is valid.
+
+A prediction is valid where it solves the question, be it the label or not.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from data_pipelines import scoring
+from data_pipelines.questions.domain import Asked, Domain
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class AnswerResult(scoring.Result):
+  """Predicted answers, and their scores.
+
+  Attributes:
+    domain: what kind of puzzles they are; None where that is not known.
+    vocab_size: number of tokens.
+    names: names of the puzzles.
+    questions: tokens, uint8 [rows, S].
+    labels: tokens of the true answers, uint8 [rows, S].
+    found: `tokens` [rows, S] and, [rows] each, `confidence`, `steps`, `exact`,
+      `accuracy` and, where the domain is known, `valid`.
+  """
+
+  domain: Domain | None
+  vocab_size: int
+  names: Sequence[str]
+  questions: np.ndarray
+  labels: np.ndarray
+  found: Mapping[str, np.ndarray]
+
+  def _counted(self, name: str) -> str:
+    return f'{int(self.found[name].sum())}/{len(self.names)}'
+
+  def summary(self) -> str:
+    text = f'exact {self._counted("exact")}'
+    if 'valid' in self.found:
+      text += f', valid {self._counted("valid")}'
+    return f'{text}, {100 * self.metrics["eval/accuracy"]:.2f} % of the cells'
+
+  def report(self) -> str:
+    percent = {name: 100 * value for name, value in self.metrics.items()}
+    lines = [
+      f'Exact accuracy  {percent["eval/exact"]:6.2f} % '
+      f'({self._counted("exact")})',
+      f'Cell accuracy   {percent["eval/accuracy"]:6.2f} %',
+    ]
+    if 'valid' in self.found:
+      lines.append(
+        f'Valid solutions {percent["eval/valid"]:6.2f} % '
+        f'({self._counted("valid")})'
+      )
+    copied = (self.questions == self.labels).mean()
+    lines.append(
+      f'Baseline, the question as its own answer: {100 * copied:.2f} % of the '
+      f'cells; {self.metrics["eval/steps"]:.1f} segments a puzzle'
+    )
+    return '\n'.join(lines)
+
+
+class AnswerJudge(scoring.Judge):
+  """Keeps predictions of puzzles, in their order, and compares them."""
+
+  def __init__(self, asked: Asked):
+    self._asked, self._parts = asked, []
+
+  def add(self, found: scoring.Predictions) -> None:
+    self._parts.append(
+      {
+        'tokens': found.tokens,
+        'confidence': scoring.confidence(found.q_halt),
+        'steps': found.steps,
+        'exact': found.exact,
+        'accuracy': found.accuracy,
+      }
+    )
+
+  def result(self) -> AnswerResult:
+    asked = self._asked
+    questions, labels = asked.read(np.arange(asked.count))
+    found = {
+      name: np.concatenate([part[name] for part in self._parts])
+      for name in self._parts[0]
+    }
+    if asked.domain is not None:
+      valid = asked.domain.valid(questions, found['tokens'])
+      found['valid'] = valid | found['exact']
+    metrics = {
+      f'eval/{name}': float(np.mean(found[name]))
+      for name in ('exact', 'accuracy', 'valid', 'steps')
+      if name in found
+    }
+    return AnswerResult(
+      metrics=metrics,
+      domain=asked.domain,
+      vocab_size=asked.vocab_size,
+      names=[asked.name(row) for row in range(asked.count)],
+      questions=questions,
+      labels=labels,
+      found=found,
+    )
