@@ -31,7 +31,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.published import identifiers
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 from data_pipelines.questions import maze
-from data_pipelines.questions.domain import Asked
+from data_pipelines.questions.domain import Asked, Domain
 from data_pipelines.questions.maze import Maze
 from data_pipelines.questions.sudoku import Sudoku
 
@@ -40,8 +40,6 @@ SPLITS = ('train', 'test')
 # puzzles.
 _SAMPLE = 2048
 _ROWS_LOOKED_AT = 64
-# Rows that are widened at once.
-_ROWS_AT_ONCE = 2**14
 
 
 class Split(NamedTuple):
@@ -108,20 +106,20 @@ class Split(NamedTuple):
         'anew'
       )
 
-  def asked(self) -> leak_check.Asked:
-    """All examples as questions and answers, uint8.
+  def asked(self, domain: Domain | None) -> Asked:
+    """All examples as questions and answers, which are read when asked for."""
 
-    Raises:
-      DataError: a token is not of the vocabulary.
-    """
-    questions, answers = np.empty((2, *self.inputs.shape), np.uint8)
-    for begin in range(0, len(questions), _ROWS_AT_ONCE):
-      part = slice(begin, begin + _ROWS_AT_ONCE)
-      inputs, labels = self.read(np.arange(len(questions))[part])
-      questions[part] = inputs
-      answers[part] = padded(labels)
-    split = self.directory.name
-    return leak_check.Asked(questions, answers, lambda row: f'{split}:{row}')
+    def read(example):
+      inputs, labels = self.read(example)
+      return inputs.astype(np.uint8), padded(labels).astype(np.uint8)
+
+    return Asked(
+      domain,
+      self.metadata['vocab_size'],
+      len(self.inputs),
+      read,
+      lambda row: f'{self.directory.name}:{row}',
+    )
 
   def where(self, name: str) -> str:
     """The file of one of the arrays, for messages."""
@@ -224,12 +222,8 @@ class PublishedSet(PuzzleSet):
 
   def held_out(self, chosen: EvaluationRows) -> Ballots | Asked:
     if not self.is_arc:
-      asked = self._asked(self._test)
-      return asked._replace(
-        count=len(chosen),
-        read=lambda rows: asked.read(chosen.example[rows]),
-        name=lambda row: asked.name(chosen.example[row]),
-      )
+      asked = self._test.asked(self.domain)
+      return asked.take(chosen.example)
     parsed = [
       encoding.parse_augmentation_name(self.names[identifier])
       for identifier in chosen.identifier
@@ -250,7 +244,7 @@ class PublishedSet(PuzzleSet):
         self.trained_pairs(), leak_check.held_out_pairs(self.evaluation_tasks)
       )
     return leak_check.between_questions(
-      self.domain, self._train.asked(), self._test.asked()
+      self._train.asked(self.domain), self._test.asked(self.domain)
     )
 
   def trained_pairs(self) -> list[leak_check.NamedPair]:

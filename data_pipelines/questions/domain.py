@@ -109,3 +109,11 @@ class Asked(NamedTuple):
   count: int
   read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
   name: Callable[[int], str]
+
+  def take(self, index: np.ndarray) -> 'Asked':
+    """The puzzles at some indices."""
+    return self._replace(
+      count=len(index),
+      read=lambda rows: self.read(index[rows]),
+      name=lambda row: self.name(index[row]),
+    )

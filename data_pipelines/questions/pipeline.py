@@ -91,33 +91,13 @@ class QuestionSet(PuzzleSet):
     return name_of(self.evaluate, group)
 
   def held_out(self, chosen: EvaluationRows) -> Asked:
-    asked = self._asked(self.evaluate)
-    return asked._replace(
-      count=len(chosen),
-      read=lambda rows: asked.read(chosen.example[rows]),
-      name=lambda row: asked.name(chosen.example[row]),
-    )
-
-  def _asked(self, source: Questions) -> Asked:
-    return Asked(
-      self.domain,
-      self.vocab_size,
-      len(source.questions),
-      lambda rows: (source.questions[rows], source.answers[rows]),
-      functools.partial(name_of, source),
-    )
+    return _asked(self.evaluate).take(chosen.example)
 
   def leaks(self) -> Sequence[leak_check.Leak]:
     if not self.train or not self.evaluate:
       return []
     return leak_check.between_questions(
-      self.domain,
-      *(
-        leak_check.Asked(
-          source.questions, source.answers, functools.partial(name_of, source)
-        )
-        for source in (self.train, self.evaluate)
-      ),
+      _asked(self.train), _asked(self.evaluate)
     )
 
   def _train_index(self, examples: sampler.Examples) -> Batch:
@@ -139,6 +119,16 @@ class QuestionSet(PuzzleSet):
 def name_of(source: Questions, index: int) -> str:
   """The file's name and row, wherever the file lies."""
   return f'{os.path.basename(source.origin)}:{source.rows[index]}'
+
+
+def _asked(source: Questions) -> Asked:
+  return Asked(
+    source.domain,
+    source.domain.vocab_size,
+    len(source.rows),
+    lambda rows: (source.questions[rows], source.answers[rows]),
+    functools.partial(name_of, source),
+  )
 
 
 def _batch(questions: np.ndarray, answers: np.ndarray) -> Batch:
