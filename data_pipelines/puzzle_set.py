@@ -7,18 +7,17 @@ grids of an ARC task; Sudokus and mazes have a single one.
 
 import abc
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
 import numpy as np
 
 from data_pipelines import sampler
-from data_pipelines.arc.tasks import Task
+from data_pipelines.arc.tasks import NamedPair, Task
 from data_pipelines.arc.voting import Ballots
 from data_pipelines.batches import BLANK_IDENTIFIER, BLANK_NAME, Batch
 from data_pipelines.errors import DataError
-from data_pipelines.leaks import Leak
 from data_pipelines.questions.domain import Asked, Domain
 
 
@@ -67,6 +66,16 @@ class PuzzleSet(abc.ABC):
   evaluation_tasks: Sequence[Task] = ()
   variants: np.ndarray
   members: np.ndarray
+
+  @property
+  def earlier_versions(self) -> Sequence[str]:
+    """What older code, with other digests, called the same data."""
+    return ()
+
+  def recognise(self, recorded: str | None) -> None:
+    """Takes on the version that a run recorded, where it names these data."""
+    if recorded in self.earlier_versions:
+      self.version = recorded
 
   @property
   def examples_per_pass(self) -> float:
@@ -221,8 +230,10 @@ class PuzzleSet(abc.ABC):
     """What the predictions of `chosen` are scored with."""
 
   @abc.abstractmethod
-  def leaks(self) -> list[Leak]:
-    """What is held out and yet trained on."""
+  def compared(
+    self,
+  ) -> tuple[Iterable[NamedPair], Sequence[NamedPair]] | tuple[Asked, Asked]:
+    """What is trained on, and what is held out of that, to look for leaks."""
 
   @abc.abstractmethod
   def _train_index(self, examples: sampler.Examples) -> Batch:

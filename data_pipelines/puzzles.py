@@ -16,13 +16,17 @@ from typing import NamedTuple
 
 from absl import logging
 
+from data_pipelines.arc import leaks as arc_leaks
 from data_pipelines.arc import tasks as arc
 from data_pipelines.arc.scoring import VoteJudge
 from data_pipelines.arc.voting import Ballots
 from data_pipelines.errors import DataError
+from data_pipelines.leaks import Leak
 from data_pipelines.published.reader import PublishedSet, is_published
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
+from data_pipelines.questions import leaks as question_leaks
 from data_pipelines.questions import loading as questions
+from data_pipelines.questions.domain import Asked
 from data_pipelines.questions.pipeline import QuestionSet
 from data_pipelines.questions.scoring import AnswerJudge
 from data_pipelines.scoring import Judge
@@ -166,3 +170,11 @@ def judge_of(puzzles: PuzzleSet, chosen: EvaluationRows) -> Judge:
   if isinstance(held_out, Ballots):
     return VoteJudge(held_out)
   return AnswerJudge(held_out)
+
+
+def leaks_of(puzzles: PuzzleSet) -> list[Leak]:
+  """What is held out and yet trained on."""
+  trained, held_out = puzzles.compared()
+  if isinstance(held_out, Asked):
+    return question_leaks.between(trained, held_out)
+  return arc_leaks.between_pairs(trained, held_out)

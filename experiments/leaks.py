@@ -8,17 +8,22 @@ be reached. Training makes the same check at its start.
 """
 
 import dataclasses
+import itertools
 import pathlib
 import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from data_pipelines import files, puzzles
-from data_pipelines import leaks as leak_check
+from data_pipelines.arc import leaks as arc_leaks
 from data_pipelines.arc import tasks as arc
+from data_pipelines.arc.tasks import NamedPair
 from data_pipelines.errors import DataError
-from data_pipelines.leaks import Leak, NamedPair
+from data_pipelines.leaks import Leak
 from data_pipelines.published.reader import PublishedSet
 from experiments.cli import command, shared_flags
+
+_Trained = Callable[[list[NamedPair]], Iterable[NamedPair]]
 
 
 def find_leaks(
@@ -43,29 +48,36 @@ def find_leaks(
   sides = [_arc_pairs(train, True, canvas), _arc_pairs(evaluate, False, canvas)]
   if None not in sides:
     (trained, _), (demonstrations, held_out) = sides
-    return leak_check.between_pairs([*trained, *demonstrations], held_out)
+    return arc_leaks.between_pairs(
+      itertools.chain(trained(held_out), demonstrations(held_out)), held_out
+    )
   if not train:
     raise DataError('--train=SPEC is missing, e.g. --train=sudoku_extreme_1k')
-  return puzzles.load_puzzles(train, evaluate, canvas, 0, seed).leaks()
+  return puzzles.leaks_of(
+    puzzles.load_puzzles(train, evaluate, canvas, 0, seed)
+  )
 
 
 def _arc_pairs(
   spec: str, is_train: bool, canvas: int
-) -> tuple[list[NamedPair], list[NamedPair]] | None:
-  """What a SPEC adds to what is trained on, and what it holds out; None where
-  it is not of ARC."""
+) -> tuple[_Trained, list[NamedPair]] | None:
+  """The ARC pairs that a SPEC adds to what is trained on, which may depend on
+  those they will be compared with, and the pairs that it holds out; None where
+  it names no ARC tasks."""
   if not spec:
-    return [], []
+    return lambda _: [], []
   kind = puzzles.kind(spec)
   if kind == puzzles.ARC:
     tasks = [t for t in arc.load_tasks(spec).tasks if t.fits(canvas)]
-    held_out = [] if is_train else leak_check.held_out_pairs(tasks)
-    return leak_check.trained_pairs(tasks, whole=is_train), held_out
+    trained = arc_leaks.trained_pairs(tasks, whole=is_train)
+    held_out = [] if is_train else arc_leaks.held_out_pairs(tasks)
+    return lambda _: trained, held_out
   if kind == puzzles.PUBLISHED:
     data = PublishedSet(pathlib.Path(spec), is_train, not is_train)
+    if data.is_arc and is_train:
+      return data.trained_pairs, []
     if data.is_arc:
-      trained = data.trained_pairs() if is_train else []
-      return trained, leak_check.held_out_pairs(data.evaluation_tasks)
+      return lambda _: [], data.held_out_pairs()
   return None
 
 
@@ -74,18 +86,21 @@ def report(leaks: list[Leak]) -> str:
   lines = [str(leak) for leak in leaks if not leak.reaches_answer]
   lines += [str(leak) for leak in leaks if leak.reaches_answer]
   lines.append('')
-  for what, meaning in (
+  for kind, meaning in (
     ('input', 'the test input, with another output'),
     ('output', 'the answer, under another input'),
     ('question', 'the test input; its answer, not known here, may be reached'),
     ('both', 'the test pair: its answer can be reached'),
   ):
-    found = [leak for leak in leaks if leak.what == what]
-    tests = {(leak.evaluated, leak.place) for leak in found}
-    tasks = {leak.evaluated for leak in found}
+    found = [leak for leak in leaks if leak.kind == kind]
+    tests = {(leak.held_out, leak.held_out_place) for leak in found}
+    tasks = {leak.held_out for leak in found}
     lines.append(
-      f'{what:8}  {len(tests):4} held-out of {len(tasks):4} puzzles   {meaning}'
+      f'{kind:8}  {len(tests):4} held-out of {len(tasks):4} puzzles   {meaning}'
     )
+  entries = {leak.entry for leak in leaks if leak.reaches_answer}
+  if entries:
+    lines.append(f'data.known_leaks = {tuple(sorted(entries))}')
   return '\n'.join(lines)
 
 

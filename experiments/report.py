@@ -24,6 +24,7 @@ from absl import flags, logging
 
 import hrm_jax.solver
 from data_pipelines import files
+from data_pipelines import leaks as leak_check
 from data_pipelines.arc import voting
 from data_pipelines.errors import ConfigError
 from data_pipelines.puzzle_set import PuzzleSet
@@ -100,7 +101,9 @@ def gather(solver: Solver, max_tasks: int) -> dict[str, Any]:
   analyses = _analyses(workdir / 'analysis' / f'step_{step}')
   num_rows = scores.rows if scores else 0
   found = gallery.gather(solver, directory, num_rows, max_tasks)
-  leaking = {name.split('->', 1)[1] for name in leaks['names']}
+  known = leak_check.recorded(leaks)
+  leaks = {**leaks, 'names': sorted({leak.entry for leak in known})}
+  leaking = {leak.held_out for leak in known}
   for entry in found['entries']:
     entry['leaks'] = entry['name'] in leaking
   parameters = sum(leaf.size for leaf in jax.tree.leaves(solver.shapes.params))

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from data_pipelines.errors import ConfigError
 from data_pipelines.leaks import Verdict
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
-from data_pipelines.puzzles import Shapes, load_puzzles, load_shapes
+from data_pipelines.puzzles import Shapes, leaks_of, load_puzzles, load_shapes
 from hrm_jax.models import KINDS, ReasoningModel
 from hrm_jax.parallel import sharding
 from hrm_jax.settings import ModelSettings, Settings
@@ -83,7 +83,7 @@ def check_leaks(settings: Settings, puzzles: PuzzleSet) -> Verdict:
   It is `refused` where `settings.data` does not allow it.
   """
   data = settings.data
-  return Verdict(puzzles.leaks(), data.known_leaks, data.allow_leaks)
+  return Verdict(leaks_of(puzzles), data.known_leaks, data.allow_leaks)
 
 
 def held_out(settings: Settings, puzzles: PuzzleSet) -> EvaluationRows:

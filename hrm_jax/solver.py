@@ -730,7 +730,9 @@ class Solver:
       raise ConfigError(
         f'{self.origin}: no held-out puzzles are known of it; name some'
       )
-    return build.puzzle_set(self.settings, self.names)
+    puzzles = build.puzzle_set(self.settings, self.names)
+    puzzles.recognise(self.trained_on)
+    return puzzles
 
   @functools.cached_property
   def leaks(self) -> Verdict:

@@ -7,10 +7,9 @@ from concurrent import futures
 
 import numpy as np
 
-from data_pipelines import leaks as leak_check
 from data_pipelines import puzzle_set, quiet, sampler
-from data_pipelines.arc import augmentation, encoding
-from data_pipelines.arc.tasks import Task, TaskSet
+from data_pipelines.arc import augmentation, encoding, leaks
+from data_pipelines.arc.tasks import NamedPair, Task, TaskSet
 from data_pipelines.arc.voting import Ballots
 from data_pipelines.batches import BLANK_NAME, IGNORE_LABEL, Batch
 from data_pipelines.errors import DataError
@@ -213,10 +212,10 @@ class ArcSet(PuzzleSet):
       self.table.colours[chosen.identifier - 1],
     )
 
-  def leaks(self) -> list[leak_check.Leak]:
-    return leak_check.between_tasks(
-      self.tasks[: self.num_train], self.evaluation_tasks
-    )
+  def compared(self) -> tuple[list[NamedPair], list[NamedPair]]:
+    trained = leaks.trained_pairs(self.tasks[: self.num_train], whole=True)
+    trained += leaks.trained_pairs(self.evaluation_tasks, whole=False)
+    return trained, leaks.held_out_pairs(self.evaluation_tasks)
 
   def _evaluation_index(self, chosen: EvaluationRows) -> Batch:
     shift = np.zeros((len(chosen), 2), np.int64)

@@ -87,6 +87,20 @@ class Task:
     )
 
 
+class NamedPair(NamedTuple):
+  """A pair of grids and where it stands.
+
+  Attributes:
+    task: name of its task.
+    place: `train[2]` or `test[0]`, as in the task's file.
+    pair: the grids.
+  """
+
+  task: str
+  place: str
+  pair: Pair
+
+
 class TaskSet(NamedTuple):
   """Tasks in the order of their source, and which data exactly they are."""
 

@@ -17,14 +17,14 @@ import math
 import mmap
 import os
 import pathlib
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_pipelines import files, sampler
-from data_pipelines import leaks as leak_check
-from data_pipelines.arc import encoding
-from data_pipelines.arc.tasks import Pair, Task
+from data_pipelines.arc import encoding, leaks
+from data_pipelines.arc.tasks import NamedPair, Pair, Task
 from data_pipelines.arc.voting import Ballots
 from data_pipelines.batches import BLANK_NAME, IGNORE_LABEL, Batch, padded
 from data_pipelines.errors import DataError
@@ -36,10 +36,12 @@ from data_pipelines.questions.maze import Maze
 from data_pipelines.questions.sudoku import Sudoku
 
 SPLITS = ('train', 'test')
-# Rows of the large arrays that tell versions of a data set apart, and kinds of
-# puzzles.
-_SAMPLE = 2048
+# Number of rows that tell the kind of the puzzles.
 _ROWS_LOOKED_AT = 64
+# Number of rows that earlier versions told data apart by.
+_SAMPLE = 2048
+# Number of rows that are read at a time.
+_CHUNK = 1024
 
 
 class Split(NamedTuple):
@@ -116,10 +118,16 @@ class Split(NamedTuple):
     return Asked(
       domain,
       self.metadata['vocab_size'],
+      self.metadata['seq_len'],
       len(self.inputs),
       read,
       lambda row: f'{self.directory.name}:{row}',
     )
+
+  def chunks(self) -> Iterator[np.ndarray]:
+    """The numbers of all examples, int64, a few at a time."""
+    for begin in range(0, len(self.inputs), _CHUNK):
+      yield np.arange(begin, min(begin + _CHUNK, len(self.inputs)))
 
   def where(self, name: str) -> str:
     """The file of one of the arrays, for messages."""
@@ -161,9 +169,9 @@ class PublishedSet(PuzzleSet):
     self.vocab_size = metadata['vocab_size']
     self.seq_len = metadata['seq_len']
     self.names = _names(directory, metadata['num_puzzle_identifiers'])
-    self.version = (
-      f'published {files.shown(directory.name)} {_digest(splits, self.names)}'
-    )
+    self._splits = splits
+    self._label = f'published {files.shown(directory.name)}'
+    self.version = f'{self._label} {_digest(splits, self.names)}'
     self.variants = self.members = np.zeros(0, np.int64)
     if self._train:
       self.variants = np.diff(self._train.group_indices)
@@ -182,6 +190,10 @@ class PublishedSet(PuzzleSet):
     self._rows = None
     if self._test:
       self._rows = self._arc_rows() if self.is_arc else self._plain_rows()
+
+  @property
+  def earlier_versions(self) -> list[str]:
+    return [f'{self._label} {_sampled_digest(self._splits, self.names)}']
 
   @property
   def num_identifiers(self) -> int:
@@ -224,41 +236,82 @@ class PublishedSet(PuzzleSet):
     if not self.is_arc:
       asked = self._test.asked(self.domain)
       return asked.take(chosen.example)
-    parsed = [
-      encoding.parse_augmentation_name(self.names[identifier])
-      for identifier in chosen.identifier
-    ]
     return Ballots(
       self.evaluation_tasks,
       chosen.group,
       chosen.test,
-      np.array([transform for _, transform, _ in parsed]),
-      np.array([colours for _, _, colours in parsed]),
+      *self._augmentations(chosen.identifier),
     )
 
-  def leaks(self) -> list[leak_check.Leak]:
+  def compared(self) -> tuple[Any, Any]:
     if not self._train or not self._test:
-      return []
+      return [], []
     if self.is_arc:
-      return leak_check.between_pairs(
-        self.trained_pairs(), leak_check.held_out_pairs(self.evaluation_tasks)
-      )
-    return leak_check.between_questions(
-      self._train.asked(self.domain), self._test.asked(self.domain)
-    )
+      held_out = self.held_out_pairs()
+      return self.trained_pairs(held_out), held_out
+    return self._train.asked(self.domain), self._test.asked(self.domain)
 
-  def trained_pairs(self) -> list[leak_check.NamedPair]:
-    """Of each ARC task that is trained on, the pairs of one augmentation."""
-    seen, trained = set(), []
-    for puzzle, identifier in enumerate(self._train.puzzle_identifiers):
-      name, _, _ = encoding.parse_augmentation_name(self.names[identifier])
-      if name not in seen:
-        seen.add(name)
-        trained += [
-          leak_check.NamedPair(name, f'example[{i}]', pair)
-          for i, pair in enumerate(self._pairs(self._train, puzzle))
-        ]
-    return trained
+  def trained_pairs(self, held_out: Sequence[NamedPair]) -> Iterator[NamedPair]:
+    """The ARC pairs of all puzzles that training shows, as augmented.
+
+    Args:
+      held_out: pairs they will be compared with; what cannot equal any of them
+        is left out.
+    """
+    suspects, split = leaks.Suspects(held_out), self._train
+    for example in split.chunks():
+      inputs, labels = split.read(example)
+      for row in example[suspects.rows(inputs, padded(labels))]:
+        puzzle = np.searchsorted(split.puzzle_indices, row, side='right') - 1
+        yield self._named_pair(split, row, split.puzzle_identifiers[puzzle])
+
+  def held_out_pairs(self) -> list[NamedPair]:
+    """The ARC pairs of all puzzles that are scored.
+
+    Each test pair of a task is there once, and besides it whatever differs from
+    it in a puzzle that has the task's name.
+    """
+    tasks, rows, split = self.evaluation_tasks, self._rows, self._test
+    pairs = leaks.held_out_pairs(tasks)
+    side = math.isqrt(self.seq_len)
+    canvases = np.full((len(pairs), 2, side, side), encoding.OUTSIDE, np.uint8)
+    for canvas, named in zip(canvases, pairs, strict=True):
+      for shown, grid in zip(
+        canvas, (named.pair.input, named.pair.output), strict=True
+      ):
+        if grid is not None:
+          shown[: len(grid), : grid.shape[1]] = grid
+    first = np.cumsum([0] + [len(task.tests) for task in tasks])
+    expected = first[rows.group] + rows.test
+    for begin in range(0, len(rows), _CHUNK):
+      part = slice(begin, begin + _CHUNK)
+      augmentations = self._augmentations(rows.identifier[part])
+      inputs, labels = split.read(rows.example[part])
+      differs = np.zeros(len(inputs), bool)
+      for role, tokens in enumerate((inputs, padded(labels))):
+        grids, *_ = encoding.decode(tokens.astype(np.uint8), *augmentations)
+        other = grids != canvases[expected[part], role]
+        differs |= other.any(axis=(1, 2))
+      pairs += [
+        self._named_pair(split, rows.example[row], rows.identifier[row])
+        for row in begin + np.flatnonzero(differs)
+      ]
+    return pairs
+
+  def _named_pair(self, split: Split, row: int, identifier: int) -> NamedPair:
+    name, *_ = encoding.parse_augmentation_name(self.names[identifier])
+    (pair,) = self._pairs(split, np.array([row]))
+    return NamedPair(name, f'example[{row}]', pair)
+
+  def _augmentations(
+    self, identifier: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """The dihedral transforms [N] and colours [N, 10] of puzzles."""
+    parsed = [
+      encoding.parse_augmentation_name(self.names[i])[1:] for i in identifier
+    ]
+    dihedral, colours = zip(*parsed, strict=True)
+    return np.array(dihedral), np.array(colours)
 
   def _train_index(self, examples: sampler.Examples) -> Batch:
     puzzle = self._train.group_indices[examples.group] + examples.variant
@@ -307,7 +360,7 @@ class PublishedSet(PuzzleSet):
               for grid in (pair.input, pair.output)
             )
           )
-          for pair in self._pairs(split, puzzle)
+          for pair in self._pairs(split, np.arange(begin, end))
         )
         self.evaluation_tasks.append(Task(name, (), pairs))
       task = number_of_task[name]
@@ -345,7 +398,7 @@ class PublishedSet(PuzzleSet):
     if end - begin == 1:
       return [0]
     order = []
-    for pair in self._pairs(split, puzzle):
+    for pair in self._pairs(split, np.arange(begin, end)):
       grid = encoding.deaugment(pair.input, transform, colours)
       same = [
         test
@@ -357,9 +410,8 @@ class PublishedSet(PuzzleSet):
       order.append(same[0])
     return order
 
-  def _pairs(self, split: Split, puzzle: int) -> list[Pair]:
-    """The grids of an ARC puzzle, as augmented as they are."""
-    example = np.arange(*split.puzzle_indices[puzzle : puzzle + 2])
+  def _pairs(self, split: Split, example: np.ndarray) -> list[Pair]:
+    """The grids of examples of ARC puzzles, as augmented as they are."""
     inputs, labels = split.read(example)
     pairs = []
     labels = padded(labels)
@@ -521,7 +573,7 @@ def _domain(vocab_size: int, side: int, split: Split) -> Sudoku | Maze | None:
 
 
 def _read_rows(array: np.memmap, rows: np.ndarray) -> np.ndarray:
-  """Rows of a memory-mapped array.
+  """Some rows of a memory-mapped array.
 
   The pages are handed back to the system, which keeps them while it has room:
   otherwise the whole file would soon count as this process's memory.
@@ -543,13 +595,29 @@ def _names(directory: pathlib.Path, count: int) -> list[str]:
 
 
 def _digest(splits: list[Split], names: list[str]) -> str:
-  """Of all but most rows of the large arrays, which may be gigabytes."""
+  """A digest of all contents."""
   digest = hashlib.sha256(json.dumps(names).encode())
   for split in splits:
-    digest.update(json.dumps(split.metadata, sort_keys=True).encode())
-    for array in split[4:]:
-      digest.update(array.tobytes())
+    _add_small_files(digest, split)
+    for array in (split.inputs, split.labels):
+      digest.update(f'{array.dtype.str} {array.shape}'.encode())
+      for example in split.chunks():
+        digest.update(_read_rows(array, example))
+  return digest.hexdigest()[:12]
+
+
+def _sampled_digest(splits: list[Split], names: list[str]) -> str:
+  """The digest of earlier versions, which left most examples out."""
+  digest = hashlib.sha256(json.dumps(names).encode())
+  for split in splits:
+    _add_small_files(digest, split)
     rows = sampler.spread(len(split.inputs), _SAMPLE)
     for array in (split.inputs, split.labels):
       digest.update(_read_rows(array, rows).tobytes())
   return digest.hexdigest()[:12]
+
+
+def _add_small_files(digest: Any, split: Split) -> None:
+  digest.update(json.dumps(split.metadata, sort_keys=True).encode())
+  for array in split[4:]:
+    digest.update(array.tobytes())

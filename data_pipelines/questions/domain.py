@@ -99,6 +99,7 @@ class Asked(NamedTuple):
   Attributes:
     domain: what kind of puzzles they are; None where that is not known.
     vocab_size: number of tokens.
+    seq_len: S, number of cells of a puzzle.
     count: N, number of puzzles.
     read: reads questions and answers, tokens uint8 [B, S], at indices [B].
     name: gives the name of the puzzle at an index.
@@ -106,6 +107,7 @@ class Asked(NamedTuple):
 
   domain: Domain | None
   vocab_size: int
+  seq_len: int
   count: int
   read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
   name: Callable[[int], str]

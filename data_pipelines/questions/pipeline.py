@@ -2,12 +2,11 @@
 
 import functools
 import os
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from data_pipelines import hashing, puzzle_set, sampler
-from data_pipelines import leaks as leak_check
 from data_pipelines.batches import BLANK_IDENTIFIER, Batch
 from data_pipelines.errors import DataError
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
@@ -93,12 +92,10 @@ class QuestionSet(PuzzleSet):
   def held_out(self, chosen: EvaluationRows) -> Asked:
     return _asked(self.evaluate).take(chosen.example)
 
-  def leaks(self) -> Sequence[leak_check.Leak]:
+  def compared(self) -> tuple[Any, Any]:
     if not self.train or not self.evaluate:
-      return []
-    return leak_check.between_questions(
-      _asked(self.train), _asked(self.evaluate)
-    )
+      return [], []
+    return _asked(self.train), _asked(self.evaluate)
 
   def _train_index(self, examples: sampler.Examples) -> Batch:
     questions, answers = self.domain.augment(
@@ -125,6 +122,7 @@ def _asked(source: Questions) -> Asked:
   return Asked(
     source.domain,
     source.domain.vocab_size,
+    source.domain.seq_len,
     len(source.rows),
     lambda rows: (source.questions[rows], source.answers[rows]),
     functools.partial(name_of, source),

@@ -87,13 +87,14 @@ def claim(
       lists the keys that differ. Nothing is written then.
   """
   workdir = pathlib.Path(workdir)
+  old = _read(workdir / 'config.json')
+  puzzles.recognise((old or {}).get('data_version'))
   fields = {
     **settings.to_dict(),
     'data_version': puzzles.version,
     'leaks': leaking.record(),
   }
   text = json.dumps(fields, indent=2, sort_keys=True) + '\n'
-  old = _read(workdir / 'config.json')
   # Where nothing was trained yet, a first start that failed blocks nothing.
   if _has_results(workdir):
     if old is None:

@@ -31,7 +31,7 @@ from data_pipelines.arc.tasks import Pair
 from data_pipelines.batches import IGNORE_LABEL
 from data_pipelines.errors import DataError
 from data_pipelines.published.reader import PublishedSet
-from data_pipelines.puzzles import judge_of
+from data_pipelines.puzzles import judge_of, leaks_of
 from data_pipelines.questions import loading as questions
 from data_pipelines.questions import maze, sudoku
 from data_pipelines.questions.maze import Maze
@@ -644,7 +644,7 @@ def test_rows(folder, rows_of_domain, draw):
   chosen = puzzles.evaluation_rows()
   (batch,) = puzzles.evaluation_batches(chosen, len(rows))
   np.testing.assert_array_equal(batch['labels'], loaded.answers)
-  assert len(puzzles.leaks()) == len(rows)
+  assert len(leaks_of(puzzles)) == len(rows)
 
 
 # Published directories.
@@ -888,7 +888,7 @@ def examples_in(split):
 def use(root):
   """All that training and evaluation do with a directory."""
   puzzles = PublishedSet(root, True, True)
-  leaks = puzzles.leaks()  # First, as training does it.
+  leaks = leaks_of(puzzles)  # First, as training does it.
   whole = joined(puzzles.all_train_batches(3, 0))
   shown = joined(itertools.islice(puzzles.train_batches(3, 0), 3))
   chosen = puzzles.evaluation_rows()
@@ -940,7 +940,7 @@ def check_published(root, used):
     first = np.cumsum([0, *sizes])[np.cumsum([0, *variants])[:-1]]
     known = [trained[i] for i in first]
     held_out = {row for row in range(len(inputs)) if inputs[row] in known}
-    found = {int(leak.evaluated.rpartition(':')[2]) for leak in leaks}
+    found = {int(leak.held_out.rpartition(':')[2]) for leak in leaks}
     assert held_out <= found
 
 

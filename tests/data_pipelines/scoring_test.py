@@ -83,6 +83,7 @@ def answer_judge(domain, vocab_size, questions, labels, names):
     Asked(
       domain,
       vocab_size,
+      questions.shape[1],
       len(names),
       lambda rows: (questions[rows], labels[rows]),
       names.__getitem__,

@@ -1,5 +1,7 @@
 """The command that finds leaks, and what a run is told of them."""
 
+import ast
+import dataclasses
 import json
 import os
 import pathlib
@@ -10,12 +12,13 @@ import time
 import numpy as np
 import pytest
 
-from data_pipelines import leaks as leak_check
 from data_pipelines import puzzles
 from data_pipelines.errors import DataError
-from data_pipelines.leaks import Leak, Verdict
+from data_pipelines.leaks import Leak, Verdict, recorded
 from data_pipelines.published import writer
+from data_pipelines.questions import leaks as question_leaks
 from data_pipelines.questions import maze, sudoku
+from data_pipelines.questions.domain import Asked
 from data_pipelines.questions.maze import Maze
 from data_pipelines.questions.sudoku import Sudoku
 from experiments import leaks
@@ -76,17 +79,18 @@ def test_a_reachable_answer_ends_with_one(tasks, tmp_path):
   lines = done.stdout.splitlines()
   assert lines[0] == 'both      ours test[0] -> theirs test[0]'
   assert lines[5].split()[:5] == ['both', '1', 'held-out', 'of', '1']
+  assert lines[6] == "data.known_leaks = ('ours->theirs',)"
   assert json.loads(out.read_text()) == {
     'train': str(trained),
     'evaluate': str(leaking),
     'answers_reachable': True,
     'leaks': [
       {
-        'evaluated': 'theirs',
-        'place': 'test[0]',
+        'held_out': 'theirs',
+        'held_out_place': 'test[0]',
         'trained': 'ours',
         'trained_place': 'test[0]',
-        'what': 'both',
+        'kind': 'both',
       }
     ],
   }
@@ -100,7 +104,7 @@ def test_a_known_input_alone_ends_with_zero(tasks, tmp_path):
   assert done.stdout.startswith('input     ours test[0] -> theirs test[0]\n')
   record = json.loads(out.read_text())
   assert not record['answers_reachable']
-  assert [leak['what'] for leak in record['leaks']] == ['input']
+  assert [leak['kind'] for leak in record['leaks']] == ['input']
 
 
 def test_mistakes_end_with_two_and_one_line(tasks, tmp_path):
@@ -143,9 +147,9 @@ def test_questions(tmp_path, monkeypatch):
   spec = 'sudoku:box=2x2:count=5:tests=3:clues=10'
   assert leaks.find_leaks(f'{spec}:train', f'{spec}:test') == []
   found = leaks.find_leaks(f'{spec}:train', f'{spec}:train')
-  assert [leak.what for leak in found] == ['both'] * 5
-  assert found[4].evaluated == found[4].trained
-  assert found[4].evaluated.endswith(':5')
+  assert [leak.kind for leak in found] == ['both'] * 5
+  assert found[4].held_out == found[4].trained
+  assert found[4].held_out.endswith(':5')
 
 
 def test_a_report_counts_held_out_pairs_and_puzzles_once():
@@ -157,7 +161,7 @@ def test_a_report_counts_held_out_pairs_and_puzzles_once():
   ]
   lines = leaks.report(found).splitlines()
   assert [line.split()[0] for line in lines[:4]] == ['input', *['both'] * 3]
-  counts = {words[0]: words[1:5] for words in map(str.split, lines[5:])}
+  counts = {words[0]: words[1:5] for words in map(str.split, lines[5:9])}
   assert counts == {
     'input': ['1', 'held-out', 'of', '1'],
     'output': ['0', 'held-out', 'of', '0'],
@@ -173,13 +177,13 @@ def test_arc2_trains_most_of_arc1():
   begin = time.monotonic()
   found = leaks.find_leaks('arc2:training', 'arc1:evaluation')
   assert time.monotonic() - begin < 20
-  answers = {leak.evaluated for leak in found if leak.what == 'both'}
+  answers = {leak.held_out for leak in found if leak.kind == 'both'}
   assert 376 <= len(answers) <= 400
 
 
 def test_what_leaks_inside_arc1():
   found = leaks.find_leaks('arc1:training', 'arc1:evaluation')
-  names = {leak.name for leak in found if leak.what == 'both'}
+  names = {leak.entry for leak in found if leak.kind == 'both'}
   assert '40853293->070dd51e' in names
   # A task's own demonstrations are trained on too.
   assert '3979b1a8->3979b1a8' in names
@@ -218,7 +222,7 @@ def test_known_names_and_permission_let_a_run_start_but_are_recorded():
     assert verdict.metrics() == {'eval/leaking_answers': 2.0}
     assert verdict.record() == {
       'answers': 2,
-      'names': ['a->e'],
+      'leaks': [dataclasses.asdict(LEAKS[i]) for i in (0, 2)],
       'allow_leaks': allowed,
     }
 
@@ -227,7 +231,7 @@ def test_inputs_and_outputs_alone_are_no_answers():
   verdict = Verdict(LEAKS[3:], [], False)
   assert verdict.refused == verdict.answers == []
   assert verdict.note() == ''
-  assert verdict.record() == {'answers': 0, 'names': [], 'allow_leaks': False}
+  assert verdict.record() == {'answers': 0, 'leaks': [], 'allow_leaks': False}
 
 
 def test_many_names_are_cut_short():
@@ -241,18 +245,67 @@ def test_many_names_are_cut_short():
   )
 
 
+ODD = ['a->b', 'a', 'b->c', 'c', 'x,y', 'p|||q', 'two\nlines', '{"a": 1}', '{']
+
+
+def test_names_with_arrows_and_other_marks_break_nothing():
+  found = [
+    Leak(held_out, 'test[0]', trained, 'train[0]', 'both')
+    for held_out in ODD
+    for trained in ODD
+  ]
+  # What is printed to be pasted names each leak, and itself alone.
+  for leak in found:
+    *_, last = leaks.report([leak]).splitlines()
+    name, _, value = last.partition(' = ')
+    (entry,) = ast.literal_eval(value)
+    assert name == 'data.known_leaks'
+    assert Verdict(found, [entry], False).refused == [
+      other for other in found if other != leak
+    ]
+    assert '\n' not in str(leak)
+  verdict = Verdict(found, [], False)
+  assert '\n' not in verdict.refusal() and '\n' not in verdict.note()[1:]
+  # What config.json holds gives the same leaks, though the data are gone.
+  record = json.loads(json.dumps(verdict.record()))
+  assert set(recorded(record)) == set(verdict.answers)
+  gone = Verdict([], [], True).beside(record)
+  assert gone.answers == verdict.answers
+
+
+def test_records_of_earlier_versions_are_read():
+  record = {'answers': 2, 'names': ['a->b', 'a->b->c'], 'allow_leaks': False}
+  verdict = Verdict([], ['a->b'], False).beside(record)
+  assert [(leak.trained, leak.held_out) for leak in verdict.answers] == [
+    ('a', 'b'),
+    ('a', 'b->c'),  # Split at the first arrow.
+  ]
+  assert [leak.held_out for leak in verdict.refused] == ['b->c']
+  # A text with several arrows names all that it can mean.
+  both = [
+    Leak('b->c', 'test[0]', 'a', 'train[0]', 'both'),
+    Leak('c', 'test[0]', 'a->b', 'train[0]', 'both'),
+  ]
+  assert Verdict(both, ['a->b->c'], False).refused == []
+  assert Verdict(both, [both[0].entry], False).refused == [both[1]]
+
+
 # Sudokus and mazes.
 
 
 def between(domain, trained, held_out):
   # Answers play no part: each question stands for its own.
-  found = leak_check.between_questions(
-    domain,
-    leak_check.Asked(trained, trained, 't{}'.format),
-    leak_check.Asked(held_out, held_out, 'h{}'.format),
+  def asked(rows, name):
+    size = rows.shape[1]
+    return Asked(domain, 9, size, len(rows), lambda i: (rows[i], rows[i]), name)
+
+  found = question_leaks.between(
+    asked(trained, 't{}'.format), asked(held_out, 'h{}'.format)
   )
-  assert {(leak.place, leak.what) for leak in found} <= {('question', 'both')}
-  return [(leak.evaluated, leak.trained) for leak in found]
+  assert {(leak.held_out_place, leak.kind) for leak in found} <= {
+    ('question', 'both')
+  }
+  return [(leak.held_out, leak.trained) for leak in found]
 
 
 def images(domain, questions, variant):
@@ -295,7 +348,7 @@ def test_a_published_directory_against_tasks(tasks, tmp_path):
   writer.export(data, tmp_path / 'published', 'hrm', 0)
   # The published directory trains on demonstrations, and holds out `ours`.
   found = leaks.find_leaks(str(trained), str(tmp_path / 'published'))
-  assert [leak.name for leak in found if leak.reaches_answer] == ['ours->ours']
+  assert [leak.entry for leak in found if leak.reaches_answer] == ['ours->ours']
   assert leaks.find_leaks('', str(trained)) == []
 
 
@@ -309,5 +362,5 @@ def test_an_answer_not_known_here_may_be_reached(tasks, tmp_path):
       del pair['output']
     (unknown / path.name).write_text(json.dumps(task))
   (leak,) = leaks.find_leaks(str(trained), str(unknown))
-  assert leak.what == 'question'
-  assert leak_check.Verdict([leak], (), False).refused == [leak]
+  assert leak.kind == 'question'
+  assert Verdict([leak], (), False).refused == [leak]

@@ -76,7 +76,7 @@ def test_questions_are_trained_on_continued_and_scored(tmp_path, capsys, kind):
   directory = workdir / 'evaluation' / 'step_4'
   scores = json.loads((directory / 'scores.json').read_text())
   assert scores['rows'] == 9
-  assert scores['leaks'] == {'answers': 0, 'names': [], 'allow_leaks': False}
+  assert scores['leaks'] == {'answers': 0, 'leaks': [], 'allow_leaks': False}
   with open(directory / 'predictions.csv', newline='') as file:
     rows = list(csv.DictReader(file))
   assert len(rows) == 9
@@ -154,7 +154,15 @@ def test_a_listed_leak_is_accepted(leaking):
   verdict = build.check_leaks(settings, build.puzzle_set(settings))
   assert verdict.record() == {
     'answers': 1,
-    'names': ['task3->task2'],
+    'leaks': [
+      {
+        'held_out': 'task2',
+        'held_out_place': 'test[0]',
+        'trained': 'task3',
+        'trained_place': 'train[2]',
+        'kind': 'both',
+      }
+    ],
     'allow_leaks': False,
   }
 
@@ -174,7 +182,15 @@ def test_an_allowed_leak_is_recorded_with_every_score(
   path = tmp_path / 'run' / 'evaluation' / 'step_4' / 'scores.json'
   assert json.loads(path.read_text())['leaks'] == {
     'answers': 1,
-    'names': ['task3->task2'],
+    'leaks': [
+      {
+        'held_out': 'task2',
+        'held_out_place': 'test[0]',
+        'trained': 'task3',
+        'trained_place': 'train[2]',
+        'kind': 'both',
+      }
+    ],
     'allow_leaks': True,
   }
 
@@ -214,7 +230,7 @@ def test_the_papers_arc_sets_list_what_leaks(
   data = build.puzzle_set(builders.settings(config))
   assert len(data.tasks) == tasks
   verdict = build.check_leaks(builders.settings(config), data)
-  names = {leak.name for leak in verdict.answers}
+  names = {leak.entry for leak in verdict.answers}
   assert names == set(config.data.known_leaks)
 
 

@@ -17,7 +17,7 @@ from data_pipelines.arc import pipeline as arc_set
 from data_pipelines.arc import tasks as arc
 from data_pipelines.arc.tasks import Pair, Task, TaskSet
 from data_pipelines.errors import DataError
-from data_pipelines.puzzles import load_puzzles
+from data_pipelines.puzzles import leaks_of, load_puzzles
 
 CANVAS = 7
 # Tasks of `puzzles` and which of their pairs training may show.
@@ -559,7 +559,7 @@ def test_a_task_in_both_sets_has_two_names():
   assert [task.name for task in puzzles.tasks] == ['one@train', 'two', 'one']
   names = puzzles.identifier_names()
   assert len(set(names)) == len(names)
-  assert [leak.name for leak in puzzles.leaks() if leak.reaches_answer] == [
+  assert [leak.entry for leak in leaks_of(puzzles) if leak.reaches_answer] == [
     'one@train->one'
   ]
 

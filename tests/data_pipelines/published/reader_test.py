@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.published import reader as published_set
 from data_pipelines.published import writer
 from data_pipelines.published.reader import PublishedSet
+from data_pipelines.questions import leaks as question_leaks
 
 TURNED = np.array([0, 3, 1, 2, 4, 5, 6, 7, 9, 8], np.uint8)
 SEPARATORS = {'hrm': '_', 'trm': '|||'}
@@ -294,8 +296,8 @@ def test_files_are_as_the_published_loader_wants_them(tmp_path):
 
 def test_leaks_are_found_in_the_files(arc, tmp_path):
   def answers():
-    found = PublishedSet(arc, True, True).leaks()
-    return [leak for leak in found if leak.what == 'both']
+    found = puzzles.leaks_of(PublishedSet(arc, True, True))
+    return [leak for leak in found if leak.kind == 'both']
 
   assert not answers()
   # The trained task's group now shows a turned test pair of `other`.
@@ -305,8 +307,144 @@ def test_leaks_are_found_in_the_files(arc, tmp_path):
   np.save(path, inputs)
   np.save(path.with_name('all__labels.npy'), labels)
   (leak,) = answers()
-  assert (leak.evaluated, leak.place) == ('other', 'test[0]')
+  assert (leak.held_out, leak.held_out_place) == ('other', 'test[0]')
   assert (leak.trained, leak.trained_place) == ('trained', 'example[0]')
+
+
+def small_row(pair, side=5):
+  return [encoding.encode(g, side) for g in (pair.input, pair.output)]
+
+
+def same(one, other):
+  """Whether a transform and a permutation turn one pair into the other."""
+  for transform in range(8):
+    turned = [encoding.dihedral(g, transform) for g in (one.input, one.output)]
+    grids = [other.input, other.output]
+    if [g.shape for g in turned] == [g.shape for g in grids]:
+      cells = set(
+        zip(
+          np.concatenate([g.ravel() for g in turned]).tolist(),
+          np.concatenate([g.ravel() for g in grids]).tolist(),
+          strict=True,
+        )
+      )
+      if len(cells) == len({a for a, _ in cells}) == len({b for _, b in cells}):
+        return True
+  return False
+
+
+def random_directory(directory, rng):
+  """Any grouping, any sharing of identifiers, and mostly a leak somewhere."""
+  names = ['<blank>', 'a', 'b_t3_0213456789', 'b', 'c', 'd_t5_0123456789']
+
+  def pairs(count):
+    shapes = rng.integers(1, 4, (count, 2, 2))
+    return [
+      Pair(*(rng.integers(0, 4, shape).astype(np.uint8) for shape in of_pair))
+      for of_pair in shapes
+    ]
+
+  def puzzles_(most):
+    counts = rng.integers(1, most + 1, rng.integers(1, 6))
+    return [(str(rng.choice(names[1:])), pairs(count)) for count in counts]
+
+  def split(items):
+    ends = sorted(rng.integers(0, len(items) + 1, 2).tolist())
+    parts = (items[: ends[0]], items[ends[0] : ends[1]], items[ends[1] :])
+    return [part for part in parts if part]
+
+  train = puzzles_(3)
+  # Puzzles that share an identifier have one test each.
+  test = puzzles_(1) if rng.random() < 0.5 else [('c', pairs(3)), *puzzles_(1)]
+  test = [p for i, p in enumerate(test) if i == 0 or p[0] != test[0][0]]
+  if rng.random() < 0.8:
+    _, of_puzzle = test[rng.integers(len(test))]
+    leaked = of_puzzle[rng.integers(len(of_puzzle))]
+    transform, colours = rng.integers(8), rng.permutation(10).astype(np.uint8)
+    place = train[rng.integers(len(train))][1]
+    place[rng.integers(len(place))] = Pair(
+      *(
+        colours[encoding.dihedral(g, transform)]
+        for g in (leaked.input, leaked.output)
+      )
+    )
+  for name, of_split in (('train', train), ('test', test)):
+    groups = split([(n, list(map(small_row, ps))) for n, ps in of_split])
+    write_split(directory / name, groups, names)
+  (directory / 'identifiers.json').write_text(json.dumps(names))
+  task_of = {n: encoding.parse_augmentation_name(n)[0] for n in names}
+  return {
+    (task_of[held_out], task_of[trained])
+    for held_out, theirs in test
+    for trained, ours in train
+    if any(same(one, other) for one in theirs for other in ours)
+  }
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_every_pair_is_compared_with_every_other(tmp_path, seed):
+  rng = np.random.default_rng(seed)
+  leaking = 0
+  for number in range(25):
+    expected = random_directory(tmp_path / str(number), rng)
+    found = puzzles.leaks_of(PublishedSet(tmp_path / str(number), True, True))
+    assert expected == {
+      (leak.held_out, leak.trained) for leak in found if leak.reaches_answer
+    }
+    leaking += bool(expected)
+  assert 10 < leaking < 25
+
+
+@pytest.mark.parametrize('is_arc', [True, False])
+def test_leaks_and_versions_are_read_in_parts(tmp_path, monkeypatch, is_arc):
+  """Neither takes the memory of the whole."""
+  rng = np.random.default_rng(0)
+  directory = tmp_path / 'large'
+  # Grids of one colour tell nothing, and are quickly looked at.
+  pair = Pair(np.full((2, 2), 3, np.uint8), np.full((2, 2), 4, np.uint8))
+  rows = [small_row(pair, 10)] * 2**15
+  names = ['<blank>', 'a'] if is_arc else ['<blank>']
+  for split, count in (('train', len(rows)), ('test', 1)):
+    write_split(directory / split, [[(names[-1], rows[:count])]], names)
+  (directory / 'identifiers.json').write_text(json.dumps(names))
+  other = small_row(Pair(grid(rng), grid(rng)), 10)
+  for name, row in zip(('inputs', 'labels'), other, strict=True):
+    array_of(directory / f'test/all__{name}.npy', lambda _, r=row: r[None])
+  del rows
+  monkeypatch.setattr(published_set, '_CHUNK', 256)
+  monkeypatch.setattr(question_leaks, '_CELLS', 2**14)
+  whole = (directory / 'train/all__inputs.npy').stat().st_size
+  tracemalloc.start()
+  assert puzzles.leaks_of(PublishedSet(directory, True, True)) == []
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert peak < whole  # Both arrays, widened, take 10 times the size.
+
+
+def test_a_version_tells_every_row(tmp_path):
+  directory = write_arc(tmp_path / 'arc')
+  before = PublishedSet(directory, True, True)
+  sampled = f'published arc {published_set._sampled_digest(*both(before))}'
+  for name in ('inputs', 'labels'):
+    path = directory / f'train/all__{name}.npy'
+    kept = path.read_bytes()
+    for row in range(16):
+      array = np.frombuffer(kept, np.uint8).copy()
+      array[-900 * 16 + 900 * row + 450] ^= 1
+      path.write_bytes(array.tobytes())
+      assert PublishedSet(directory, True, True).version != before.version
+    path.write_bytes(kept)
+  # A run that recorded the digest of a sample goes on with the same data.
+  now = PublishedSet(directory, True, True)
+  now.recognise(None)
+  now.recognise('published arc 000000000000')
+  assert now.version == before.version != sampled
+  now.recognise(sampled)
+  assert now.version == sampled
+
+
+def both(data):
+  return [split for split in (data._train, data._test) if split], data.names
 
 
 def test_an_export_replaces_nothing(tmp_path):
@@ -495,14 +633,14 @@ def test_a_pipe_is_not_waited_for(tmp_path, name):
 def test_arrays_may_be_of_any_whole_numbers(tmp_path):
   directory = write_arc(tmp_path / 'arc')
   data = PublishedSet(directory, True, True)
-  expected = take(data.train_batches(4, 0), 1), data.leaks()
+  expected = take(data.train_batches(4, 0), 1), puzzles.leaks_of(data)
   for dtype in ('i1', '>i4', '<u8', '>u8'):
     for path in sorted(directory.rglob('*.npy')):
       array_of(path, lambda a, dtype=dtype: a.astype(dtype))
     data = PublishedSet(directory, True, True)
     for name, array in take(data.train_batches(4, 0), 1)[0].items():
       np.testing.assert_array_equal(array, expected[0][0][name], strict=True)
-    assert data.leaks() == expected[1]
+    assert puzzles.leaks_of(data) == expected[1]
 
 
 def test_a_token_out_of_range_is_named_when_it_is_met(tmp_path):

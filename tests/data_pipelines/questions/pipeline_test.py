@@ -31,7 +31,7 @@ def take(batches, count):
 
 def reached(data):
   """The leaks that reach an answer."""
-  return [leak for leak in data.leaks() if leak.reaches_answer]
+  return [leak for leak in puzzles.leaks_of(data) if leak.reaches_answer]
 
 
 def rows_of(batches):
@@ -144,7 +144,7 @@ def test_a_test_puzzle_among_the_training_ones_leaks(tmp_path):
   assert [leak.name for leak in leaks] == [
     f'turned.csv:{row}->test.csv:{row}' for row in range(2, 8)
   ]
-  assert {leak.what for leak in leaks} == {'both'}
+  assert {leak.kind for leak in leaks} == {'both'}
 
 
 @pytest.mark.parametrize(
@@ -175,23 +175,23 @@ def test_an_answer_from_other_clues_leaks():
   """One clue more is the same puzzle; turned, it is the same answer."""
   spec = 'sudoku:box=3x3:clues=30:count=20:tests=6'
   data = load(spec)
-  assert not data.leaks()
+  assert not puzzles.leaks_of(data)
   held_out = data.evaluate
   questions_ = held_out.questions.copy()
   for row, question in enumerate(questions_):
     cell = np.flatnonzero(question == 1)[row]
     question[cell] = held_out.answers[row, cell]
   more = held_out._replace(questions=questions_)
-  assert [leak.what for leak in QuestionSet(more, held_out, 0, 0).leaks()] == (
-    ['both'] * 6
-  )
+  assert [
+    leak.kind for leak in puzzles.leaks_of(QuestionSet(more, held_out, 0, 0))
+  ] == (['both'] * 6)
   ones = np.ones(6, int)
   turned = data.domain.augment(
     more.questions, more.answers, ones, ones.astype(np.uint64)
   )
   turned = more._replace(questions=turned[0], answers=turned[1])
   assert [
-    leak.what for leak in QuestionSet(turned, held_out, 0, 0).leaks()
+    leak.kind for leak in puzzles.leaks_of(QuestionSet(turned, held_out, 0, 0))
   ] == (['output'] * 6)
 
 

@@ -6,9 +6,9 @@ import time
 import numpy as np
 import pytest
 
-from data_pipelines import leaks as leak_check
-from data_pipelines.arc import encoding
+from data_pipelines.arc import encoding, leaks
 from data_pipelines.arc import tasks as arc
+from data_pipelines.leaks import Leak
 
 INPUT = np.array([[0, 0, 1], [2, 0, 3]], np.uint8)
 OUTPUT = np.array([[1, 1], [0, 4], [4, 0]], np.uint8)
@@ -20,12 +20,12 @@ def _named(task, place, inputs, output):
   grids = (
     None if g is None else np.array(g, np.uint8) for g in (inputs, output)
   )
-  return leak_check.NamedPair(task, place, arc.Pair(*grids))
+  return arc.NamedPair(task, place, arc.Pair(*grids))
 
 
 def _of(tasks, demonstrations=True, tests=True):
   return [
-    leak_check.NamedPair(task.name, f'{kind}[{i}]', pair)
+    arc.NamedPair(task.name, f'{kind}[{i}]', pair)
     for task in tasks
     for kind, pairs in (
       ('train', task.demonstrations if demonstrations else ()),
@@ -37,11 +37,11 @@ def _of(tasks, demonstrations=True, tests=True):
 
 def _kinds(trained, held_out):
   """The kinds of leaks between pairs of grids: one trained, one held out."""
-  found = leak_check.between_pairs(
+  found = leaks.between_pairs(
     [_named('t', 'train[0]', *trained)], [_named('e', 'test[0]', *held_out)]
   )
   assert len(found) <= 1
-  return ''.join(leak.what for leak in found)
+  return ''.join(leak.kind for leak in found)
 
 
 # Made-up pairs.
@@ -118,22 +118,24 @@ def test_the_worst_of_each_trained_task_at_its_first_place():
     _named('y', 'test[0]', [[1, 2]], [[1], [2]]),
     _named('y', 'test[1]', INPUT, None),
   ]
-  assert leak_check.between_pairs(trained, held_out) == [
-    leak_check.Leak('z', 'test[0]', 'b', 'train[1]', 'both'),
-    leak_check.Leak('z', 'test[0]', 'a', 'train[1]', 'output'),
-    leak_check.Leak('z', 'test[0]', 'c', 'train[1]', 'input'),
-    leak_check.Leak('y', 'test[1]', 'b', 'train[0]', 'question'),
-    leak_check.Leak('y', 'test[1]', 'a', 'train[0]', 'question'),
-    leak_check.Leak('y', 'test[1]', 'c', 'train[1]', 'question'),
+  assert leaks.between_pairs(trained, held_out) == [
+    Leak('z', 'test[0]', 'b', 'train[1]', 'both'),
+    Leak('z', 'test[0]', 'a', 'train[1]', 'output'),
+    Leak('z', 'test[0]', 'c', 'train[1]', 'input'),
+    Leak('y', 'test[1]', 'b', 'train[0]', 'question'),
+    Leak('y', 'test[1]', 'a', 'train[0]', 'question'),
+    Leak('y', 'test[1]', 'c', 'train[1]', 'question'),
   ]
   for shuffled in itertools.permutations(held_out):
-    found = leak_check.between_pairs(trained[::-1], shuffled)
-    assert {(x.evaluated, x.place, x.trained, x.what) for x in found} == {
-      (x.evaluated, x.place, x.trained, x.what)
-      for x in leak_check.between_pairs(trained, held_out)
+    found = leaks.between_pairs(trained[::-1], shuffled)
+    assert {
+      (x.held_out, x.held_out_place, x.trained, x.kind) for x in found
+    } == {
+      (x.held_out, x.held_out_place, x.trained, x.kind)
+      for x in leaks.between_pairs(trained, held_out)
     }
-  assert leak_check.between_pairs([], held_out) == []
-  assert leak_check.between_pairs(trained, []) == []
+  assert leaks.between_pairs([], held_out) == []
+  assert leaks.between_pairs(trained, []) == []
 
 
 def _same(ours, theirs):
@@ -199,18 +201,18 @@ def evaluation():
 
 
 def _count(found, what):
-  return sum(leak.what == what for leak in found)
+  return sum(leak.kind == what for leak in found)
 
 
 def test_arc1_evaluation_in_arc2_training(evaluation):
   start = time.monotonic()
   trained = _of(arc.load_tasks('arc2:training').tasks)
-  found = leak_check.between_pairs(trained, evaluation[1])
+  found = leaks.between_pairs(trained, evaluation[1])
   assert time.monotonic() - start < 10
-  both = [leak for leak in found if leak.what == 'both']
-  assert len({leak.evaluated for leak in both}) == 376
+  both = [leak for leak in found if leak.kind == 'both']
+  assert len({leak.held_out for leak in both}) == 376
   # The one under another name is both a leak of ARC-1 and of ARC-2.
-  assert [x.trained for x in both if x.trained != x.evaluated] == ['caa06a1f']
+  assert [x.trained for x in both if x.trained != x.held_out] == ['caa06a1f']
   assert [_count(found, k) for k in ('both', 'output', 'input')] == [
     396,
     66,
@@ -221,24 +223,24 @@ def test_arc1_evaluation_in_arc2_training(evaluation):
 def test_inside_arc1(evaluation):
   demonstrations, tests = evaluation
   trained = _of(arc.load_tasks('arc1:training').tasks) + demonstrations
-  found = leak_check.between_pairs(trained, tests)
+  found = leaks.between_pairs(trained, tests)
   assert [
-    (x.evaluated, x.place, x.trained, x.trained_place)
+    (x.held_out, x.held_out_place, x.trained, x.trained_place)
     for x in found
-    if x.what == 'both'
+    if x.kind == 'both'
   ] == ARC1_BOTH
   assert (_count(found, 'output'), _count(found, 'input')) == (70, 30)
-  assert len({x.evaluated for x in found if x.what == 'output'}) == 25
-  assert len({x.evaluated for x in found if x.what == 'input'}) == 11
+  assert len({x.held_out for x in found if x.kind == 'output'}) == 25
+  assert len({x.held_out for x in found if x.kind == 'input'}) == 11
 
 
 def test_inside_arc2():
   tasks = arc.load_tasks('arc2:evaluation').tasks
   trained = _of(arc.load_tasks('arc2:training').tasks)
   trained += _of(tasks, tests=False)
-  found = leak_check.between_pairs(trained, _of(tasks, demonstrations=False))
+  found = leaks.between_pairs(trained, _of(tasks, demonstrations=False))
   assert found == [
-    leak_check.Leak('269e22fb', 'test[0]', '269e22fb', 'train[0]', 'output'),
-    leak_check.Leak('269e22fb', 'test[1]', '269e22fb', 'train[0]', 'output'),
-    leak_check.Leak('89565ca0', 'test[0]', 'b7999b51', 'test[0]', 'output'),
+    Leak('269e22fb', 'test[0]', '269e22fb', 'train[0]', 'output'),
+    Leak('269e22fb', 'test[1]', '269e22fb', 'train[0]', 'output'),
+    Leak('89565ca0', 'test[0]', 'b7999b51', 'test[0]', 'output'),
   ]

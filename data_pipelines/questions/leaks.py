@@ -1,0 +1,106 @@
+"""Which held-out questions with one answer can be solved from the trained ones.
+
+Questions are compared up to the symmetries of their domain. They are read in
+chunks, and of each only a hash is kept.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from data_pipelines.leaks import Leak
+from data_pipelines.questions.domain import Asked
+
+# Number of cells that are read at a time.
+_CELLS = 2**21
+
+
+class _Hashes(NamedTuple):
+  """Signatures of questions, and of answers where these are rare; uint64."""
+
+  questions: np.ndarray
+  answers: np.ndarray
+
+
+def between(trained: Asked, held_out: Asked) -> list[Leak]:
+  """Compares Sudokus, mazes or puzzles of an unknown domain.
+
+  The kind `both` is a question that is trained on: it has but one answer. For
+  9 x 9 Sudokus it is also the same answer from some of the question's clues or
+  more, and `output` an answer that is trained on with other clues or turned,
+  as among millions of Sudokus some are by chance. Puzzles of an unknown domain
+  are compared cell for cell.
+
+  Returns:
+    One leak at most for each held-out question.
+  """
+  ours, theirs = _hashes(trained), _hashes(held_out)
+  found = {}
+  for row, rows in _matches(ours.answers, theirs.answers).items():
+    reaching = _reaching(trained, rows, held_out, row)
+    found[row] = (rows[0], 'output') if reaching is None else (reaching, 'both')
+  for row, rows in _matches(ours.questions, theirs.questions).items():
+    found[row] = rows[0], 'both'
+  return [
+    Leak(held_out.name(row), 'question', trained.name(other), 'question', kind)
+    for row, (other, kind) in sorted(found.items())
+  ]
+
+
+def _hashes(asked: Asked) -> _Hashes:
+  domain = asked.domain
+  signatures: Callable = _equality if domain is None else domain.signatures
+  has_answers = domain is not None and domain.has_rare_answers
+  questions = np.zeros(asked.count, np.uint64)
+  answers = np.zeros(asked.count if has_answers else 0, np.uint64)
+  for rows in _chunks(np.arange(asked.count), asked.seq_len):
+    chunk, chunk_answers = asked.read(rows)
+    questions[rows] = signatures(chunk)
+    if has_answers:
+      answers[rows] = domain.answer_signatures(chunk_answers)
+  return _Hashes(questions, answers)
+
+
+def _reaching(
+  trained: Asked, rows: list[int], held_out: Asked, row: int
+) -> int | None:
+  """The first of some trained rows that has the held-out row's answer in place
+  and its clues, some of these or more; None where none has."""
+  is_blank = held_out.domain.is_blank
+  question, answer = held_out.read(np.array([row]))
+  for part in _chunks(np.array(rows), trained.seq_len):
+    questions, answers = trained.read(part)
+    nested = (questions == question) | is_blank(questions) | is_blank(question)
+    reaching = nested.all(axis=1) & (answers == answer).all(axis=1)
+    if reaching.any():
+      return int(part[reaching.argmax()])
+  return None
+
+
+def _chunks(rows: np.ndarray, seq_len: int) -> Iterator[np.ndarray]:
+  """The rows, few enough at a time."""
+  size = max(1, _CELLS // seq_len)
+  for begin in range(0, len(rows), size):
+    yield rows[begin : begin + size]
+
+
+def _matches(trained: np.ndarray, held_out: np.ndarray) -> dict[int, list[int]]:
+  """The trained rows with the hash of each held-out row that has some."""
+  rows = {}
+  for row in np.flatnonzero(np.isin(trained, held_out)).tolist():
+    rows.setdefault(int(trained[row]), []).append(row)
+  return {
+    row: rows[int(held_out[row])]
+    for row in np.flatnonzero(np.isin(held_out, trained)).tolist()
+  }
+
+
+def _equality(tokens: np.ndarray) -> np.ndarray:
+  """A hash of each row, the same where all cells are, uint64."""
+  digests = (
+    hashlib.blake2b(np.ascontiguousarray(row, np.int32), digest_size=8).digest()
+    for row in tokens
+  )
+  return np.frombuffer(b''.join(digests), np.uint64)
