@@ -141,7 +141,7 @@ def test_a_test_puzzle_among_the_training_ones_leaks(tmp_path):
   train, test, turned = map(str, files)
   assert not reached(puzzles.load_puzzles(train, test, 30, 0, 0))
   leaks = reached(puzzles.load_puzzles(turned, test, 30, 0, 0))
-  assert [leak.name for leak in leaks] == [
+  assert [leak.entry for leak in leaks] == [
     f'turned.csv:{row}->test.csv:{row}' for row in range(2, 8)
   ]
   assert {leak.kind for leak in leaks} == {'both'}
