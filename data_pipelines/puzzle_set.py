@@ -1,4 +1,4 @@
-"""What every set of puzzles gives to training and evaluation.
+"""The interface of a set of puzzles: batches to train on and rows to score.
 
 A *group* is a puzzle with its augmentations, a *variant* one of these (the
 first is the puzzle itself), a *member* one example of a variant: a pair of
@@ -26,10 +26,10 @@ class EvaluationRows:
   """Examples to be predicted; int64 arrays of one length.
 
   Attributes:
-    group: puzzle among those that are scored.
-    test: test input of the puzzle; 0 where a puzzle has one.
-    identifier: puzzle identifier that the row is predicted with.
-    example: where the set finds the row.
+    group: index of the puzzle among those that are scored.
+    test: index of the puzzle's test input; 0 where it has only one.
+    identifier: puzzle identifier to predict the row with.
+    example: number by which the set finds the row.
   """
 
   group: np.ndarray
@@ -50,13 +50,13 @@ class PuzzleSet(abc.ABC):
   """Puzzles to train on and to be scored on.
 
   Attributes:
-    version: which data exactly.
-    vocab_size: tokens; 0 is the padding.
-    seq_len: S, cells of a puzzle.
+    version: name of the data with a digest of their contents.
+    vocab_size: number of tokens; token 0 is the padding.
+    seq_len: S, number of cells of a puzzle.
     domain: kind of puzzles with one answer; None for other puzzles.
-    evaluation_tasks: tasks of ARC that are scored; empty for other puzzles.
-    variants: int [groups], variants of each group that is trained on.
-    members: int [sum of variants], examples of each variant.
+    evaluation_tasks: ARC tasks that are scored; empty for other puzzles.
+    variants: int [groups], number of variants of each group to train on.
+    members: int [sum of variants], number of examples of each variant.
   """
 
   version: str
@@ -79,7 +79,7 @@ class PuzzleSet(abc.ABC):
 
   @property
   def examples_per_pass(self) -> float:
-    """Groups × mean examples of a variant, as the paper counts an epoch."""
+    """Number of groups × mean examples of a variant: the paper's epoch."""
     equal = sampler.all_equal(self.members)
     mean = self.members[0] if equal else self.members.mean()
     return len(self.variants) * float(mean)
@@ -111,10 +111,10 @@ class PuzzleSet(abc.ABC):
     """Training batches from `position` on: batch i depends on (seed, i) alone.
 
     Args:
-      batch_size: of the global batch.
-      seed: of the order, the augmentations chosen and the shifts.
+      batch_size: number of rows of the global batch.
+      seed: seed of the order, the augmentations chosen and the shifts.
       position: number of the first batch.
-      rows: of the global batch that this process feeds.
+      rows: part of the global batch that this process feeds.
 
     Yields:
       int32 `inputs` and `labels` [rows, S], `puzzle_identifiers` [rows].
@@ -131,13 +131,12 @@ class PuzzleSet(abc.ABC):
     )
 
   def all_train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
-    """Every example once, in order: of the first group's first variant, ...
-
+    """Every example once, in order, the first group's first variant at first.
     The last batch is filled up by repeating the last example.
 
     Args:
-      batch_size: of all batches.
-      seed: of the shifts.
+      batch_size: number of rows of each batch.
+      seed: seed of the shifts.
     """
     rng = np.random.default_rng(seed)
     first_variant = np.cumsum(self.variants) - self.variants
@@ -165,12 +164,12 @@ class PuzzleSet(abc.ABC):
     """Some training examples, to be looked at.
 
     Args:
-      count: groups, spread evenly over the set.
-      seed: of the augmentations and the shifts.
+      count: number of groups, spread evenly over the set.
+      seed: seed of the augmentations and the shifts.
 
     Returns:
-      What each is called; the batch of them as they are, unaugmented and
-      unshifted; and as training shows them.
+      Their titles, the batch of them as they are, unaugmented and unshifted,
+      and the batch of them as training shows them.
     """
     rng = np.random.default_rng(seed)
     group = sampler.spread(len(self.variants), count)
@@ -203,8 +202,8 @@ class PuzzleSet(abc.ABC):
     """The rows that evaluation predicts, those of a test input together.
 
     Args:
-      max_augmentations: at most so many of each puzzle, the identity first.
-      max_puzzles: at most so many puzzles, spread evenly over the set.
+      max_augmentations: most augmentations of a puzzle, the identity first.
+      max_puzzles: most puzzles, spread evenly over the set.
     """
 
   def evaluation_batches(

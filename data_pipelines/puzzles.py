@@ -44,7 +44,7 @@ def kind(spec: str) -> str:
     )
   found = kinds.pop()
   if found != ARC and len(sources) > 1:
-    raise DataError(f'{spec!r}: of {found}, only one source can be named')
+    raise DataError(f'{spec!r}: names several sources of {found}; name one')
   return found
 
 
@@ -55,7 +55,7 @@ def _kind_of_source(source: str) -> str:
 
 
 class Shapes(NamedTuple):
-  """Of a set, what a training step needs to be compiled (see `PuzzleSet`)."""
+  """What a training step must know of a set to be compiled, see `PuzzleSet`."""
 
   vocab_size: int
   seq_len: int
@@ -73,8 +73,8 @@ def load_shapes(
 ) -> Shapes:
   """The shapes of what `load_puzzles` loads, without a download.
 
-  What can be read or generated here is; of the published sets on the hub the
-  sizes are known.
+  What can be read or generated here is; the sizes of the sets on the hub are
+  known.
 
   Raises:
     DataError: a SPEC cannot be loaded, or the two do not fit together.
@@ -104,16 +104,16 @@ def load_puzzles(
   """The puzzles that two SPECs name; '' names none.
 
   Args:
-    train: what is trained on, answers included.
-    evaluate: what is held out and scored. Of ARC tasks, the demonstrations are
-      trained on.
-    canvas: of ARC: side of the canvas, cells; larger tasks are left out.
-    num_aug: augmentations of each puzzle besides itself; a published directory
-      brings its own.
-    seed: of the augmentations, and of random subsets.
+    train: puzzles to train on, answers included.
+    evaluate: puzzles that are held out and scored. The demonstrations of ARC
+      tasks are trained on all the same.
+    canvas: side of the canvas for ARC tasks, cells; larger ones are left out.
+    num_aug: number of augmentations of each puzzle besides itself; a directory
+      of the published format brings its own.
+    seed: seed of the augmentations and of random subsets.
     allow_leaks: whether an ARC task may stand in both SPECs.
-    identifier_names: of a checkpoint, to predict with it: ARC tasks have the
-      augmentations that these name, not drawn ones.
+    identifier_names: puzzle identifiers of a checkpoint, to predict with it:
+      ARC tasks then have the augmentations that these name, not drawn ones.
 
   Raises:
     DataError: a SPEC cannot be loaded, or the two do not fit together.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Batches that share a run of passes, at the least: few passes are cut short,
+# Least number of batches that share a run of passes: few passes are cut short,
 # and seeking inside a run stays cheap.
 _MIN_RUN = 1024
 # Groups whose examples are laid out at once: a set of millions takes no more
@@ -53,8 +53,8 @@ class GroupSampler:
     variants: int [groups], number of variants (at least 1).
     members: int [sum of variants], number of members (at least 1) of each
       variant of the first group, then of the second, and so on.
-    batch_size: global.
-    seed: of everything drawn here.
+    batch_size: number of rows of the global batch.
+    seed: seed of everything that is drawn here.
   """
 
   variants: np.ndarray

@@ -56,9 +56,10 @@ def named(tasks: Sequence[Task], names: Sequence[str]) -> AugmentationTable:
   """The augmentations that puzzle identifiers name, the identity first.
 
   Args:
-    tasks: of distinct names; of those without a name none, of names of other
-      tasks nothing is used.
-    names: of puzzle identifiers, HRM's form or TRM's, '<blank>' among them.
+    tasks: tasks of distinct names; one that no identifier names gets no row,
+      and identifiers of other tasks are not used.
+    names: names of puzzle identifiers, in HRM's form or TRM's; '<blank>' may be
+      among them.
 
   Returns:
     The table for predictions; nothing is known of what training never shifts.
@@ -95,10 +96,10 @@ def draw(
   `seed`, its name and its pairs, not on the tasks beside it.
 
   Args:
-    tasks: of distinct names.
+    tasks: tasks of distinct names.
     training_pairs: number of pairs of each task that training may show.
-    num_aug: augmentations wanted besides the identity.
-    seed: of the draw.
+    num_aug: number of augmentations wanted besides the identity.
+    seed: seed of the draw.
   """
   start, dihedrals, colours, fixed = [0], [], [], []
   weights = _cell_weights()

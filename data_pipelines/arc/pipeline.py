@@ -27,11 +27,11 @@ class ArcSet(PuzzleSet):
   """Tasks to train on and to be scored on, with their augmentations.
 
   Attributes:
-    version: which data exactly.
+    version: name of the data with a digest of their contents.
     tasks: the training set's tasks, then the evaluation set's.
-    num_train: how many of them belong to the training set.
+    num_train: number of tasks that belong to the training set.
     canvas: side of the canvas, cells.
-    table: the augmentations.
+    table: augmentations of all tasks.
   """
 
   vocab_size = encoding.VOCAB_SIZE
@@ -49,16 +49,16 @@ class ArcSet(PuzzleSet):
     """Chooses the tasks that fit the canvas and draws their augmentations.
 
     Args:
-      train: demonstrations and test pairs are trained on; None for no such.
-      evaluate: demonstrations are trained on, test pairs are held out and
-        scored; None for no such.
+      train: tasks to train on, test pairs included; None for none.
+      evaluate: tasks whose demonstrations are trained on and whose test pairs
+        are held out and scored; None for none.
       canvas: side of the canvas; tasks with a larger grid are left out.
-      num_aug: augmentations of each task besides the identity.
-      seed: of the augmentations.
+      num_aug: number of augmentations of each task besides the identity.
+      seed: seed of the augmentations.
       allow_shared: whether a task may stand in both sets; the one that is
         trained on whole then has `@train` added to its name.
-      identifier_names: of a checkpoint, to predict with it: the augmentations
-        are those that they name.
+      identifier_names: puzzle identifiers of a checkpoint, to predict with it:
+        the augmentations are those that they name.
 
     Raises:
       DataError: no task fits, a setting is out of range, a task stands in both

@@ -23,7 +23,7 @@ class Candidate(NamedTuple):
 
   Attributes:
     grid: uint8 [h, w], colours 0 to 9.
-    votes: how many predictions equal it.
+    votes: number of predictions that equal it.
     confidence: the mean of their confidences.
   """
 
@@ -63,7 +63,7 @@ class Tally(NamedTuple):
 
   @property
   def rate(self) -> float:
-    """The share solved, 0 to 1; NaN where nothing was scored."""
+    """The fraction that was solved, 0 to 1; NaN where nothing was scored."""
     return self.solved / self.scored if self.scored else float('nan')
 
 
@@ -72,8 +72,8 @@ class Score(NamedTuple):
 
   Attributes:
     outputs: mean over test outputs (Kaggle).
-    tasks: mean over tasks of the share of their outputs that was solved (ARC
-      Prize, TRM); `solved` is the sum of the shares.
+    tasks: mean over tasks of the fraction of their outputs that was solved (ARC
+      Prize, TRM); `solved` is the sum of the fractions.
     whole_tasks: tasks with all of their outputs solved (HRM's notebook).
   """
 
@@ -100,8 +100,8 @@ def vote(
       canvases.
     height_N: [N], rows of each grid.
     width_N: [N], columns of each grid.
-    confidence_N: [N], of each prediction: sigmoid of its q_halt.
-    first: how many candidates to return; None for all.
+    confidence_N: [N], sigmoid of the q_halt of each prediction.
+    first: number of candidates to return; None for all.
 
   Returns:
     Candidates, best first; none if all predictions are 0 x 0.

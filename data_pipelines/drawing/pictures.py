@@ -1,9 +1,9 @@
-"""Pictures: of predictions, and of examples as the model sees them."""
+"""Pictures of predictions, examples and thoughts."""
 
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -12,26 +12,18 @@ from data_pipelines import files
 from data_pipelines.arc import encoding
 from data_pipelines.arc.tasks import Task
 from data_pipelines.arc.voting import Candidate, Candidates, is_solved
-from data_pipelines.questions.maze import Maze
-from data_pipelines.questions.sudoku import Sudoku
-
-# The colours 0 to 9 as arcprize.org shows them.
-PALETTE = (
-  '#000000',
-  '#0074d9',
-  '#ff4136',
-  '#2ecc40',
-  '#ffdc00',
-  '#aaaaaa',
-  '#f012be',
-  '#ff851b',
-  '#7fdbff',
-  '#870c25',
+from data_pipelines.drawing.styles import (
+  ARC_CANVAS,
+  ARC_GRID,
+  FAINT,
+  INK,
+  PAPER,
+  RULE,
+  SOLVED,
+  WRONG,
+  Style,
 )
-
-PAPER, INK, FAINT, RULE = '#ffffff', '#222222', '#777777', '#d0d0d0'
-SOLVED, WRONG = '#1a7f37', '#c62828'
-GRID_LINE = '#555555'
+from data_pipelines.questions.domain import Domain
 
 # Everything below is in pixels.
 MARGIN = 24
@@ -47,41 +39,10 @@ MIN_PANEL = 120  # holds the caption 'solved  1000 votes'
 SHORT, LONG, LAST = 250, 900, 2500
 
 
-class Style(NamedTuple):
-  """How the values of a grid are drawn.
-
-  Attributes:
-    colours: of each value.
-    texts: written into the cells of each value.
-    line: between cells.
-    box: cells, [rows, columns], between heavier lines; None for no such.
-    shape: rows and columns of a canvas; None for a square.
-  """
-
-  colours: Sequence[str]
-  texts: Sequence[str]
-  line: str = GRID_LINE
-  box: tuple[int, int] | None = None
-  shape: tuple[int, int] | None = None
-
-
-ARC_GRID = Style(PALETTE, [''] * len(PALETTE))
-# Padding is blank, end-of-grid marks are violet.
-ARC_CANVAS = Style(
-  [PAPER, '#b39ddb', *PALETTE], [''] * encoding.VOCAB_SIZE, '#cccccc'
-)
-
-
-def style_of(domain: Any, vocab_size: int) -> Style:
-  """How tokens are drawn; `domain` is None but for Sudoku and Maze."""
-  if isinstance(domain, Sudoku):
-    digits = [str(digit) for digit in range(1, vocab_size - 1)]
-    box = (domain.box_rows, domain.box_columns)
-    return Style([PAPER] * vocab_size, ['', '', *digits], RULE, box)
-  if isinstance(domain, Maze):
-    colours = [PAPER, '#333333', PAPER, '#2ecc40', '#ff4136', '#7fdbff']
-    shape = (domain.height, domain.width)
-    return Style(colours, ['', '', '', 'S', 'G', ''], RULE, shape=shape)
+def style_of(domain: Domain | None, vocab_size: int) -> Style:
+  """How tokens of a domain, of ARC or of unknown puzzles are drawn."""
+  if domain is not None:
+    return domain.style
   if vocab_size == encoding.VOCAB_SIZE:
     return ARC_CANVAS
   return Style([PAPER] * vocab_size, [str(i) for i in range(vocab_size)])
@@ -132,7 +93,7 @@ def draw_predictions(
   each with its votes and, where the answer is known, whether it is right.
 
   Args:
-    tasks: what to draw, in order; a test output may be None.
+    tasks: tasks to draw, in order; a test output may be None.
     candidates: by (task name, test index), best first; entries may miss.
     path: the file to write; it appears whole or not at all.
     max_rows: test inputs beyond these are left out, and the heading says so.
@@ -166,8 +127,8 @@ def draw_answers(
   """Draws a PNG with one row for each question with one answer.
 
   Args:
-    style: of the tokens.
-    names: of the puzzles.
+    style: how the tokens are drawn.
+    names: names of the puzzles.
     questions: tokens, [N, S].
     labels: tokens, [N, S].
     found: `tokens` [N, S], `exact` [N], `accuracy` [N] and maybe `valid` [N].
@@ -212,11 +173,11 @@ def draw_examples(
   """Draws a PNG of examples as they are and as the model sees them.
 
   Args:
-    style: of the tokens.
-    titles: of the examples.
+    style: how the tokens are drawn.
+    titles: titles of the examples.
     originals: `inputs` and `labels` [N, S], cells that do not count being 0.
     shown: the same, as training shows them.
-    heading: of the picture.
+    heading: heading of the picture.
     path: the file to write; it appears whole or not at all.
   """
   rows = [
@@ -279,9 +240,9 @@ def draw_thought(
   """Draws a PNG with one row for each segment, a panel for each update.
 
   Args:
-    style: of the tokens.
-    title: of the puzzle.
-    thought: what to draw.
+    style: how the tokens are drawn.
+    title: name of the puzzle.
+    thought: the thought to draw.
     path: the file to write; it appears whole or not at all.
   """
   rows = [
@@ -307,10 +268,10 @@ def animate_thought(
   """Draws an animated GIF: the question, and the answer as it forms beside it.
 
   Args:
-    style: of the tokens.
-    title: of the puzzle.
+    style: how the tokens are drawn.
+    title: name of the puzzle.
     question: tokens, [S].
-    thought: what to draw.
+    thought: the thought to draw.
     path: the file to write; it appears whole or not at all.
   """
   small, large = ImageFont.load_default(15), ImageFont.load_default(17)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines.drawing.pictures import INK, Style
+from data_pipelines.drawing.styles import INK, Style
 
 _GAP = '   '
 _RESET = '\x1b[0m'
@@ -21,8 +21,8 @@ def side_by_side(
 
   Args:
     panels: captions and grids [h, w].
-    style: of the grids' values.
-    characters: of each value, where there is no colour.
+    style: how the grids' values are drawn.
+    characters: the character of each value, where there is no colour.
     colour: whether cells are coloured by escape sequences (24 bits).
   """
   columns = []

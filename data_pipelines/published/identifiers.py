@@ -19,9 +19,9 @@ def read(path: pathlib.Path, count: int | None, counted: str) -> list[str]:
   """The names, all of HRM's form.
 
   Args:
-    path: of the file.
-    count: how many there must be; None for any number.
-    counted: what says so, for errors.
+    path: the file.
+    count: number of names that there must be; None for any.
+    counted: source of that number, for errors.
 
   Raises:
     DataError: it is not such a file.

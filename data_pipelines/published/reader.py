@@ -11,14 +11,11 @@ group g are `group_indices[g] … group_indices[g + 1]`. Inputs and labels are
 memory-mapped, and so need not fit the memory.
 """
 
-import hashlib
-import json
 import math
-import mmap
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -26,112 +23,17 @@ from data_pipelines import files, sampler
 from data_pipelines.arc import encoding, leaks
 from data_pipelines.arc.tasks import NamedPair, Pair, Task
 from data_pipelines.arc.voting import Ballots
-from data_pipelines.batches import BLANK_NAME, IGNORE_LABEL, Batch, padded
+from data_pipelines.batches import BLANK_NAME, Batch, padded
 from data_pipelines.errors import DataError
-from data_pipelines.published import identifiers
+from data_pipelines.published import identifiers, splits
+from data_pipelines.published.splits import Split
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
-from data_pipelines.questions import maze
 from data_pipelines.questions.domain import Asked, Domain
-from data_pipelines.questions.maze import Maze
-from data_pipelines.questions.sudoku import Sudoku
+from data_pipelines.questions.kinds import KINDS
 
 SPLITS = ('train', 'test')
 # Number of rows that tell the kind of the puzzles.
 _ROWS_LOOKED_AT = 64
-# Number of rows that earlier versions told data apart by.
-_SAMPLE = 2048
-# Number of rows that are read at a time.
-_CHUNK = 1024
-
-
-class Split(NamedTuple):
-  """One half of a directory; arrays as the module describes them.
-
-  Attributes:
-    directory: where it lies.
-    metadata: dataset.json.
-    inputs: [N, S], memory-mapped.
-    labels: [N, S], memory-mapped.
-    puzzle_identifiers: int64 [puzzles].
-    puzzle_indices: int64 [puzzles + 1].
-    group_indices: int64 [groups + 1].
-  """
-
-  directory: pathlib.Path
-  metadata: dict[str, Any]
-  inputs: np.ndarray
-  labels: np.ndarray
-  puzzle_identifiers: np.ndarray
-  puzzle_indices: np.ndarray
-  group_indices: np.ndarray
-
-  def read(self, example: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and labels, int32 [B, S]; labels with IGNORE_LABEL.
-
-    Raises:
-      DataError: a token is not of the vocabulary.
-    """
-    labels = _read_rows(self.labels, example)
-    ignored = self.metadata['ignore_label_id']
-    counted = np.ones_like(labels, bool)
-    if ignored is not None:
-      counted = labels != ignored
-    self._check('labels', example, labels, counted)
-    labels = np.where(counted, labels.astype(np.int32), IGNORE_LABEL)
-    return self.read_inputs(example).astype(np.int32), labels
-
-  def read_inputs(self, example: np.ndarray) -> np.ndarray:
-    """Inputs alone, uint8 [B, S].
-
-    Raises:
-      DataError: a token is not of the vocabulary.
-    """
-    inputs = _read_rows(self.inputs, example)
-    self._check('inputs', example, inputs, True)
-    return inputs.astype(np.uint8)
-
-  def _check(
-    self,
-    name: str,
-    example: np.ndarray,
-    tokens: np.ndarray,
-    counted: np.ndarray | bool,
-  ) -> None:
-    # Before the tokens become smaller numbers, which would wrap them.
-    size = self.metadata['vocab_size']
-    wrong = counted & ((tokens < 0) | (tokens >= size))
-    if wrong.any():
-      row, cell = np.argwhere(wrong)[0]
-      raise DataError(
-        f'{self.where(name)}: example {example[row]} has the token '
-        f'{tokens[row, cell]}, not one of 0 … {size - 1}; build the data set '
-        'anew'
-      )
-
-  def asked(self, domain: Domain | None) -> Asked:
-    """All examples as questions and answers, which are read when asked for."""
-
-    def read(example):
-      inputs, labels = self.read(example)
-      return inputs.astype(np.uint8), padded(labels).astype(np.uint8)
-
-    return Asked(
-      domain,
-      self.metadata['vocab_size'],
-      self.metadata['seq_len'],
-      len(self.inputs),
-      read,
-      lambda row: f'{self.directory.name}:{row}',
-    )
-
-  def chunks(self) -> Iterator[np.ndarray]:
-    """The numbers of all examples, int64, a few at a time."""
-    for begin in range(0, len(self.inputs), _CHUNK):
-      yield np.arange(begin, min(begin + _CHUNK, len(self.inputs)))
-
-  def where(self, name: str) -> str:
-    """The file of one of the arrays, for messages."""
-    return files.shown(self.directory / f'all__{name}.npy')
 
 
 def is_published(path: pathlib.Path) -> bool:
@@ -145,8 +47,8 @@ class PublishedSet(PuzzleSet):
   Augmentations and shifts are those that its builder wrote.
 
   Attributes:
-    names: of each puzzle identifier.
-    is_arc: whether these are tasks of ARC.
+    names: name of each puzzle identifier.
+    is_arc: whether the puzzles are ARC tasks.
   """
 
   def __init__(self, directory: pathlib.Path, train: bool, evaluate: bool):
@@ -155,23 +57,23 @@ class PublishedSet(PuzzleSet):
     Raises:
       DataError: a file is missing, damaged or does not fit the others.
     """
-    self._train = _open(directory / 'train') if train else None
-    self._test = _open(directory / 'test') if evaluate else None
-    splits = [split for split in (self._train, self._test) if split]
-    metadata = splits[0].metadata
+    self._train = splits.open_split(directory / 'train') if train else None
+    self._test = splits.open_split(directory / 'test') if evaluate else None
+    parts = [split for split in (self._train, self._test) if split]
+    metadata = parts[0].metadata
     for key in ('vocab_size', 'seq_len', 'num_puzzle_identifiers'):
-      if splits[-1].metadata[key] != metadata[key]:
+      if parts[-1].metadata[key] != metadata[key]:
         raise DataError(
           f'{files.shown(directory)}: {key} is {metadata[key]} in '
-          f'train/dataset.json and {splits[-1].metadata[key]} in '
+          f'train/dataset.json and {parts[-1].metadata[key]} in '
           'test/dataset.json; they must agree'
         )
     self.vocab_size = metadata['vocab_size']
     self.seq_len = metadata['seq_len']
     self.names = _names(directory, metadata['num_puzzle_identifiers'])
-    self._splits = splits
+    self._splits = parts
     self._label = f'published {files.shown(directory.name)}'
-    self.version = f'{self._label} {_digest(splits, self.names)}'
+    self.version = f'{self._label} {splits.digest(parts, self.names)}'
     self.variants = self.members = np.zeros(0, np.int64)
     if self._train:
       self.variants = np.diff(self._train.group_indices)
@@ -185,7 +87,7 @@ class PublishedSet(PuzzleSet):
     )
     self.domain = None
     if len(self.names) == 1 and is_square:
-      self.domain = _domain(self.vocab_size, side, splits[0])
+      self.domain = _domain(self.vocab_size, side, parts[0])
     self.evaluation_tasks: list[Task] = []
     self._rows = None
     if self._test:
@@ -193,7 +95,7 @@ class PublishedSet(PuzzleSet):
 
   @property
   def earlier_versions(self) -> list[str]:
-    return [f'{self._label} {_sampled_digest(self._splits, self.names)}']
+    return [f'{self._label} {splits.sampled_digest(self._splits, self.names)}']
 
   @property
   def num_identifiers(self) -> int:
@@ -283,8 +185,8 @@ class PublishedSet(PuzzleSet):
           shown[: len(grid), : grid.shape[1]] = grid
     first = np.cumsum([0] + [len(task.tests) for task in tasks])
     expected = first[rows.group] + rows.test
-    for begin in range(0, len(rows), _CHUNK):
-      part = slice(begin, begin + _CHUNK)
+    for begin in range(0, len(rows), splits.CHUNK):
+      part = slice(begin, begin + splits.CHUNK)
       augmentations = self._augmentations(rows.identifier[part])
       inputs, labels = split.read(rows.example[part])
       differs = np.zeros(len(inputs), bool)
@@ -300,7 +202,7 @@ class PublishedSet(PuzzleSet):
 
   def _named_pair(self, split: Split, row: int, identifier: int) -> NamedPair:
     name, *_ = encoding.parse_augmentation_name(self.names[identifier])
-    (pair,) = self._pairs(split, np.array([row]))
+    (pair,) = split.pairs(np.array([row]))
     return NamedPair(name, f'example[{row}]', pair)
 
   def _augmentations(
@@ -360,7 +262,7 @@ class PublishedSet(PuzzleSet):
               for grid in (pair.input, pair.output)
             )
           )
-          for pair in self._pairs(split, np.arange(begin, end))
+          for pair in split.pairs(np.arange(begin, end))
         )
         self.evaluation_tasks.append(Task(name, (), pairs))
       task = number_of_task[name]
@@ -372,7 +274,7 @@ class PublishedSet(PuzzleSet):
         for test, example in zip(order, range(begin, end), strict=True)
       ]
     rows = np.array(columns, np.int64).reshape(-1, 4)
-    # Stable: of each test input, puzzles stay in the order of the file.
+    # Stable: the puzzles of a test input stay in the order of the file.
     rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
     return EvaluationRows(*rows.T)
 
@@ -398,7 +300,7 @@ class PublishedSet(PuzzleSet):
     if end - begin == 1:
       return [0]
     order = []
-    for pair in self._pairs(split, np.arange(begin, end)):
+    for pair in split.pairs(np.arange(begin, end)):
       grid = encoding.deaugment(pair.input, transform, colours)
       same = [
         test
@@ -410,179 +312,21 @@ class PublishedSet(PuzzleSet):
       order.append(same[0])
     return order
 
-  def _pairs(self, split: Split, example: np.ndarray) -> list[Pair]:
-    """The grids of examples of ARC puzzles, as augmented as they are."""
-    inputs, labels = split.read(example)
-    pairs = []
-    labels = padded(labels)
-    for row, *tokens in zip(example, inputs, labels, strict=True):
-      grids = []
-      for name, canvas in zip(('inputs', 'labels'), tokens, strict=True):
-        try:
-          grids.append(encoding.uncover(canvas))
-        except ValueError as error:
-          raise DataError(
-            f'{split.where(name)}: example {row}: {error}; build the data set '
-            'anew'
-          ) from None
-      if grids[0] is None:
-        raise DataError(
-          f'{split.where("inputs")}: example {row} is empty; build the data '
-          'set anew'
-        )
-      pairs.append(Pair(*grids))
-    return pairs
 
+def _domain(vocab_size: int, side: int, split: Split) -> Domain | None:
+  """Guesses the domain of puzzles without names.
 
-def _open(directory: pathlib.Path) -> Split:
-  """Opens one split and checks that its files fit together."""
-  path = directory / 'dataset.json'
-  where = files.shown(path)
-  metadata = files.parse_json(files.read(path), path)
-  if not isinstance(metadata, dict):
-    raise DataError(f'{where}: must be an object')
-  for key in ('vocab_size', 'seq_len', 'num_puzzle_identifiers'):
-    if type(metadata.get(key)) is not int or metadata[key] < 1:
-      raise DataError(
-        f'{where}: {key} is {metadata.get(key)!r}; it must be a whole number '
-        'from 1 on'
-      )
-  if metadata['vocab_size'] > 256:
-    raise DataError(
-      f'{where}: vocab_size is {metadata["vocab_size"]}; at most 256 here'
-    )
-  for key in ('pad_id', 'blank_identifier_id'):
-    if metadata.get(key, 0) != 0:
-      raise DataError(f'{where}: {key} is {metadata[key]!r}; only 0 is known')
-  ignored = metadata.setdefault('ignore_label_id', None)
-  if ignored is not None and type(ignored) is not int:
-    raise DataError(
-      f'{where}: ignore_label_id is {ignored!r}; it must be a whole number or '
-      'null'
-    )
-  if metadata.get('sets') != ['all']:
-    raise DataError(
-      f'{where}: sets is {metadata.get("sets")!r}; only ["all"] is known'
-    )
-  arrays = {
-    name: _load(directory / f'all__{name}.npy', dimensions)
-    for name, dimensions in (
-      ('inputs', 2),
-      ('labels', 2),
-      ('puzzle_identifiers', 1),
-      ('puzzle_indices', 1),
-      ('group_indices', 1),
-    )
-  }
-  for name in ('puzzle_identifiers', 'puzzle_indices', 'group_indices'):
-    arrays[name] = np.array(arrays[name], np.int64)
-  split = Split(directory, metadata, **arrays)
-
-  count, cells = split.inputs.shape
-  if cells != metadata['seq_len']:
-    raise DataError(
-      f'{split.where("inputs")}: has {cells} cells an example, seq_len in '
-      f'dataset.json is {metadata["seq_len"]}'
-    )
-  if split.labels.shape != split.inputs.shape:
-    raise DataError(
-      f'{split.where("labels")}: has the shape {split.labels.shape}, '
-      f'all__inputs.npy {split.inputs.shape}; one of them is cut short'
-    )
-  puzzles = len(split.puzzle_identifiers)
-  for name, things, last in (
-    ('puzzle_indices', 'examples', count),
-    ('group_indices', 'puzzles', puzzles),
-  ):
-    bounds = getattr(split, name)
-    if (
-      not len(bounds)
-      or bounds[0] != 0
-      or bounds[-1] != last
-      or bounds.min() < 0
-      or bounds.max() > last
-    ):
-      raise DataError(
-        f'{split.where(name)}: must go from 0 to {last}, the number of '
-        f'{things}; one of the files is cut short'
-      )
-    if (np.diff(bounds) < 0).any():
-      row = int((np.diff(bounds) < 0).argmax())
-      raise DataError(f'{split.where(name)}: falls after entry {row}')
-  if len(split.puzzle_indices) != puzzles + 1:
-    raise DataError(
-      f'{split.where("puzzle_indices")}: has {len(split.puzzle_indices)} '
-      f'entries for {puzzles} puzzle identifiers; it must have one more'
-    )
-  for name, whole, part in (
-    ('puzzle_indices', 'puzzle', 'example'),
-    ('group_indices', 'group', 'puzzle'),
-  ):
-    empty = np.diff(getattr(split, name)) < 1
-    if empty.any():
-      row = int(empty.argmax())
-      raise DataError(f'{split.where(name)}: {whole} {row} has no {part}')
-  most = metadata['num_puzzle_identifiers']
-  wrong = (split.puzzle_identifiers < 0) | (split.puzzle_identifiers >= most)
-  if wrong.any():
-    row = int(wrong.argmax())
-    raise DataError(
-      f'{split.where("puzzle_identifiers")}: entry {row} is '
-      f'{split.puzzle_identifiers[row]}, out of the range 0 … {most - 1} that '
-      'num_puzzle_identifiers in dataset.json gives'
-    )
-  if not count:
-    raise DataError(f'{split.where("inputs")}: holds no example')
-  return split
-
-
-def _load(path: pathlib.Path, dimensions: int) -> np.ndarray:
-  where = files.shown(path)
-  files.check_regular(path)
-  try:
-    array = np.load(path, mmap_mode='r')
-  except OSError as error:
-    raise DataError(
-      f'{where}: cannot be read ({error.strerror or error})'
-    ) from None
-  # numpy's reader has many errors for a damaged header.
-  except Exception as error:
-    reason = ' '.join(str(error).split())[:100] or type(error).__name__
-    raise DataError(
-      f'{where}: not a whole .npy file ({reason}); copy or build it anew'
-    ) from None
-  if not isinstance(array, np.ndarray) or array.ndim != dimensions:
-    raise DataError(f'{where}: must be one array of {dimensions} dimensions')
-  if array.dtype.kind not in 'iu':
-    raise DataError(f'{where}: holds {array.dtype}, must hold whole numbers')
-  return array
-
-
-def _domain(vocab_size: int, side: int, split: Split) -> Sudoku | Maze | None:
-  """What puzzles without names are: of what has their tokens and cells, that
-  of which the first ones are sound."""
+  It is the first one with their tokens and size whose checks the first rows
+  pass; None where there is none.
+  """
   first = np.arange(min(_ROWS_LOOKED_AT, len(split.inputs)))
-  candidates = [Sudoku(*box) for box in ((2, 2), (2, 3), (3, 3))]
-  candidates += [Maze(side, side)] if 2 <= side <= maze.MAX_SIDE else []
-  for domain in candidates:
-    if (domain.vocab_size, domain.seq_len) == (vocab_size, side**2):
+  for kind in KINDS.values():
+    domain = kind.with_tokens(vocab_size, side)
+    if domain is not None:
       answers = split.read(first)[1].astype(np.uint8)
       if not domain.check(split.read_inputs(first), answers):
         return domain
   return None
-
-
-def _read_rows(array: np.memmap, rows: np.ndarray) -> np.ndarray:
-  """Some rows of a memory-mapped array.
-
-  The pages are handed back to the system, which keeps them while it has room:
-  otherwise the whole file would soon count as this process's memory.
-  """
-  found = array[rows]
-  pages = array.base
-  if isinstance(pages, mmap.mmap) and hasattr(mmap, 'MADV_DONTNEED'):
-    pages.madvise(mmap.MADV_DONTNEED)
-  return found
 
 
 def _names(directory: pathlib.Path, count: int) -> list[str]:
@@ -592,32 +336,3 @@ def _names(directory: pathlib.Path, count: int) -> list[str]:
   return identifiers.read(
     path, count, 'dataset.json says num_puzzle_identifiers is'
   )
-
-
-def _digest(splits: list[Split], names: list[str]) -> str:
-  """A digest of all contents."""
-  digest = hashlib.sha256(json.dumps(names).encode())
-  for split in splits:
-    _add_small_files(digest, split)
-    for array in (split.inputs, split.labels):
-      digest.update(f'{array.dtype.str} {array.shape}'.encode())
-      for example in split.chunks():
-        digest.update(_read_rows(array, example))
-  return digest.hexdigest()[:12]
-
-
-def _sampled_digest(splits: list[Split], names: list[str]) -> str:
-  """The digest of earlier versions, which left most examples out."""
-  digest = hashlib.sha256(json.dumps(names).encode())
-  for split in splits:
-    _add_small_files(digest, split)
-    rows = sampler.spread(len(split.inputs), _SAMPLE)
-    for array in (split.inputs, split.labels):
-      digest.update(_read_rows(array, rows).tobytes())
-  return digest.hexdigest()[:12]
-
-
-def _add_small_files(digest: Any, split: Split) -> None:
-  digest.update(json.dumps(split.metadata, sort_keys=True).encode())
-  for array in split[4:]:
-    digest.update(array.tobytes())

@@ -31,11 +31,11 @@ def export(
   """Writes DIR, whole or not at all.
 
   Args:
-    puzzles: what to write.
+    puzzles: puzzles to write.
     directory: must not exist yet.
-    variant: 'hrm' or 'trm', which differ in the names of augmented tasks;
-      TRM's loader also wants the test puzzles' grids.
-    seed: of the shifts.
+    variant: form of the names of augmented tasks, 'hrm' or 'trm'; TRM's loader
+      also wants the grids of the test puzzles.
+    seed: seed of the shifts.
 
   Raises:
     DataError: DIR exists or cannot be written.

@@ -1,15 +1,21 @@
 """What a kind of puzzle with one answer is: the interface of a domain.
 
-A new domain is a module with a frozen dataclass of this interface and a line
-in `loading.GENERATORS`; readers, batches, scores, leaks and files follow.
+A new domain is a module with a frozen dataclass of this interface and a `Kind`,
+and a line in `kinds`; readers, batches, scores, leaks and pictures follow.
 
 Shape letters: N puzzles, B puzzles of a batch, S cells of a puzzle.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+from data_pipelines.drawing.styles import Style
+from data_pipelines.questions.generator import Generated
+
+# Subsets of a source.
+ROLES = ('train', 'test')
 
 
 class Domain(Protocol):
@@ -21,7 +27,7 @@ class Domain(Protocol):
     name: name of the kind.
     vocab_size: number of tokens, the padding included.
     seq_len: S, number of cells of a puzzle.
-    shape: rows and columns of the grid.
+    style: how its tokens are drawn.
     characters: the character of each token in a file; `?` for the padding.
     max_variants: number of variants that `augment` knows; None for no end.
     has_rare_answers: whether two puzzles seldom have one answer by chance.
@@ -37,7 +43,7 @@ class Domain(Protocol):
   def seq_len(self) -> int: ...
 
   @property
-  def shape(self) -> tuple[int, int]: ...
+  def style(self) -> Style: ...
 
   @property
   def characters(self) -> str: ...
@@ -91,6 +97,35 @@ class Domain(Protocol):
 
   def is_blank(self, questions: np.ndarray) -> np.ndarray:
     """Which cells of questions are left open, bool [N, S]."""
+
+
+class Kind(NamedTuple):
+  """How puzzles of one kind are recognised and made, whatever their size.
+
+  Attributes:
+    size: name of the setting of a generator's SPEC that holds the size.
+    default_size: the size where none is given, as `3x3`.
+    domain: makes the domain of a size.
+    defaults: gives the other settings of a domain's generator, by name.
+    generate: makes puzzles from a domain, their number and the settings.
+    tell: gives the domain of a question in a file; None for other kinds.
+    read_text: gives the domain of a puzzle that a text shows and its characters
+      as a file has them; None for other kinds. It also takes where the text
+      comes from, for errors.
+    with_tokens: gives the domain of puzzles of so many tokens on a square of so
+      many cells a side; None where there is none.
+    is_spec: tells whether a SPEC is a puzzle itself, be it right or wrong.
+  """
+
+  size: str
+  default_size: str
+  domain: Callable[[int, int], Any]
+  defaults: Callable[[Any], dict[str, int]]
+  generate: Callable[[Any, int, dict[str, int]], Generated]
+  tell: Callable[[str], Domain | None]
+  read_text: Callable[[str, str], tuple[Any, str] | None]
+  with_tokens: Callable[[int, int], Any]
+  is_spec: Callable[[str], bool] = lambda _: False
 
 
 class Asked(NamedTuple):

@@ -12,8 +12,8 @@ from data_pipelines.errors import DataError
 from data_pipelines.hashing import GOLDEN
 from data_pipelines.progress import Progress
 
-# Candidates that a generator makes at once, and in a row without finding
-# anything before it gives up.
+# Number of candidates that a generator makes at once, and in a row without
+# finding anything before it gives up.
 _BATCH = 256
 _PATIENCE = 20_000
 _SECONDS_BETWEEN_LOGS = 10
@@ -77,7 +77,7 @@ def gather(
     make: gives candidates [start, end) of an endless series: which ones are
       good, bool [end - start], and the puzzles themselves. A candidate must be
       a function of its number alone.
-    signatures: of questions, equal where two are essentially the same.
+    signatures: hashes questions, equal where two are essentially the same.
     count: number of puzzles wanted.
     what: names the puzzles in log lines and errors.
     relax: says in the error which demand to lower.

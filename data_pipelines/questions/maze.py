@@ -4,12 +4,15 @@ Shape letters: N mazes, B mazes of a batch, S = height * width cells.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
 from data_pipelines.arc import encoding
+from data_pipelines.drawing.styles import PAPER, RULE, Style
 from data_pipelines.errors import DataError, cell_name
 from data_pipelines.hashing import GOLDEN, mix
+from data_pipelines.questions.domain import Kind
 from data_pipelines.questions.generator import (
   Generated,
   below,
@@ -73,12 +76,18 @@ class Maze:
   def seq_len(self) -> int:
     return self.height * self.width
 
+  @property
+  def style(self) -> Style:
+    colours = [PAPER, '#333333', PAPER, '#2ecc40', '#ff4136', '#7fdbff']
+    shape = (self.height, self.width)
+    return Style(colours, ['', '', '', 'S', 'G', ''], RULE, shape=shape)
+
   def __str__(self) -> str:
     return f'mazes of {self.height} × {self.width}'
 
   @property
   def transforms(self) -> tuple[int, ...]:
-    """The dihedral transforms that keep the shape: those of the variants."""
+    """The dihedral transforms that keep the shape, one for each variant."""
     return tuple(range(8)) if self.height == self.width else (0, 2, 4, 5)
 
   @property
@@ -88,16 +97,6 @@ class Maze:
   def parse(
     self, questions: np.ndarray, answers: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Characters to tokens.
-
-    Args:
-      questions: uint8 [N, S], ASCII.
-      answers: uint8 [N, S], ASCII.
-
-    Returns:
-      Questions and answers as tokens, uint8 [N, S]; 0 where there was another
-      character, which `check` will name.
-    """
     table = np.zeros(256, np.uint8)
     table[np.frombuffer(CHARACTERS.encode(), np.uint8)] = np.arange(1, 6)
     return table[questions], table[answers]
@@ -107,16 +106,10 @@ class Maze:
   ) -> list[tuple[int, str]]:
     """Finds the mazes that cannot be used.
 
-    Args:
-      questions: tokens, uint8 [N, S].
-      answers: tokens, uint8 [N, S].
-
-    Returns:
-      For each maze at fault its index and what is wrong first: an unknown
-      character, a path in the question, not one start and one goal, an answer
-      that differs from its question in more than the path, a path that is not
-      one line from start to goal. That line need not be the shortest one, but
-      it may not touch itself.
+    That is for an unknown character, a path in the question, not one start and
+    one goal, an answer that differs from its question in more than the path, or
+    a path that is not one line from start to goal. That line need not be the
+    shortest one, but it may not touch itself.
     """
     count = len(questions)
     code = np.zeros(count, np.uint8)
@@ -160,11 +153,7 @@ class Maze:
     )
 
   def solve(self, question: np.ndarray) -> np.ndarray | None:
-    """The question with a shortest path, tokens, uint8 [S]; None without one.
-
-    Args:
-      question: tokens, uint8 [S], with one start and one goal.
-    """
+    """The question, of one start and one goal, with a shortest path in it."""
     size = len(question)
     distance, queue = np.zeros(size, np.int64), np.zeros(size, np.int64)
     start, cell = (
@@ -191,15 +180,7 @@ class Maze:
     variant: np.ndarray,
     key: np.ndarray,
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Turns and mirrors mazes.
-
-    Args:
-      questions: tokens, uint8 [B, S].
-      answers: tokens, uint8 [B, S].
-      variant: int [B] below `max_variants`, an index of `transforms`; 0 is
-        the identity.
-      key: not used; here as for `Sudoku.augment`.
-    """
+    """Turns and mirrors mazes; a variant is an index of `transforms`."""
     del key
     return tuple(
       np.take_along_axis(x, self._sources()[np.asarray(variant)], axis=1)
@@ -214,16 +195,11 @@ class Maze:
     )
 
   def valid(self, questions: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Whether each prediction solves its question.
+    """Whether each prediction is its question with a shortest path.
 
-    Args:
-      questions: tokens, uint8 [B, S].
-      predictions: tokens, [B, S]; anything may stand in them.
-
-    Returns:
-      bool [B]: all is as in the question, but for free cells that became path
-      cells, and these make up a shortest path from start to goal, whether or
-      not it is the one of the answer.
+    All is as in the question, but for free cells that became path cells, and
+    these make up a shortest path from start to goal, whether or not it is the
+    one of the answer.
     """
     questions, predictions = np.asarray(questions), np.asarray(predictions)
     is_path = (predictions == PATH) & (questions == FREE)
@@ -238,15 +214,8 @@ class Maze:
     return result & kept
 
   def signatures(self, questions: np.ndarray) -> np.ndarray:
-    """Hashes that do not change when a maze is turned or mirrored.
-
-    Args:
-      questions: tokens, uint8 [N, S].
-
-    Returns:
-      uint64 [N]: equal for mazes that `augment` makes of each other, and in
-      all likelihood for no others.
-    """
+    """Hashes that are equal for mazes that `augment` makes of each other, and
+    in all likelihood for no others."""
     cells = np.arange(1, self.seq_len + 1, dtype=np.uint64)
     weight = mix(GOLDEN * cells) | np.uint64(1)
     # The hash of a transformed maze is a sum over the cells where they were.
@@ -272,10 +241,10 @@ def generate(domain: Maze, count: int, seed: int, min_path: int) -> Generated:
   number of steps from start to goal.
 
   Args:
-    domain: the size.
+    domain: size of the mazes.
     count: number of mazes.
-    seed: of the series; its first mazes do not depend on `count`.
-    min_path: steps from start to goal at the least.
+    seed: seed of the series; its first mazes do not depend on `count`.
+    min_path: least number of steps from start to goal.
 
   Raises:
     DataError: many tries in a row gave nothing new.
@@ -305,6 +274,54 @@ def generate(domain: Maze, count: int, seed: int, min_path: int) -> Generated:
     f'mazes {domain.height}x{domain.width}, path of {min_path} or more',
     'allow shorter paths, a larger size or fewer mazes',
   )
+
+
+def _tell(question: str) -> Maze | None:
+  side = math.isqrt(len(question))
+  is_square = 2 <= side <= MAX_SIDE and side * side == len(question)
+  if is_square and not set(question) - set(CHARACTERS):
+    return Maze(side, side)
+  return None
+
+
+def _read_text(text: str, origin: str) -> tuple[Maze, str] | None:
+  if not set(text) & set('#SG'):
+    return None
+  lines = [line.rstrip('\r') for line in text.split('\n')]
+  while lines and not lines[-1]:
+    lines.pop()
+  for number, line in enumerate(lines, 1):
+    if len(line) != len(lines[0]):
+      raise DataError(
+        f'{origin}: line {number} has {len(line)} cells and line 1 '
+        f"{len(lines[0])}; make all as long ('.' is a free cell too)"
+      )
+  return Maze(len(lines), len(lines[0])), ''.join(lines).replace('.', ' ')
+
+
+def _with_tokens(vocab_size: int, side: int) -> Maze | None:
+  is_maze = vocab_size == Maze.vocab_size and 2 <= side <= MAX_SIDE
+  return Maze(side, side) if is_maze else None
+
+
+def _defaults(domain: Maze) -> dict[str, int]:
+  # 110 for 30 x 30, as published, and the same fraction of other sizes.
+  path = max(1, domain.seq_len * 110 // 900)
+  return {'path': path, 'count': 1000, 'tests': 100, 'seed': 0}
+
+
+KIND = Kind(
+  size='size',
+  default_size='30x30',
+  domain=Maze,
+  defaults=_defaults,
+  generate=lambda domain, count, settings: generate(
+    domain, count, settings['seed'], settings['path']
+  ),
+  tell=_tell,
+  read_text=_read_text,
+  with_tokens=_with_tokens,
+)
 
 
 @compiled

@@ -11,7 +11,7 @@ from data_pipelines.batches import BLANK_IDENTIFIER, Batch
 from data_pipelines.errors import DataError
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 from data_pipelines.questions.domain import Asked
-from data_pipelines.questions.loading import Questions
+from data_pipelines.questions.records import Questions
 
 
 class QuestionSet(PuzzleSet):
@@ -23,9 +23,9 @@ class QuestionSet(PuzzleSet):
   needed. Evaluation sees the questions as they are.
 
   Attributes:
-    domain: `Sudoku` or `Maze`.
-    train: what is trained on, or None.
-    evaluate: what is scored, or None.
+    domain: domain of the questions.
+    train: puzzles to train on, or None.
+    evaluate: puzzles that are scored, or None.
   """
 
   def __init__(
@@ -38,10 +38,10 @@ class QuestionSet(PuzzleSet):
     """Puts training and evaluation questions of one domain together.
 
     Args:
-      train: trained on; None for none.
-      evaluate: held out and scored; None for none.
-      num_aug: variants of each training question besides itself.
-      seed: of the variants.
+      train: puzzles to train on; None for none.
+      evaluate: puzzles that are held out and scored; None for none.
+      num_aug: number of variants of each training question besides itself.
+      seed: seed of the variants.
 
     Raises:
       DataError: they do not fit together, or a setting is out of range.

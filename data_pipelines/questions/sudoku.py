@@ -8,51 +8,25 @@ S = n * n cells.
 """
 
 import dataclasses
-import functools
-from typing import NamedTuple
+import os
 
 import numpy as np
 
+from data_pipelines.drawing.styles import PAPER, RULE, Style
 from data_pipelines.errors import DataError, cell_name
 from data_pipelines.hashing import GOLDEN, mix
-from data_pipelines.questions.generator import (
-  Generated,
-  below,
-  compiled,
-  gather,
-  in_threads,
-  mix_one,
-)
-
-BLANK = 1
-FIRST_DIGIT = 2
+from data_pipelines.questions import sudoku_signatures
+from data_pipelines.questions import sudoku_solver as solver
+from data_pipelines.questions.domain import Kind
+from data_pipelines.questions.generator import Generated, gather, in_threads
+from data_pipelines.questions.sudoku_solver import BLANK, FIRST_DIGIT
 
 _BOXES = ((2, 2), (2, 3), (3, 3))
-
-# What the compiled check says of a puzzle.
-_FINE, _QUESTION_CELL, _ANSWER_CELL, _REPEATED, _ALTERED, _AMBIGUOUS = range(6)
-
-
-class _Geometry(NamedTuple):
-  """Which cells belong together, all uint8, for the compiled functions.
-
-  Attributes:
-    units: [3n, n], the cells of each row, then column, then box.
-    peers: [S, P], the cells that share a unit with a cell.
-    meet: [M, m], the cells that a line and a box share, where more than one.
-    line: [M, n - m], the rest of that line.
-    box: [M, n - m], the rest of that box.
-    band: [S], which strip of boxes a cell's row is in.
-    stack: [S], which strip of boxes a cell's column is in.
-  """
-
-  units: np.ndarray
-  peers: np.ndarray
-  meet: np.ndarray
-  line: np.ndarray
-  box: np.ndarray
-  band: np.ndarray
-  stack: np.ndarray
+_BOX_OF_LENGTH = {
+  (rows * columns) ** 2: (rows, columns) for rows, columns in _BOXES
+}
+# Number of characters that may be wrong in what is taken for a Sudoku.
+_SLIPS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,14 +73,18 @@ class Sudoku:
 
   @property
   def has_rare_answers(self) -> bool:
-    """Whether two puzzles seldom have one answer by chance: there are some
-    5e9 essentially different grids of 9 x 9, and only 49 of 6 x 6."""
+    # There are some 5e9 essentially different grids of 9 x 9, 49 of 6 x 6.
     return self.side == 9
 
   @property
   def characters(self) -> str:
-    """Of each token, in a CSV file; `?` for the padding."""
     return '?.' + ''.join(str(digit + 1) for digit in range(self.side))
+
+  @property
+  def style(self) -> Style:
+    digits = [str(digit + 1) for digit in range(self.side)]
+    box = (self.box_rows, self.box_columns)
+    return Style([PAPER] * self.vocab_size, ['', '', *digits], RULE, box)
 
   def __str__(self) -> str:
     return f'Sudokus of {self.side} × {self.side}'
@@ -114,16 +92,7 @@ class Sudoku:
   def parse(
     self, questions: np.ndarray, answers: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Characters to tokens.
-
-    Args:
-      questions: uint8 [N, S], ASCII; `.` or `0` is a blank.
-      answers: uint8 [N, S], ASCII.
-
-    Returns:
-      Questions and answers as tokens, uint8 [N, S]; 0 where there was another
-      character, which `check` will name.
-    """
+    """Turns characters into tokens; a blank is `.` or `0`."""
     table = np.zeros(256, np.uint8)
     for digit in range(1, self.side + 1):
       table[ord(str(digit))] = digit + 1
@@ -136,42 +105,39 @@ class Sudoku:
   ) -> list[tuple[int, str]]:
     """Finds the puzzles that cannot be used.
 
-    Args:
-      questions: tokens, uint8 [N, S].
-      answers: tokens, uint8 [N, S].
-
-    Returns:
-      For each puzzle at fault its index and what is wrong first: a cell that
-      is no digit, a digit twice in a unit of the answer, an answer that does
-      not extend its question, a question with more than one solution.
+    That is for a cell that is no digit, a digit twice in a unit of the answer,
+    an answer that does not extend its question, or a question with more than
+    one solution.
     """
     count = len(questions)
     code = np.zeros(count, np.uint8)
     where = np.zeros((count, 2), np.uint8)
-    geometry = _geometry(self.box_rows, self.box_columns)
+    geometry = solver.geometry_of(self.box_rows, self.box_columns)
 
     def work(start, end):
       rows = slice(start, end)
-      _check(questions[rows], answers[rows], geometry, code[rows], where[rows])
+      solver.check(
+        questions[rows], answers[rows], geometry, code[rows], where[rows]
+      )
 
     in_threads(work, count, 1024)
     return [
       (int(i), self._reason(questions[i], answers[i], code[i], where[i]))
-      for i in np.flatnonzero(code != _FINE)
+      for i in np.flatnonzero(code != solver.FINE)
     ]
 
   def _reason(self, question, answer, code, where) -> str:
     unit, digit = (int(x) for x in where)
     cell = cell_name(unit, self.side)
-    if code == _QUESTION_CELL:
+    if code == solver.QUESTION_CELL:
       return f"question: {cell} is not '.' or a digit from 1 to {self.side}"
-    if code == _ANSWER_CELL:
+    if code == solver.ANSWER_CELL:
       return f'answer: {cell} is not a digit from 1 to {self.side}'
-    if code == _REPEATED:
+    if code == solver.REPEATED:
       kind, number = divmod(unit, self.side)
       kind = ('row', 'column', 'box')[kind]
       return f'answer: digit {digit} is twice in {kind} {number + 1}'
-    if code == _ALTERED:
+    if code == solver.ALTERED:
       return (
         f'answer: {cell} is {answer[unit] - 1} where the question has '
         f'{question[unit] - 1}'
@@ -179,17 +145,16 @@ class Sudoku:
     return 'question: has more than one solution'
 
   def solve(self, question: np.ndarray) -> np.ndarray | None:
-    """A solution of a question, tokens, uint8 [S]; None where there is none.
-
-    Of several the one found first, which `check` will tell.
-    """
+    """A solution of a question; the first that is found of several."""
     if not ((question >= BLANK) & (question < self.vocab_size)).all():
       return None
-    geometry = _geometry(self.box_rows, self.box_columns)
+    geometry = solver.geometry_of(self.box_rows, self.box_columns)
     full = (1 << self.side) - 1
-    stack, pending, queue = _scratch(self.seq_len)
-    tail = _start(question, stack[0], queue, full)
-    found, _, depth = _search(stack, pending, queue, tail, 1, full, geometry)
+    stack, pending, queue = solver.scratch(self.seq_len)
+    tail = solver.start(question, stack[0], queue, full)
+    found, _, depth = solver.search(
+      stack, pending, queue, tail, 1, full, geometry
+    )
     if not found:
       return None
     digits = [int(bit).bit_length() for bit in stack[depth]]
@@ -204,16 +169,9 @@ class Sudoku:
   ) -> tuple[np.ndarray, np.ndarray]:
     """Replaces each puzzle by one that is essentially the same.
 
-    A random permutation of the digits, of the bands and of the rows in each
-    band, of the stacks and of the columns in each stack, and with probability
-    1/2 a transposition where boxes are square.
-
-    Args:
-      questions: tokens, uint8 [B, S].
-      answers: tokens, uint8 [B, S].
-      variant: int [B]; puzzles of variant 0 stay as they are.
-      key: uint64 [B]; what is done to a puzzle of another variant is a
-        function of its key alone.
+    The digits are permuted at random, and so are the bands, the rows in each
+    band, the stacks and the columns in each stack; where boxes are square, the
+    grid is transposed with probability 1/2. A variant is a function of its key.
     """
     n, size = self.side, len(questions)
     bands, stacks = n // self.box_rows, n // self.box_columns
@@ -253,16 +211,8 @@ class Sudoku:
     )
 
   def valid(self, questions: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Whether each prediction solves its question.
-
-    Args:
-      questions: tokens, uint8 [B, S].
-      predictions: tokens, [B, S]; anything may stand in them.
-
-    Returns:
-      bool [B]: every row, column and box has all the digits, and every clue is
-      where it was.
-    """
+    """Whether each prediction has all digits in every row, column and box, and
+    every clue where it was."""
     n, size = self.side, len(questions)
     predictions = np.asarray(predictions)
     is_digit = (predictions >= FIRST_DIGIT) & (predictions < self.vocab_size)
@@ -285,7 +235,8 @@ class Sudoku:
     )
 
   def signatures(self, questions: np.ndarray, rounds: int = 4) -> np.ndarray:
-    """Hashes that do not change under the symmetries of `augment`.
+    """Hashes that are equal for puzzles that are essentially the same, and in
+    all likelihood for no others.
 
     Colours of cells are refined as Weisfeiler and Lehman do: at first a cell
     is a clue or none, and in each round it takes on the multisets of colours
@@ -294,45 +245,36 @@ class Sudoku:
     Args:
       questions: tokens, uint8 [N, S].
       rounds: number of refinements; 1 is fast and leaves more puzzles equal.
-
-    Returns:
-      uint64 [N]: equal for puzzles that are essentially the same, and in all
-      likelihood for no others.
     """
     result = np.zeros(len(questions), np.uint64)
-    geometry = _geometry(self.box_rows, self.box_columns)
+    geometry = solver.geometry_of(self.box_rows, self.box_columns)
     square = self.box_rows == self.box_columns
 
     def work(start, end):
       rows = slice(start, end)
-      _signatures(questions[rows], geometry, square, rounds, result[rows])
+      sudoku_signatures.of_questions(
+        questions[rows], geometry, square, rounds, result[rows]
+      )
 
     in_threads(work, len(questions), 4096)
     return result
 
   def is_blank(self, questions: np.ndarray) -> np.ndarray:
-    """Which cells of questions are left open, bool."""
     return questions == BLANK
 
   def answer_signatures(self, answers: np.ndarray) -> np.ndarray:
-    """Hashes of full grids that do not change under `augment`.
+    """Hashes that are equal for full grids that are essentially the same, and
+    in all likelihood for no others of 9 x 9.
 
-    From one row to another the digits are permuted; of all pairs of rows, and
-    of columns, the lengths of the cycles count, apart for pairs in one band and
+    From one row to another the digits are permuted; the lengths of the cycles
+    count, for all pairs of rows and of columns, apart for pairs in one band and
     in two.
-
-    Args:
-      answers: tokens of full grids, uint8 [N, S].
-
-    Returns:
-      uint64 [N]: equal for grids that are essentially the same, and in all
-      likelihood for no others of 9 x 9.
     """
     result = np.zeros(len(answers), np.uint64)
 
     def work(start, end):
       rows = slice(start, end)
-      _answer_signatures(
+      sudoku_signatures.of_answers(
         answers[rows], self.box_rows, self.box_columns, result[rows]
       )
 
@@ -351,16 +293,16 @@ def generate(
   solution: 0 where naked and hidden singles and locked candidates suffice.
 
   Args:
-    domain: the size.
+    domain: size of the puzzles.
     count: number of puzzles.
-    seed: of the series; its first puzzles do not depend on `count`.
-    max_clues: clues of a puzzle at the most.
-    min_rating: guesses at the least.
+    seed: seed of the series; its first puzzles do not depend on `count`.
+    max_clues: most clues of a puzzle.
+    min_rating: least number of guesses.
 
   Raises:
     DataError: many tries in a row gave nothing new.
   """
-  geometry = _geometry(domain.box_rows, domain.box_columns)
+  geometry = solver.geometry_of(domain.box_rows, domain.box_columns)
   start_key = mix(np.array([seed % 2**64], np.uint64) + GOLDEN)
 
   def make(start, end):
@@ -374,7 +316,7 @@ def generate(
 
     def work(first, last):
       rows = slice(first, last)
-      _generate(keys[rows], max_clues, geometry, *(x[rows] for x in made))
+      solver.generate(keys[rows], max_clues, geometry, *(x[rows] for x in made))
 
     in_threads(work, len(keys), 16)
     clues = (made.questions >= FIRST_DIGIT).sum(axis=1)
@@ -406,462 +348,53 @@ def _line_order(strips: np.ndarray, lines: np.ndarray) -> np.ndarray:
   return (inside + first[:, :, None]).reshape(lines.shape)
 
 
-@functools.cache
-def _geometry(box_rows: int, box_columns: int) -> _Geometry:
-  n = box_rows * box_columns
-  row, column = np.divmod(np.arange(n * n), n)
-  band, stack = row // box_rows, column // box_columns
-  box = band * (n // box_columns) + stack
-  units = np.array(
-    [np.flatnonzero(x == i) for x in (row, column, box) for i in range(n)]
-  )
-  related = (row[:, None] == row) | (column[:, None] == column)
-  related |= box[:, None] == box
-  np.fill_diagonal(related, False)
-  peers = [np.flatnonzero(x) for x in related]
-  shared = []
-  for line in units[: 2 * n]:
-    for cells in units[2 * n :]:
-      meet = np.intersect1d(line, cells)
-      if len(meet) > 1:
-        shared.append(
-          (meet, np.setdiff1d(line, meet), np.setdiff1d(cells, meet))
-        )
-  # A box of 2 x 3 shares two cells with a column and three with a row: both
-  # are filled up to three by naming a cell twice, which changes no union.
-  meet, line, rest = (
-    [np.resize(x, max(map(len, part))) for x in part]
-    for part in zip(*shared, strict=True)
-  )
-  return _Geometry(
-    *(
-      np.ascontiguousarray(x, np.uint8)
-      for x in (units, peers, meet, line, rest, band, stack)
-    )
-  )
+def _tell(question: str) -> Sudoku | None:
+  box = _BOX_OF_LENGTH.get(len(question))
+  if box is None or set(question) - set('.0123456789'):
+    return None
+  return Sudoku(*box)
 
 
-# The solver. `candidates`, uint16 [S], holds the digits that a cell may still
-# have, bit d for digit d + 1; a queue holds the cells that came down to one
-# digit which their peers do not know of yet.
+def _read_text(text: str, origin: str) -> tuple[Sudoku, str] | None:
+  del origin
+  cells = ''.join(text.split())
+  box = _BOX_OF_LENGTH.get(len(cells))
+  return None if box is None else (Sudoku(*box), cells)
 
 
-@compiled
-def _tell_peers(candidates, queue, tail, peers):
-  """Takes queued cells' digits from their peers; false for a contradiction."""
-  head = 0
-  while head < tail:
-    cell = queue[head]
-    head += 1
-    bit = candidates[cell]
-    for k in range(peers.shape[1]):
-      peer = peers[cell, k]
-      left = candidates[peer]
-      if left & bit:
-        left ^= bit
-        if left == 0:
-          return False
-        candidates[peer] = left
-        if left & (left - 1) == 0:
-          queue[tail] = peer
-          tail += 1
-  return True
+def _with_tokens(vocab_size: int, side: int) -> Sudoku | None:
+  box = _BOX_OF_LENGTH.get(side**2)
+  is_sudoku = box is not None and vocab_size == side + FIRST_DIGIT
+  return Sudoku(*box) if is_sudoku else None
 
 
-@compiled
-def _remove(candidates, queue, tail, cells, bits):
-  """Takes digits from cells; the queue's new end, or -1."""
-  for k in range(cells.shape[0]):
-    cell = cells[k]
-    left = candidates[cell]
-    if left & bits:
-      left &= ~bits
-      if left == 0:
-        return -1
-      candidates[cell] = left
-      if left & (left - 1) == 0:
-        queue[tail] = cell
-        tail += 1
-  return tail
-
-
-@compiled
-def _propagate(candidates, queue, tail, full, geometry):
-  """Follows all that is certain; false for a contradiction."""
-  units = geometry.units
-  meet, line, box = geometry.meet, geometry.line, geometry.box
-  while True:
-    if not _tell_peers(candidates, queue, tail, geometry.peers):
-      return False
-    tail = 0
-    # A digit that fits one cell of a unit only; round and round the units
-    # until none of them has such a digit.
-    u = quiet = 0
-    while quiet < units.shape[0]:
-      once = twice = single = 0
-      for k in range(units.shape[1]):
-        left = candidates[units[u, k]]
-        twice |= once & left
-        once |= left
-        if left & (left - 1) == 0:
-          single |= left
-      if once != full:
-        return False
-      quiet += 1
-      hidden = full & ~twice & ~single
-      if hidden:
-        quiet = tail = 0
-        for k in range(units.shape[1]):
-          cell = units[u, k]
-          bit = candidates[cell] & hidden
-          if bit:
-            if bit & (bit - 1):
-              return False
-            candidates[cell] = bit
-            queue[tail] = cell
-            tail += 1
-        if not _tell_peers(candidates, queue, tail, geometry.peers):
-          return False
-      u = u + 1 if u + 1 < units.shape[0] else 0
-    tail = 0
-    # A digit that a box has in one line only, or a line in one box only,
-    # is nowhere else in the other of the two.
-    changed = False
-    for i in range(meet.shape[0]):
-      both = in_line = in_box = 0
-      for k in range(meet.shape[1]):
-        both |= candidates[meet[i, k]]
-      for k in range(line.shape[1]):
-        in_line |= candidates[line[i, k]]
-      for k in range(box.shape[1]):
-        in_box |= candidates[box[i, k]]
-      confined = both & ~in_line & in_box
-      if confined:
-        changed = True
-        tail = _remove(candidates, queue, tail, box[i], confined)
-      confined = both & ~in_box & in_line
-      if confined and tail >= 0:
-        changed = True
-        tail = _remove(candidates, queue, tail, line[i], confined)
-      if tail < 0:
-        return False
-      if tail:
-        break
-    if not changed:
-      return True
-
-
-@compiled
-def _choose(candidates, peers):
-  """The cell to guess: fewest candidates, then most peers that it bears on;
-  -1 where every cell has its digit."""
-  best = -1
-  fewest = 99
-  most = -1
-  for cell in range(candidates.shape[0]):
-    left = candidates[cell]
-    rest = left & (left - 1)
-    if rest == 0:
-      continue
-    count = 1
-    while rest:
-      rest &= rest - 1
-      count += 1
-    if count > fewest:
-      continue
-    score = 0
-    if count == 2:
-      for k in range(peers.shape[1]):
-        other = candidates[peers[cell, k]]
-        rest = other & (other - 1)
-        if rest and other & left:
-          # Another cell of two candidates is decided by this one.
-          score += 4 if rest & (rest - 1) == 0 else 1
-    if count < fewest or score > most:
-      best, fewest, most = cell, count, score
-  return best
-
-
-@compiled
-def _search(stack, pending, queue, tail, limit, full, geometry):
-  """Counts solutions up to `limit`, the guesses made for that, and the depth
-  where it ended: with `limit` found, stack[depth] holds the last one.
-
-  Args:
-    stack: uint16 [S + 1, S]; stack[0] holds the candidates to start from.
-    pending: uint8 [S + 1], room for the cell guessed at each depth.
-    queue: uint8 [S + 1], its first `tail` cells being queued.
-  """
-  depth = found = guesses = 0
-  while True:
-    candidates = stack[depth]
-    if _propagate(candidates, queue, tail, full, geometry):
-      cell = _choose(candidates, geometry.peers)
-      if cell >= 0:
-        guesses += 1
-        left = np.int64(candidates[cell])
-        bit = left & -left
-        stack[depth + 1, :] = candidates
-        # What is left to try when the guess has been followed to its end.
-        candidates[cell] = left ^ bit
-        pending[depth] = cell
-        depth += 1
-        stack[depth, cell] = bit
-        queue[0] = cell
-        tail = 1
-        continue
-      found += 1
-      if found == limit:
-        break
-    depth -= 1
-    if depth < 0:
-      break
-    queue[0] = pending[depth]
-    left = stack[depth, pending[depth]]
-    tail = 1 if left & (left - 1) == 0 else 0
-  return found, guesses, depth
-
-
-@compiled
-def _start(question, candidates, queue, full):
-  """Sets candidates and queue to a question's clues; the queue's end."""
-  tail = 0
-  for cell in range(question.shape[0]):
-    if question[cell] >= FIRST_DIGIT:
-      candidates[cell] = 1 << (question[cell] - FIRST_DIGIT)
-      queue[tail] = cell
-      tail += 1
-    else:
-      candidates[cell] = full
-  return tail
-
-
-@compiled
-def _scratch(size):
+def _is_spec(source: str) -> bool:
+  others = sum(letter not in '.0123456789' for letter in source)
   return (
-    np.zeros((size + 1, size), np.uint16),
-    np.zeros(size + 1, np.uint8),
-    np.zeros(size + 1, np.uint8),
+    len(source) >= min(_BOX_OF_LENGTH) - _SLIPS
+    and others <= _SLIPS
+    and not set(source) & set('/\\:@,=')
+    and not os.path.exists(source)
   )
 
 
-@compiled
-def _check_cells(question, answer, units, where):
-  """What is wrong with a puzzle, its solution's uniqueness aside."""
-  n = units.shape[1]
-  for cell in range(question.shape[0]):
-    where[0] = cell
-    if question[cell] < BLANK or question[cell] >= n + FIRST_DIGIT:
-      return _QUESTION_CELL
-  for cell in range(question.shape[0]):
-    where[0] = cell
-    if answer[cell] < FIRST_DIGIT or answer[cell] >= n + FIRST_DIGIT:
-      return _ANSWER_CELL
-  for u in range(units.shape[0]):
-    seen = 0
-    for k in range(n):
-      bit = 1 << answer[units[u, k]]
-      if seen & bit:
-        where[0] = u
-        where[1] = answer[units[u, k]] - 1
-        return _REPEATED
-      seen |= bit
-  for cell in range(question.shape[0]):
-    where[0] = cell
-    if question[cell] != BLANK and question[cell] != answer[cell]:
-      return _ALTERED
-  return _FINE
+def _defaults(domain: Sudoku) -> dict[str, int]:
+  # There are too few Sudokus of 4 x 4 for a thousand.
+  count = 400 if domain.side == 4 else 1000
+  clues = {4: 8, 6: 12, 9: 27}[domain.side]
+  return {'clues': clues, 'rating': 0, 'count': count, 'tests': 100, 'seed': 0}
 
 
-@compiled
-def _check(questions, answers, geometry, code, where):
-  size = questions.shape[1]
-  full = (1 << geometry.units.shape[1]) - 1
-  stack, pending, queue = _scratch(size)
-  for i in range(questions.shape[0]):
-    code[i] = _check_cells(questions[i], answers[i], geometry.units, where[i])
-    if code[i] == _FINE:
-      tail = _start(questions[i], stack[0], queue, full)
-      found, _, _ = _search(stack, pending, queue, tail, 2, full, geometry)
-      if found > 1:
-        code[i] = _AMBIGUOUS
-
-
-@compiled
-def _shuffle(order, state):
-  for i in range(order.shape[0]):
-    order[i] = i
-  for i in range(order.shape[0] - 1, 0, -1):
-    j = below(state, i + 1)
-    order[i], order[j] = order[j], order[i]
-
-
-@compiled
-def _fill(candidates, queue, order, state, full, geometry):
-  """Fills a grid at random; false where that came to a dead end."""
-  candidates[:] = full
-  _shuffle(order, state)
-  for cell in order:
-    left = np.int64(candidates[cell])
-    if left & (left - 1) == 0:
-      continue
-    count = 0
-    rest = left
-    while rest:
-      rest &= rest - 1
-      count += 1
-    for _ in range(below(state, count)):
-      left &= left - 1
-    candidates[cell] = left & -left
-    queue[0] = cell
-    if not _propagate(candidates, queue, 1, full, geometry):
-      return False
-  return True
-
-
-@compiled
-def _generate(keys, max_clues, geometry, questions, answers, ratings):
-  """Makes one puzzle for each key; it may keep more clues than wanted."""
-  size = questions.shape[1]
-  full = (1 << geometry.units.shape[1]) - 1
-  stack, pending, queue = _scratch(size)
-  order = np.zeros(size, np.int64)
-  state = np.zeros(1, np.uint64)
-  for i in range(keys.shape[0]):
-    state[0] = keys[i]
-    while not _fill(stack[0], queue, order, state, full, geometry):
-      pass
-    question, answer = questions[i], answers[i]
-    for cell in range(size):
-      digit = 0
-      while stack[0, cell] >> digit != 1:
-        digit += 1
-      question[cell] = answer[cell] = digit + FIRST_DIGIT
-    clues = size
-    _shuffle(order, state)
-    for cell in order:
-      if clues <= max_clues:
-        break
-      # The digit may go if no solution has another one in its place.
-      question[cell] = BLANK
-      tail = _start(question, stack[0], queue, full)
-      stack[0, cell] = full ^ (1 << (answer[cell] - FIRST_DIGIT))
-      found, _, _ = _search(stack, pending, queue, tail, 1, full, geometry)
-      if found:
-        question[cell] = answer[cell]
-      else:
-        clues -= 1
-    tail = _start(question, stack[0], queue, full)
-    found, guesses, _ = _search(stack, pending, queue, tail, 2, full, geometry)
-    ratings[i] = guesses if found == 1 else -1
-
-
-@compiled
-def _signatures(questions, geometry, square, rounds, result):
-  """The signatures of `Sudoku.signatures`, by sums of scrambled colours."""
-  size = questions.shape[1]
-  units, band, stack = geometry.units, geometry.band, geometry.stack
-  n = units.shape[1]
-  colour = np.zeros(size, np.uint64)
-  mixed = np.zeros(size, np.uint64)
-  # Of each row, column and box; then of each band and stack, and each token.
-  unit = np.zeros(3 * n, np.uint64)
-  bands = np.zeros(n, np.uint64)
-  stacks = np.zeros(n, np.uint64)
-  tokens = np.zeros(n + FIRST_DIGIT, np.uint64)
-  box_of = np.zeros(size, np.int64)
-  for b in range(n):
-    for k in range(n):
-      box_of[units[2 * n + b, k]] = b
-  one, two, three, four, five = (
-    np.uint64(0xD1342543DE82EF95),
-    np.uint64(0xA0761D6478BD642F),
-    np.uint64(0xE7037ED1A0B428DB),
-    np.uint64(0x8EBC6AF09C88C6E3),
-    np.uint64(0x589965CC75374CC3),
-  )
-  # Rows and columns are told apart only where no transposition mixes them.
-  axis = np.uint64(0) if square else one
-  for i in range(questions.shape[0]):
-    question = questions[i]
-    for cell in range(size):
-      colour[cell] = two if question[cell] >= FIRST_DIGIT else three
-    for _ in range(rounds):
-      tokens[:] = 0
-      bands[:] = 0
-      stacks[:] = 0
-      for cell in range(size):
-        mixed[cell] = mix_one(colour[cell])
-        tokens[question[cell]] += mixed[cell]
-      for u in range(3 * n):
-        total = np.uint64(0)
-        for k in range(n):
-          total += mixed[units[u, k]]
-        unit[u] = mix_one(total + two)
-      for line in range(n):
-        bands[band[line * n]] += unit[line]
-        stacks[stack[line]] += unit[n + line]
-      for k in range(n):
-        bands[k] = mix_one(bands[k]) * three
-        stacks[k] = mix_one(stacks[k]) * three
-      for k in range(n + FIRST_DIGIT):
-        tokens[k] = mix_one(tokens[k]) * four
-      for cell in range(size):
-        row, column = cell // n, cell % n
-        across = mix_one(unit[row] + bands[band[cell]])
-        down = mix_one(unit[n + column] + stacks[stack[cell]] + axis)
-        total = colour[cell] * five + across + down
-        total += unit[2 * n + box_of[cell]] * one
-        if question[cell] >= FIRST_DIGIT:
-          total += tokens[question[cell]]
-        colour[cell] = mix_one(total)
-    total = np.uint64(0)
-    for cell in range(size):
-      total += mix_one(colour[cell] ^ four)
-    result[i] = mix_one(total)
-
-
-@compiled
-def _answer_signatures(answers, box_rows, box_columns, result):
-  side = box_rows * box_columns
-  follower = np.zeros(side, np.int64)
-  met = np.zeros(side, np.bool_)
-  sums = np.zeros((2, side), np.uint64)
-  one = np.uint64(1)
-  for i in range(answers.shape[0]):
-    grid = answers[i]
-    sums[:] = 0
-    for axis in range(2):
-      line_step, cell_step = (side, 1) if axis == 0 else (1, side)
-      in_strip = box_rows if axis == 0 else box_columns
-      for a in range(side):
-        near, far = np.uint64(0), np.uint64(0)
-        for b in range(side):
-          if a == b:
-            continue
-          for k in range(side):
-            digit = grid[a * line_step + k * cell_step] - FIRST_DIGIT
-            other = grid[b * line_step + k * cell_step] - FIRST_DIGIT
-            follower[digit % side] = other % side
-          met[:] = False
-          cycles = np.uint64(0)
-          for digit in range(side):
-            length = np.uint64(0)
-            while not met[digit]:
-              met[digit] = True
-              digit = follower[digit]
-              length += one
-            cycles += mix_one(length)
-          if a // in_strip == b // in_strip:
-            near += mix_one(cycles)
-          else:
-            far += mix_one(cycles)
-        sums[axis, a // in_strip] += mix_one(near + mix_one(far + one))
-    rows, columns = np.uint64(0), np.uint64(0)
-    for strip in range(side):
-      rows += mix_one(sums[0, strip] + one)
-      columns += mix_one(sums[1, strip] + one)
-    if box_rows == box_columns:
-      result[i] = mix_one(rows) + mix_one(columns)
-    else:
-      result[i] = mix_one(rows) + mix_one(columns + one)
+KIND = Kind(
+  size='box',
+  default_size='3x3',
+  domain=Sudoku,
+  defaults=_defaults,
+  generate=lambda domain, count, settings: generate(
+    domain, count, settings['seed'], settings['clues'], settings['rating']
+  ),
+  tell=_tell,
+  read_text=_read_text,
+  with_tokens=_with_tokens,
+  is_spec=_is_spec,
+)

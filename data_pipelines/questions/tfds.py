@@ -22,6 +22,7 @@ import numpy as np
 
 from data_pipelines import quiet
 from data_pipelines.questions import loading as questions
+from data_pipelines.questions.records import Questions
 
 quiet.tensorflow()  # TFDS would import it with all its start-up notes.
 import tensorflow_datasets as tfds  # noqa: E402
@@ -89,9 +90,7 @@ class QuestionPuzzles(tfds.core.GeneratorBasedBuilder):
       generators[split] = self._generate_examples(found)
     return generators
 
-  def _generate_examples(
-    self, found: questions.Questions
-  ) -> Iterator[tuple[int, dict]]:
+  def _generate_examples(self, found: Questions) -> Iterator[tuple[int, dict]]:
     for row, question, answer in zip(
       found.rows, found.questions, found.answers, strict=True
     ):

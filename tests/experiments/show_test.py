@@ -13,12 +13,13 @@ from PIL import Image
 from data_pipelines import puzzles
 from data_pipelines.arc import encoding
 from data_pipelines.drawing import pictures as picture
+from data_pipelines.drawing import styles
 from data_pipelines.errors import DataError
 from data_pipelines.published import writer
 from experiments import show
 
 # Of the end-of-grid marks.
-END = picture.ARC_CANVAS.colours[encoding.END]
+END = styles.ARC_CANVAS.colours[encoding.END]
 ROOT = pathlib.Path(__file__).parents[2]
 INPUT = np.array([[0, 1, 2], [3, 4, 0]], np.uint8)
 OUTPUT = np.array([[5, 6], [7, 8], [9, 0]], np.uint8)
@@ -84,7 +85,7 @@ def has_ink(pixels, side):
 
 def colour_of(tokens):
   """Of ARC's tokens."""
-  return [('#ffffff', END, *picture.PALETTE)[token] for token in tokens.ravel()]
+  return [('#ffffff', END, *styles.PALETTE)[token] for token in tokens.ravel()]
 
 
 def check_arc(pixels, transform, permuted):
@@ -122,7 +123,7 @@ def test_arc(arc_tasks, tmp_path):
     shifts.add(check_arc(pixels, *augmentation))
     # A row of marks under each grid and a column beside it.
     assert [grid.count(END) for grid in colours(pixels, 30)[:2]] == [5, 5]
-  assert END not in ('#ffffff', *picture.PALETTE)
+  assert END not in ('#ffffff', *styles.PALETTE)
   assert len(shifts) > 1
 
 

@@ -16,7 +16,7 @@ from data_pipelines.arc.tasks import Pair, Task, TaskSet
 from data_pipelines.batches import IGNORE_LABEL
 from data_pipelines.errors import DataError
 from data_pipelines.published import reader as published_set
-from data_pipelines.published import writer
+from data_pipelines.published import splits, writer
 from data_pipelines.published.reader import PublishedSet
 from data_pipelines.questions import leaks as question_leaks
 
@@ -411,7 +411,7 @@ def test_leaks_and_versions_are_read_in_parts(tmp_path, monkeypatch, is_arc):
   for name, row in zip(('inputs', 'labels'), other, strict=True):
     array_of(directory / f'test/all__{name}.npy', lambda _, r=row: r[None])
   del rows
-  monkeypatch.setattr(published_set, '_CHUNK', 256)
+  monkeypatch.setattr(splits, 'CHUNK', 256)
   monkeypatch.setattr(question_leaks, '_CELLS', 2**14)
   whole = (directory / 'train/all__inputs.npy').stat().st_size
   tracemalloc.start()
@@ -424,7 +424,7 @@ def test_leaks_and_versions_are_read_in_parts(tmp_path, monkeypatch, is_arc):
 def test_a_version_tells_every_row(tmp_path):
   directory = write_arc(tmp_path / 'arc')
   before = PublishedSet(directory, True, True)
-  sampled = f'published arc {published_set._sampled_digest(*both(before))}'
+  sampled = f'published arc {splits.sampled_digest(*both(before))}'
   for name in ('inputs', 'labels'):
     path = directory / f'train/all__{name}.npy'
     kept = path.read_bytes()
