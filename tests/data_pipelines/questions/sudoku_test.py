@@ -462,4 +462,4 @@ def test_generator_gives_up():
 def test_generator_shows_the_time_left(monkeypatch, caplog):
   monkeypatch.setattr(generating, '_SECONDS_BETWEEN_LOGS', -1)
   sudoku.generate(LARGE, 300, 0, 30)
-  assert 'of 300 generated, about 0 s left' in caplog.text
+  assert 'generated: 256 of 300, 0:00:00 left' in caplog.text
