@@ -152,7 +152,7 @@ class _Hooks:
 
   def evaluate(self, state: TrainState) -> loop.Metrics | None:
     run = self._run
-    judge = evaluation.evaluate(
+    result = evaluation.evaluate(
       run.puzzles,
       run.chosen,
       np.arange(run.puzzles.num_identifiers, dtype=np.int32),
@@ -161,10 +161,10 @@ class _Hooks:
       run.settings.evaluation.batch_size,
       self.stop,
     )
-    if judge is None:
+    if result is None:
       return None
-    logging.info('Held out: %s%s', judge.summary(), run.leaking.note())
-    return {**judge.metrics, **run.leaking.metrics()}
+    logging.info('Held out: %s%s', result.summary(), run.leaking.note())
+    return {**result.metrics, **run.leaking.metrics()}
 
   def write(self, step: int, line: loop.Metrics) -> None:
     for sink in self._sinks:
