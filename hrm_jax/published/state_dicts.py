@@ -174,7 +174,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 class _Archive:
-  """The zip file that `torch.save` writes, with NAME/data.pkl, NAME/data/0 …."""
+  """The zip file of `torch.save`, with NAME/data.pkl, NAME/data/0 …."""
 
   def __init__(self, path: pathlib.Path, file: zipfile.ZipFile):
     """Checks the archive's own table of contents before reading any of it."""
