@@ -106,7 +106,9 @@ def gather(solver: Solver, max_tasks: int) -> dict[str, Any]:
   leaking = {leak.held_out for leak in known}
   for entry in found['entries']:
     entry['leaks'] = entry['name'] in leaking
-  parameters = sum(leaf.size for leaf in jax.tree.leaves(solver.shapes.params))
+  parameters = sum(
+    leaf.size for leaf in jax.tree.leaves(solver.shapes.variables['params'])
+  )
   table = solver.shapes.puzzle_table.shape
   version = scores.data_version if scores else puzzles.version
   return {
