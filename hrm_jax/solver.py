@@ -55,11 +55,11 @@ from data_pipelines.scoring import Result
 from hrm_jax import build
 from hrm_jax.inference import evaluation, traces
 from hrm_jax.inference import predict as inference
+from hrm_jax.models import ReasoningModel
 from hrm_jax.parallel import sharding
 from hrm_jax.published import convert
 from hrm_jax.settings import Settings
 from hrm_jax.training import adaptation
-from hrm_jax.training import step as train_step
 from hrm_jax.training.state import Weights, abstract_weights
 from hrm_jax.workdir import checkpoints
 from hrm_jax.workdir import config as workdir_config
@@ -529,7 +529,7 @@ class Solver:
       'data_version': version,
       'trained_on': self.trained_on,
       'halting': mode,
-      'segments': segments or self.setup.act.halt_max_steps,
+      'segments': segments or self.settings.act.halt_max_steps,
       'rows': rows,
     }
     leaks = self.leaks if asked.given is None else None
@@ -689,14 +689,14 @@ class Solver:
     batch_size: int | None = None,
   ) -> Result:
     """Predicts and scores one query; the arguments are those of `evaluate`."""
-    settings = self.setup.act
+    settings = self.settings.act
     if segments is not None:
       settings = dataclasses.replace(settings, halt_max_steps=segments)
     return evaluation.evaluate(
       query.puzzles,
       query.rows,
       query.identifiers,
-      _predict_function(self.setup.model, settings, halting, self.mesh),
+      _predict_function(self.model, settings, halting, self.mesh),
       query.variables,
       query.puzzle_table,
       self.batch_size(batch_size),
@@ -713,12 +713,10 @@ class Solver:
     return sharding.make_mesh()
 
   @functools.cached_property
-  def setup(self) -> train_step.TrainSetup:
-    """Model and settings, for this machine."""
-    # The run's attention may be for a machine of another kind; how long new
-    # tasks are trained on is told anew.
-    here = {'model.attention': 'auto', 'total_steps': 1}
-    return build.train_setup(self.settings.replace(here), self._shapes)
+  def model(self) -> ReasoningModel:
+    """The model; its attention is for this machine, not for the run's."""
+    settings = dataclasses.replace(self.settings.model, attention='auto')
+    return build.model(settings, *self._sizes)
 
   @functools.cached_property
   def puzzles(self) -> PuzzleSet:
@@ -764,7 +762,7 @@ class Solver:
   @property
   def canvas(self) -> int:
     """The side of the canvas of ARC tasks, in cells."""
-    return math.isqrt(self._shapes.seq_len)
+    return math.isqrt(self._sizes[1])
 
   @property
   def puzzle_kind(self) -> str:
@@ -782,21 +780,19 @@ class Solver:
     return specs.kind(self._spec)
 
   @functools.cached_property
-  def _shapes(self) -> specs.Shapes:
-    """What the model is built for; data are read only where nothing tells."""
+  def _sizes(self) -> tuple[int, int]:
+    """Tokens and cells of its puzzles; data are read if nothing else tells."""
     if self.sizes:
-      sizes = self.sizes
-    elif self._kind == specs.ARC:
-      sizes = (encoding.VOCAB_SIZE, self.settings.data.canvas**2)
-    else:
-      told = self.domain or self.puzzles
-      sizes = (told.vocab_size, told.seq_len)
-    return specs.Shapes(*sizes, len(self.names), 1.0)
+      return self.sizes
+    if self._kind == specs.ARC:
+      return encoding.VOCAB_SIZE, self.settings.data.canvas**2
+    told = self.domain or self.puzzles
+    return told.vocab_size, told.seq_len
 
   @functools.cached_property
   def shapes(self) -> Weights:
     """Shapes, types and places of its weights; nothing is read."""
-    return abstract_weights(self.setup.model, len(self.names), self.mesh)
+    return abstract_weights(self.model, len(self.names), self.mesh)
 
   def _weights(self, rows: np.ndarray | None) -> Weights:
     return self.weights(self.shapes, rows)
@@ -852,7 +848,7 @@ class Solver:
 
   def _check_kind(self, found: TaskSet | Questions, item: Puzzle) -> None:
     """Raises where the model was trained on puzzles of another kind."""
-    if self.domain is None and self._shapes.vocab_size != encoding.VOCAB_SIZE:
+    if self.domain is None and self._sizes[0] != encoding.VOCAB_SIZE:
       raise DataError(
         f'{self._spec}: neither ARC tasks nor Sudokus nor mazes: only '
         'experiments.evaluate can predict them'
@@ -948,7 +944,8 @@ class Solver:
       )
     trunk = fitting.adapt == 'all'
     setup = adaptation.setup_for(
-      self.setup,
+      self.settings,
+      self.model,
       unseen.num_identifiers,
       sharding.round_up(self.mesh, 'batch', self.settings.batch_size),
       fitting.steps * count,
@@ -981,9 +978,9 @@ class Solver:
   def _trace(
     self, query: Query, segments: int | None, max_puzzles: int | None
   ) -> list[Trace]:
-    setup, of = self.setup, query.puzzles
+    act, of = self.settings.act, query.puzzles
     run = _trace_function(
-      setup.model, setup.act, segments or setup.act.halt_max_steps, self.mesh
+      self.model, act, segments or act.halt_max_steps, self.mesh
     )
     rows = query.originals(max_puzzles)
     size = self.batch_size(min(len(rows), self.settings.evaluation.batch_size))
@@ -994,9 +991,9 @@ class Solver:
       found = jax.device_get(run(query.variables, embeddings, batch['inputs']))
       labels = padded(batch['labels'])
       for row in range(min(size, len(rows) - len(thoughts))):
-        q = zip(_Q_NAMES[setup.act.halting], found.q[:, row].T, strict=False)
+        q = zip(_Q_NAMES[act.halting], found.q[:, row].T, strict=False)
         thought = Thought(
-          setup.model.settings.update_levels,
+          self.settings.model.update_levels,
           found.tokens[:, :, row],
           dict(q),
           found.halts[:, row],

@@ -24,7 +24,7 @@ from hrm_jax.inference import predict as inference
 from hrm_jax.inference import probes as analysis
 from hrm_jax.parallel import sharding
 from hrm_jax.solver import Query, Solver
-from hrm_jax.training import step as train_step
+from hrm_jax.training.state import fresh_weights
 
 # As many as in the paper: puzzles whose trajectories are looked at.
 TRAJECTORIES = 100
@@ -101,7 +101,7 @@ class Subject:
   @property
   def halt_max_steps(self) -> int:
     """Segments that the run trains and evaluates with at most."""
-    return self.solver.setup.act.halt_max_steps
+    return self.solver.settings.act.halt_max_steps
 
   @property
   def answers_known(self) -> bool:
@@ -140,7 +140,7 @@ def prepare(
     ConfigError, DataError: the data or the weights cannot be used.
   """
   (query,) = solver.held_out(max_augmentations, max_puzzles).queries
-  most = solver.setup.act.halt_max_steps
+  most = solver.settings.act.halt_max_steps
   return Subject(
     solver,
     query,
@@ -152,7 +152,7 @@ def prepare(
 
 def not_applicable(name: str, subject: Subject) -> str | None:
   """Why an analysis has nothing to say of this checkpoint; None if it has."""
-  model, chosen = subject.solver.setup.model, subject.chosen
+  model, chosen = subject.solver.model, subject.chosen
   scored = name not in ('dimensions', 'residuals')
   if not len(chosen):
     return 'nothing is held out: config.data.evaluate names no puzzles'
@@ -163,7 +163,7 @@ def not_applicable(name: str, subject: Subject) -> str | None:
     return 'direct prediction has no segments'
   if (
     name in ('halting', 'calibration')
-    and subject.solver.setup.act.halting == 'none'
+    and subject.solver.settings.act.halting == 'none'
   ):
     return 'no Q value was trained (act.halting=none)'
   if name == 'augmentations':
@@ -183,9 +183,9 @@ def not_applicable(name: str, subject: Subject) -> str | None:
 
 def dimensions(subject: Subject) -> Finding:
   """Participation ratios of the states, trained against fresh."""
-  setup, mesh = subject.solver.setup, subject.solver.mesh
-  query = subject.query
-  segments = subject.halt_max_steps if setup.model.settings.recurrent else 1
+  solver, query = subject.solver, subject.query
+  model, mesh = solver.model, solver.mesh
+  segments = subject.halt_max_steps if model.settings.recurrent else 1
   rows = subject.query.originals(TRAJECTORIES)
   tasks = np.random.default_rng(subject.seed).permutation(np.unique(rows.group))
   ends = np.unique(np.arange(1, _PARTS + 1) * len(tasks) // _PARTS)
@@ -206,18 +206,13 @@ def dimensions(subject: Subject) -> Finding:
     ]
   )
   last = np.cumsum([len(full) // size for full in padded])
-  fresh = train_step.sharded_init(
-    dataclasses.replace(
-      setup, batch_size=sharding.count(mesh, 'batch'), microbatches=1
-    ),
-    mesh,
-  )
-  measure = analysis.sharded_state_moments(setup.model, segments, mesh)
+  fresh = fresh_weights(model, solver.settings.seed, len(solver.names), mesh)
+  measure = analysis.sharded_state_moments(model, segments, mesh)
   progress = Progress('Trajectories: batches', 2 * int(last[-1]))
   ratios = {'trained': {}, 'fresh': {}}
   for found, variables, table in (
     (ratios['trained'], query.variables, query.puzzle_table),
-    (ratios['fresh'], fresh.predicting, fresh.puzzle_table),
+    (ratios['fresh'], *fresh),
   ):
     moments: analysis.StateMoments = {}
     for number, batch in enumerate(
@@ -239,10 +234,10 @@ def dimensions(subject: Subject) -> Finding:
   return Finding(
     {
       'seed': subject.seed,
-      'initial_seed': setup.seed,
+      'initial_seed': solver.settings.seed,
       'segments': segments,
       'rows': len(rows),
-      'hidden_size': setup.model.settings.hidden_size,
+      'hidden_size': model.settings.hidden_size,
       'vectors': vectors,
     },
     {
@@ -254,16 +249,18 @@ def dimensions(subject: Subject) -> Finding:
       + ', '.join(f'{state} {value:.1f}' for state, value in last.items())
       for network, last in last_of.items()
     )
-    + f' of {setup.model.settings.hidden_size}, {ends[-1]} tasks',
+    + f' of {model.settings.hidden_size}, {ends[-1]} tasks',
   )
 
 
 def residuals(subject: Subject) -> Finding:
   """How far each update moves the state."""
-  setup, mesh = subject.solver.setup, subject.solver.mesh
+  solver, mesh = subject.solver, subject.solver.mesh
   rows = subject.query.originals(TRAJECTORIES)
   size = sharding.round_up(mesh, 'batch', min(subject.batch_size, len(rows)))
-  trace = traces.sharded_trace(setup.model, setup.act, subject.segments, mesh)
+  trace = traces.sharded_trace(
+    solver.model, solver.settings.act, subject.segments, mesh
+  )
   found = []
   progress = Progress('Residuals: rows', len(rows))
   for batch in _batches(subject, rows, size):
@@ -274,7 +271,7 @@ def residuals(subject: Subject) -> Finding:
     progress.add(size)
   # [segments, updates, rows]
   found = np.concatenate(found, axis=-1)[..., : len(rows)].astype(np.float64)
-  levels = setup.model.settings.update_levels
+  levels = solver.model.settings.update_levels
   numbers = {}
   for level in sorted(set(levels)):
     mine = [update for update, name in enumerate(levels) if name == level]
@@ -427,10 +424,12 @@ ANALYSES: dict[str, Callable[[Subject], Finding]] = {
 
 def _walk(subject: Subject) -> Walked:
   puzzles, chosen, mesh = subject.puzzles, subject.chosen, subject.solver.mesh
-  setup = subject.solver.setup
+  solver = subject.solver
   most = subject.halt_max_steps
   size = sharding.round_up(mesh, 'batch', min(subject.batch_size, len(chosen)))
-  walk = analysis.sharded_walk(setup.model, setup.act, subject.segments, mesh)
+  walk = analysis.sharded_walk(
+    solver.model, solver.settings.act, subject.segments, mesh
+  )
   place = evaluation.place(chosen)
   counts = _counts(place.max() + 1) if puzzles.evaluation_tasks else []
   after_judges = [judge_of(puzzles, chosen) for _ in range(subject.segments)]

@@ -108,6 +108,19 @@ def abstract_weights(
   )
 
 
+def fresh_weights(
+  model: nn.Module, seed: int, num_puzzle_identifiers: int, mesh: Mesh
+) -> Weights:
+  """Untrained weights, each array made where it lives; the table is zero."""
+  like = abstract_weights(model, num_puzzle_identifiers, mesh)
+  return jax.jit(
+    lambda: Weights(
+      init_variables(model, seed), jnp.zeros(like.puzzle_table.shape)
+    ),
+    out_shardings=jax.tree.map(lambda leaf: leaf.sharding, like),
+  )()
+
+
 def check_model(model: nn.Module, mesh: Mesh) -> None:
   """Raises ConfigError where the mesh does not divide the model."""
   settings = model.settings

@@ -8,7 +8,7 @@ import pytest
 
 from data_pipelines.errors import ConfigError
 from hrm_jax.parallel import sharding
-from hrm_jax.settings import ActSettings, OptimizerSettings
+from hrm_jax.settings import ActSettings, OptimizerSettings, Settings
 from hrm_jax.training import adaptation, divergence
 from hrm_jax.training import step as train_step
 from tests import builders
@@ -18,25 +18,24 @@ B, S, V, D = 8, 9, 12, 32
 R, STEPS = 5, 12
 
 
-def _setup(**fields):
-  model = dict(
+SETTINGS = Settings(
+  act=ActSettings(2, 0.1, 'halt_only'),
+  optimizer=OptimizerSettings(puzzle_learning_rate=0.1, ema_decay=0.99),
+  loss='softmax',
+)
+
+
+def _setup(trunk, steps=STEPS, puzzle_emb_ndim=D):
+  model = builders.model(
+    'recurrent_transformer',
     vocab_size=V,
     seq_len=S,
     hidden_size=D,
     num_heads=4,
     layers=1,
-    puzzle_emb_ndim=D,
+    puzzle_emb_ndim=puzzle_emb_ndim,
   )
-  return train_step.TrainSetup(
-    model=builders.model('recurrent_transformer', **(model | fields)),
-    act=ActSettings(2, 0.1, 'halt_only'),
-    optimizer=OptimizerSettings(puzzle_learning_rate=0.1, ema_decay=0.99),
-    loss='softmax',
-    total_steps=1000,
-    batch_size=64,
-    num_puzzle_identifiers=300,
-    seed=0,
-  )
+  return adaptation.setup_for(SETTINGS, model, R, B, steps, trunk)
 
 
 def _batches():
@@ -61,7 +60,7 @@ def mesh():
 def variables(mesh):
   """Weights of a checkpoint, placed as restored ones are."""
   state = train_step.sharded_init(
-    dataclasses.replace(_setup(), batch_size=2, seed=5), mesh
+    dataclasses.replace(_setup(True), batch_size=2, seed=5), mesh
   )
   return state.predicting
 
@@ -71,7 +70,7 @@ def fit(mesh, variables):
   """Fits with or without the trunk; the losses of all steps, and the state."""
 
   def run(trunk, seconds=None):
-    setup = adaptation.setup_for(_setup(), R, B, STEPS, trunk)
+    setup = _setup(trunk)
     losses = []
     state = adaptation.start(setup, mesh, variables)
     state = adaptation.fit(
@@ -119,26 +118,24 @@ def test_time_ends_the_fitting(first_step):
 
 
 def test_rates_rise_and_fall_over_the_steps_asked_for():
-  setup = adaptation.setup_for(_setup(), R, B, 100, trunk=False)
+  setup = _setup(trunk=False, steps=100)
   rates = [float(setup.schedule(count)) for count in (0, 10, 99)]
   np.testing.assert_allclose(rates, [0.1, 1, 0.1], atol=1e-3)
   # Of what predicts there is no average: it is what is fitted.
   assert setup.optimizer.ema_decay == 0
 
 
-def test_divergence_is_told(mesh, variables):
-  setup = adaptation.setup_for(_setup(), R, B, STEPS, trunk=False)
-  progress = adaptation._Progress(setup, None, lambda *_: None)
+def test_divergence_is_told():
   found = divergence.Diagnosis(
     reason=np.int32(1), loss=np.inf, loss_mean=1.0, gradient_norms={},
     gradient_norm=1.0, puzzle_identifiers=np.zeros(B, np.int32),
   )  # fmt: skip
   with pytest.raises(ConfigError, match='step 1: the loss is not finite'):
-    progress.add({}, found)
+    adaptation.read(1, {}, found)
 
 
 def test_what_cannot_be_fitted_is_refused():
   with pytest.raises(ConfigError, match='puzzle_emb_ndim=0'):
-    adaptation.setup_for(_setup(puzzle_emb_ndim=0), R, B, STEPS, trunk=True)
+    _setup(trunk=True, puzzle_emb_ndim=0)
   with pytest.raises(ConfigError, match='at least 1'):
-    adaptation.setup_for(_setup(), R, B, 0, trunk=False)
+    _setup(trunk=False, steps=0)
