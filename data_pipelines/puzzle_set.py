@@ -232,7 +232,7 @@ class PuzzleSet(abc.ABC):
   def compared(
     self,
   ) -> tuple[Iterable[NamedPair], Sequence[NamedPair]] | tuple[Asked, Asked]:
-    """What is trained on, and what is held out of that, to look for leaks."""
+    """Puzzles that are trained on and puzzles that are held out, to compare."""
 
   @abc.abstractmethod
   def _train_index(self, examples: sampler.Examples) -> Batch:

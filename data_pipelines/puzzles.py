@@ -173,7 +173,7 @@ def judge_of(puzzles: PuzzleSet, chosen: EvaluationRows) -> Judge:
 
 
 def leaks_of(puzzles: PuzzleSet) -> list[Leak]:
-  """What is held out and yet trained on."""
+  """The leaks: puzzles that are held out and yet trained on."""
   trained, held_out = puzzles.compared()
   if isinstance(held_out, Asked):
     return question_leaks.between(trained, held_out)

@@ -68,7 +68,7 @@ class Tally(NamedTuple):
 
 
 class Score(NamedTuple):
-  """What was solved within some number of attempts, by the rules in use.
+  """Scores within some number of attempts, by the rules in use.
 
   Attributes:
     outputs: mean over test outputs (Kaggle).

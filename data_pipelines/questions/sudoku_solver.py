@@ -224,6 +224,10 @@ def search(stack, pending, queue, tail, limit, full, geometry):
     stack: uint16 [S + 1, S]; stack[0] holds the candidates to start from.
     pending: uint8 [S + 1], room for the cell guessed at each depth.
     queue: uint8 [S + 1], whose first `tail` cells are queued.
+    tail: number of queued cells.
+    limit: number of solutions after which the search ends.
+    full: bits of all digits.
+    geometry: units of the grid, see `geometry_of`.
   """
   depth = found = guesses = 0
   while True:
