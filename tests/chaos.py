@@ -1,6 +1,6 @@
 """Disturbs a small training run at random and compares it with one in peace.
 
-  python -m tests.chaos [--seconds=180] [--events=N] [--kinds=KIND,...] \
+  python -m tests.chaos [--seconds=180] [--events=N] [--kinds=KIND,...]
       [--seed=0] [--processes=2] [--workdir=DIR]
 
 One run is left alone. The other, the same command in another directory, is
