@@ -31,12 +31,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+# Before JAX, which it keeps quiet.
+from experiments.cli import command, shared_flags
+
+# isort: split
 import jax
 import numpy as np
 from absl import flags, logging
 
 from data_pipelines.errors import ConfigError
-from experiments.cli import command, shared_flags
 from hrm_jax import build
 from hrm_jax.parallel import preemption
 from hrm_jax.training import step as train_step
