@@ -21,7 +21,7 @@ _ROOT = pathlib.Path(__file__).parents[3]
 # Waits for the notice as a training loop does.
 _LOOP = """
 import sys, time
-from hrm_jax import preemption
+from hrm_jax.parallel import preemption
 with preemption.listening('cpu') as notice:
   print('ready', flush=True)
   while not notice.received:
@@ -35,7 +35,7 @@ sys.exit(preemption.EXIT_CODE)
 _COMPILING = """
 import os, threading, time
 import jax, jax.numpy as jnp
-from hrm_jax import preemption
+from hrm_jax.parallel import preemption
 def long(x):
   for number in range(500):
     x = jnp.sort(jnp.sin(x) + number)
@@ -56,7 +56,7 @@ with preemption.listening('cpu') as notice:
 _AGREE = """
 import sys, time
 import jax
-from hrm_jax import preemption, sharding
+from hrm_jax.parallel import preemption, sharding
 number = int(sys.argv[1])
 jax.distributed.initialize(f'localhost:{sys.argv[2]}', 2, number)
 mesh = sharding.make_mesh(settings=MeshSettings(data=1, tensor=4))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from experiments.configs import base
-from hrm_jax.models import KINDS
 from hrm_jax.published import names as published
+from tests import builders
 
 GOLDEN = pathlib.Path(__file__).parents[2] / 'golden'
 S, V, ROWS = 9, 12, 7
@@ -19,7 +19,7 @@ S, V, ROWS = 9, 12, 7
 
 def _like(kind, seq_len=S, **fields):
   """Shapes of a model's variables and its puzzle table; nothing is drawn."""
-  model = KINDS[kind](vocab_size=V, seq_len=seq_len, **fields)
+  model = builders.model(kind, V, seq_len, **fields)
   like = jax.eval_shape(
     model.init,
     jax.random.key(0),

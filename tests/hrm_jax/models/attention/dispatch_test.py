@@ -13,7 +13,7 @@ from hrm_jax.models.attention import dispatch as attention
 from hrm_jax.models.attention import tpu as tpu_attention
 from hrm_jax.models.attention import tpu_blocks
 from hrm_jax.parallel import sharding
-from hrm_jax.settings import HRMSettings, MeshSettings
+from hrm_jax.settings import HRMSettings, MeshSettings, ModelSettings, choices
 from tests import builders
 
 B, N = 8, 4
@@ -191,7 +191,7 @@ def _product_flops(jaxpr):
   return total
 
 
-@pytest.mark.parametrize('fusion', layers.FUSIONS)
+@pytest.mark.parametrize('fusion', choices(ModelSettings, 'fusion'))
 def test_kernels_tell_what_they_compute(variables, fusion):
   variables, x = variables[N * 64], _random(0, (3, 37, N * 64), jnp.float32)
   level = _level('pallas', fusion, jnp.float32)
