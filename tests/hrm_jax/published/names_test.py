@@ -141,7 +141,7 @@ def test_an_expansion_is_found_that_gives_the_widths(kind, seq_len, hidden):
 
 
 def test_dtype_is_that_of_the_initial_states():
-  fields = _small(dtype=jnp.bfloat16)
+  fields = _small(dtype='bfloat16')
   assert _infer('hrm', **fields)['dtype'] == 'bfloat16'
   assert _infer('trm', **fields)['dtype'] == 'bfloat16'
   arrays = _arrays(_like('hrm', **_small()))
