@@ -421,7 +421,8 @@ def test_leaks_and_versions_are_read_in_parts(tmp_path, monkeypatch, is_arc):
   assert peak < whole  # Both arrays, widened, take 10 times the size.
 
 
-def test_a_version_tells_every_row(tmp_path):
+def test_a_version_tells_every_row(tmp_path, monkeypatch):
+  monkeypatch.setattr(splits, '_SAMPLE', 3)
   directory = write_arc(tmp_path / 'arc')
   before = PublishedSet(directory, True, True)
   sampled = f'published arc {splits.sampled_digest(*both(before))}'

@@ -46,6 +46,16 @@ def test_the_same_settings_go_on(tmp_path):
   assert config.read(tmp_path)[0] == settings
 
 
+def test_data_that_older_code_named_otherwise_go_on(tmp_path):
+  _claim(tmp_path, version='sampled')
+  _train_a_little(tmp_path)
+  before = (tmp_path / 'config.json').read_bytes()
+  puzzles = types.SimpleNamespace(version='whole')
+  puzzles.recognise = lambda recorded: setattr(puzzles, 'version', recorded)
+  config.claim(tmp_path, SETTINGS, puzzles, Verdict([], (), False))
+  assert (tmp_path / 'config.json').read_bytes() == before
+
+
 @pytest.mark.parametrize(
   'change, named',
   [
