@@ -6,7 +6,6 @@ For each file it prints a table and, as its last line, one JSON object. The
 exit code is 1 where any group exceeds its tolerance.
 """
 
-import collections
 import json
 import zipfile
 from collections.abc import Mapping
@@ -79,60 +78,55 @@ class Errors:
     return all(self.worst[g][0] <= TOLERANCES[g] for g in TOLERANCES)
 
 
-def _take(config: dict[str, Any], name: str, where: str) -> Any:
-  if name not in config:
-    raise ConfigError(f"{where}: key '{name}' is missing from its config")
-  return config.pop(name)
+class _Fields(dict):
+  """A part of a golden file, all of which must be used."""
 
+  def __init__(self, where: str, fields: Mapping[str, Any]):
+    super().__init__(fields)
+    self.where = where
 
-def _finish(config: dict[str, Any], where: str) -> None:
-  if config:
-    raise ConfigError(
-      f'{where}: config keys {sorted(config)} are not known to this version'
-    )
+  def take(self, key: str) -> Any:
+    """Returns a value that is used now."""
+    if key not in self:
+      raise ConfigError(f"{self.where}: key '{key}' is missing")
+    return self.pop(key)
+
+  def finish(self) -> None:
+    """Raises a ConfigError where something was not used."""
+    if self:
+      names = ', '.join(sorted(self))
+      raise ConfigError(f'{self.where}: keys not known: {names}')
 
 
 def read_setup(path: str, config: Mapping[str, Any]) -> train_step.TrainSetup:
-  """The training set-up that a golden file's config describes."""
-  config = dict(config)
-  arch = dict(_take(config, 'arch', path))
-  optimizer = dict(_take(config, 'opt', path))
-  loss_type = _take(config, 'loss_type', path)
+  """The training setup that a golden file's config describes."""
+  config = _Fields(f'{path} config', config)
+  arch = _Fields(f'{path} arch', config.take('arch'))
+  rates = _Fields(f'{path} opt', config.take('opt'))
+  loss_type = config.take('loss_type')
   if loss_type not in published.LOSSES:
     raise ConfigError(f"{path}: loss_type '{loss_type}' is not known")
   for name in ('seed', 'train_steps'):
-    _take(config, name, path)
-  _finish(config, path)
-  where = f'{path} arch'
-  vocab_size, seq_len, batch_size, num_puzzle_identifiers = (
-    _take(arch, name, where)
-    for name in (
-      'vocab_size',
-      'seq_len',
-      'batch_size',
-      'num_puzzle_identifiers',
-    )
-  )
+    config.take(name)
+  sizes = [arch.take(name) for name in ('vocab_size', 'seq_len')]
+  batch_size = arch.take('batch_size')
+  num_puzzle_identifiers = arch.take('num_puzzle_identifiers')
   try:
     kind, fields = published.model_fields(arch)
     halting = published.act_fields(arch, kind)
   except KeyError as error:
-    raise ConfigError(
-      f'{where}: key {error} is missing from its config'
-    ) from None
-  _finish(arch, where)
-  rates = {
-    ours: _take(optimizer, theirs, f'{path} opt')
+    raise ConfigError(f'{arch.where}: key {error} is missing') from None
+  optimizer = {
+    ours: rates.take(theirs)
     for theirs, ours in published.OPTIMIZER_FIELDS.items()
   }
-  total_steps = _take(optimizer, 'total_steps', f'{path} opt')
-  _finish(optimizer, f'{path} opt')
+  total_steps = rates.take('total_steps')
+  for part in (config, arch, rates):
+    part.finish()
   return train_step.TrainSetup(
-    model=build.model(
-      MODELS[kind](dtype='float32', **fields), vocab_size, seq_len
-    ),
+    model=build.model(MODELS[kind](dtype='float32', **fields), *sizes),
     act=ActSettings(**halting),
-    optimizer=OptimizerSettings(**rates),
+    optimizer=OptimizerSettings(**optimizer),
     loss=published.LOSSES[loss_type],
     total_steps=total_steps,
     batch_size=batch_size,
@@ -146,14 +140,8 @@ def load_golden(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   try:
     with np.load(path) as file:
       arrays = dict(file)
-  except (
-    OSError,
-    ValueError,
-    TypeError,
-    EOFError,
-    zipfile.BadZipFile,
-  ) as error:
-    raise ConfigError(f'{path}: not a readable .npz file ({error})') from None
+  except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as e:
+    raise ConfigError(f'{path}: not a readable .npz file ({e})') from None
   if 'config' not in arrays:
     raise ConfigError(f"{path}: key 'config' is missing; not a golden file?")
   try:
@@ -163,47 +151,28 @@ def load_golden(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   return config, arrays
 
 
-def _under(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-  return {
-    key.removeprefix(prefix): value
-    for key, value in arrays.items()
-    if key.startswith(prefix)
-  }
-
-
-class _Arrays(dict):
-  """The file's arrays, which must all be looked at."""
-
-  def __init__(self, path: str, arrays: Mapping[str, np.ndarray]):
-    super().__init__(arrays)
-    self.path = path
-
-  def take(self, key: str) -> np.ndarray:
-    if key not in self:
-      raise ConfigError(f"{self.path}: key '{key}' is missing")
-    return self.pop(key)
-
-
 def replay(path: str) -> Errors:
   """Compares evaluation and training with one golden file.
 
   Raises:
-    ConfigError: unreadable file, unknown or missing keys, other shapes.
+    ConfigError: the file cannot be read, has unknown or missing keys, or holds
+      arrays of other shapes than the model's.
   """
   config, arrays = load_golden(path)
   setup = read_setup(path, config)
-  model, arrays = setup.model, _Arrays(path, arrays)
-  errors = Errors()
+  model, arrays, errors = setup.model, _Fields(path, arrays), Errors()
 
   state = setup.init()
-  initial = _under(arrays, 'param/')
+  initial = {
+    key.removeprefix('param/'): arrays.take(key)
+    for key in [*arrays]
+    if key.startswith('param/')
+  }
   try:
     variables = published.from_published(initial, state.trained)
   except ValueError as error:
     raise ConfigError(f'{path}: param/: {error}') from None
   table = variables.pop('puzzle_table', state.puzzle_table)
-  for name in initial:
-    arrays.take(f'param/{name}')
 
   def fresh_state():
     # Copies: the step donates its state.
@@ -246,8 +215,7 @@ def replay(path: str) -> Errors:
   for name, parameter in published.to_published(state.trained).items():
     golden = arrays.take(f'param_final/{name}')
     errors.compare('final parameters', name, parameter, golden)
-  if arrays:
-    raise ConfigError(f'{path}: keys not known: {", ".join(sorted(arrays))}')
+  arrays.finish()
   return errors
 
 
@@ -316,12 +284,12 @@ def report(path: str, errors: Errors) -> str:
 def main(_) -> int:
   # Float32 products in full, also where the hardware would round them.
   jax.config.update('jax_default_matmul_precision', 'highest')
-  counts = collections.Counter()
+  failed = 0
   for path in FLAGS.golden:
     errors = replay(path)
-    counts[errors.ok] += 1
+    failed += not errors.ok
     print(report(path, errors), flush=True)
-  return 1 if counts[False] else 0
+  return 1 if failed else 0
 
 
 if __name__ == '__main__':

@@ -59,12 +59,16 @@ def find(run: runs.Run) -> tuple[PaperSet | None, str]:
 
 def unlike(run: runs.Run, paper: PaperSet) -> list[str]:
   """The settings that decide a run's result and are not the published ones."""
-  published = runs.decisive(_published(run, paper))
+  return [text for _, text in _changes(run, _published(run, paper))]
+
+
+def _changes(run: runs.Run, published: Settings) -> list[tuple[str, str]]:
+  theirs = runs.decisive(published)
   return [
-    f'{key}={value}'
+    (key, f'{key}={value}')
     for key, value in sorted(runs.decisive(run.config).items())
     # Leaks are told with the scores.
-    if value != published[key] and key != 'data.known_leaks'
+    if value != theirs[key] and key != 'data.known_leaks'
   ]
 
 
@@ -91,14 +95,11 @@ def _differences(
   ):
     if version != run.data_version:
       reasons.append(f'{role} on other data ({version})')
-  settings, theirs = runs.decisive(run.config), runs.decisive(published)
   changed = [
-    f'{key}={value}'
-    for key, value in sorted(settings.items())
+    text
+    for key, text in _changes(run, published)
     # The type changes the last digits only.
-    if key.startswith(_MUST_AGREE)
-    and key != 'model.dtype'
-    and value != theirs[key]
+    if key.startswith(_MUST_AGREE) and key != 'model.dtype'
   ]
   if changed:
     reasons.append(f'settings that are not published: {", ".join(changed)}')

@@ -251,20 +251,13 @@ def read(directory: pathlib.Path) -> Run:
   Raises:
     ConfigError: there is no such file, or it is damaged.
   """
-  path = directory / 'config.json'
-  if not path.exists():
-    raise ConfigError(
-      f'{directory}: no config.json; --runs must name directories that '
-      'experiments.train has written'
-    )
-  fix = 'restore the file that experiments.train wrote'
-  fields = read_object(path, fix)
-  version = fields.get('data_version')
+  config, facts = workdir_config.read(directory)
+  version = facts.get('data_version')
   if not isinstance(version, str):
     raise ConfigError(
-      f'{path}: data_version is {version!r} and must be text; {fix}'
+      f'{directory / "config.json"}: data_version is {version!r} and must be '
+      'text; restore the file that experiments.train wrote'
     )
-  config, _ = workdir_config.read(directory)
   return Run(directory, config, version)
 
 
@@ -291,19 +284,18 @@ def read_scores(path: pathlib.Path, fix: str) -> Scores:
   leaks = take('leaks', 'an object', dict)
   if type(leaks.get('answers')) is not int or 'allow_leaks' not in leaks:
     raise ConfigError(f'{path}: leaks has no answers or allow_leaks; {fix}')
+  names = ('halting', 'data_version', 'trained_on')
   return Scores(
-    path,
-    take('step', 'a whole number', int),
-    take('halting', 'text', str),
-    take('data_version', 'text', str),
-    take('trained_on', 'text', str),
-    take('rows', 'a whole number', int),
-    leaks,
-    {
+    path=path,
+    step=take('step', 'a whole number', int),
+    rows=take('rows', 'a whole number', int),
+    leaks=leaks,
+    metrics={
       name: float(take(name, 'a number', int, float))
       for name in found
       if name.startswith(_METRIC)
     },
+    **{name: take(name, 'text', str) for name in names},
   )
 
 

@@ -144,9 +144,15 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
   try:
     fields = json.loads(path.read_text())
   except (ValueError, OSError, RecursionError) as error:
-    raise ConfigError(f'{path}: not readable as JSON ({error})') from None
+    raise ConfigError(
+      f'{path}: not readable as JSON ({error}); restore the file that '
+      'experiments.train wrote'
+    ) from None
   if not isinstance(fields, dict):
-    raise ConfigError(f'{path}: must hold an object of settings')
+    raise ConfigError(
+      f'{path}: must hold an object of settings; restore the file that '
+      'experiments.train wrote'
+    )
   return fields
 
 

@@ -59,7 +59,7 @@ def _change_config(**changes):
       lambda a: a.update({'param/inner.lm_head.weight': np.ones((2, 2))}),
       'inner.lm_head.weight has shape',
     ),
-    (_change_config(mlp_t=True), "'mlp_t'"),
+    (_change_config(mlp_t=True), 'keys not known: mlp_t'),
     (_change_config(num_heads=5), 'num_heads=5'),
   ],
 )
