@@ -165,7 +165,11 @@ def sharded_predict(
     settings: how many segments, and when a row would halt.
     mode: a value of `EvaluationSettings.halting`.
     mesh: devices that share the rows.
+
+  Raises:
+    ConfigError: there is no such mode.
   """
+  EvaluationSettings(halting=mode)
   whole, split = sharding.replicated(mesh), sharding.by_batch(mesh)
 
   def step(variables, table, carry, fresh):

@@ -201,7 +201,7 @@ def test_an_answer_from_other_clues_leaks():
     (SUDOKU, MAZE, 0, 'name puzzles of one kind'),
     (SUDOKU, 'arc1', 0, "data.train='sudoku:box=2x2"),
     (f'{SUDOKU},arc1', '', 0, 'mixes ARC tasks and questions'),
-    (f'{SUDOKU},{MAZE}', '', 0, 'only one source can be named'),
+    (f'{SUDOKU},{MAZE}', '', 0, 'names several sources of questions; name one'),
     (MAZE, '', 4, 'data.num_aug=4: mazes of 4 × 5 have 3 augmentations'),
     (MAZE, '', -1, 'data.num_aug=-1 must not be negative'),
   ],

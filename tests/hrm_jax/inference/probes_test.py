@@ -118,7 +118,7 @@ def _by_hand(variables, table, rows):
 
   found = {}
   for name, states in run(variables)._asdict().items():
-    own = [f'z_{level}' == name for level in MODEL.update_levels]
+    own = [f'z_{level}' == name for level in MODEL.settings.update_levels]
     states = np.asarray(states)[:, own][:, :, rows]
     found[name] = states.reshape(-1, *states.shape[2:])
   return found

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from hrm_jax.inference import traces
-from hrm_jax.models import HRM, RecurrentTransformer
 from hrm_jax.parallel import sharding
 from hrm_jax.settings import ActSettings
 from tests import builders
@@ -74,7 +73,7 @@ def by_hand(variables):
     residuals.append(np.sqrt(np.sum(np.square(change), axis=-1)))
 
   for _ in range(SEGMENTS):
-    for _ in range(MODEL.H_cycles):
+    for _ in range(MODEL.settings.H_cycles):
       for _ in range(MODEL.L_cycles):
         z_L = low(z.z_L + z.z_H + x)
         old, z = z, z._replace(z_L=z_L)
@@ -97,7 +96,7 @@ def _level(name):
 
 def test_each_update_is_answered_and_measured(traced, by_hand):
   tokens, sure, q, residuals = by_hand
-  assert tokens.shape[1] == len(MODEL.update_levels) == 6
+  assert tokens.shape[1] == len(MODEL.settings.update_levels) == 6
   assert sure.mean() > 0.99
   np.testing.assert_array_equal(traced.tokens[sure], tokens[sure])
   np.testing.assert_allclose(traced.q, q, atol=TOLERANCE)
@@ -116,14 +115,15 @@ def test_rows_would_halt_by_their_own_rule(traced):
 
 
 def test_levels_are_named_in_order():
-  assert MODEL.update_levels == 'LLHLLH'
-  assert builders.model('direct', **FIELDS).update_levels == 'H'
+  assert MODEL.settings.update_levels == 'LLHLLH'
+  assert builders.model('direct', **FIELDS).settings.update_levels == 'H'
 
 
-@pytest.mark.parametrize('kind', [HRM, RecurrentTransformer])
+@pytest.mark.parametrize('kind', ['hrm', 'recurrent_transformer'])
 def test_a_walk_ends_where_the_segment_does(kind, variables):
-  model = MODEL if kind is HRM else kind(layers=1, **FIELDS)
-  if kind is not HRM:
+  model = MODEL
+  if kind != 'hrm':
+    model = builders.model(kind, layers=1, **FIELDS)
     variables = _variables(model)
   puzzles, inputs = _inputs()
 

@@ -57,6 +57,7 @@ _AGREE = """
 import sys, time
 import jax
 from hrm_jax.parallel import preemption, sharding
+from hrm_jax.settings import MeshSettings
 number = int(sys.argv[1])
 jax.distributed.initialize(f'localhost:{sys.argv[2]}', 2, number)
 mesh = sharding.make_mesh(settings=MeshSettings(data=1, tensor=4))
