@@ -74,7 +74,7 @@ def by_hand(variables):
 
   for _ in range(SEGMENTS):
     for _ in range(MODEL.settings.H_cycles):
-      for _ in range(MODEL.L_cycles):
+      for _ in range(MODEL.settings.L_cycles):
         z_L = low(z.z_L + z.z_H + x)
         old, z = z, z._replace(z_L=z_L)
         note(old.z_L, z_L, z._replace(z_H=high(z.z_H + z_L)))
