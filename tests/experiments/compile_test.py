@@ -218,7 +218,7 @@ def test_nothing_fits(monkeypatch):
 
 
 def test_a_step_runs_here_and_is_measured():
-  config = builders.settings(sudoku.get_config(''))
+  config = sudoku.get_config('')
   config.model.update(
     {'hidden_size': 32, 'num_heads': 2, 'H_layers': 1, 'L_layers': 1}
   )
