@@ -7,7 +7,7 @@ A SPEC names where puzzles come from. It is one of
 * Sudokus or mazes (see `questions.load_questions`): `sudoku_extreme_1k`,
   `maze_30x30_hard_1k@DIR`, `sudoku:box=2x2:count=500`, a CSV file, a text
   file or the very characters of a Sudoku;
-* a directory that the published builders wrote (see `published_set`).
+* a directory that the published builders wrote (see `published.reader`).
 """
 
 import pathlib

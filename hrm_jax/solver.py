@@ -43,10 +43,9 @@ from data_pipelines.drawing.pictures import Style, Thought
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.leaks import Verdict
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
+from data_pipelines.questions import kinds, text
 from data_pipelines.questions import loading as questions
-from data_pipelines.questions import text
 from data_pipelines.questions.domain import Domain
-from data_pipelines.questions.maze import Maze
 from data_pipelines.questions.pipeline import QuestionSet
 from data_pipelines.questions.records import Questions
 from data_pipelines.questions.scoring import AnswerResult
@@ -183,7 +182,7 @@ def grid_of(domain: Domain | None, tokens: np.ndarray) -> np.ndarray:
   return tokens if domain is None else np.array([*domain.characters])[tokens]
 
 
-def tokens_of(domain: Sudoku | Maze, grid: np.ndarray) -> np.ndarray:
+def tokens_of(domain: Domain, grid: np.ndarray) -> np.ndarray:
   """The tokens of a grid of an `Answer`."""
   if isinstance(domain, Sudoku):
     return grid + 1
@@ -743,16 +742,7 @@ class Solver:
   def domain(self) -> Domain | None:
     """The domain of its puzzles; None for ARC and unknown ones."""
     if self.sizes:
-      side = math.isqrt(self.sizes[1])
-      boxes = [Sudoku(*box) for box in ((2, 2), (2, 3), (3, 3))]
-      return next(
-        (
-          domain
-          for domain in [*boxes, Maze(side, side)]
-          if (domain.vocab_size, domain.seq_len) == self.sizes
-        ),
-        None,
-      )
+      return next(iter(kinds.with_tokens(*self.sizes)), None)
     if self._kind == specs.ARC:
       return None
     if self._kind == specs.QUESTIONS:

@@ -52,21 +52,21 @@ def train(
   run = _prepare(settings)
   agreement = preemption.Agreement(notice or preemption.Notice(), run.mesh)
   with contextlib.ExitStack() as stack:
-    sinks = []
+    trackers = []
 
     def claim():
       stack.enter_context(lock.hold(workdir))
       config.claim(workdir, settings, run.puzzles, run.leaking)
       if wandb:
         tracker = wandb_tracker.Tracker(wandb, workdir, settings.to_dict())
-        sinks.append(stack.enter_context(tracker))
+        trackers.append(stack.enter_context(tracker))
 
     processes.from_first(claim)
     saved = checkpoints.Checkpoints(workdir, checkpoints.Keep.of(settings))
     stack.enter_context(contextlib.closing(saved))
     writer = metrics.MetricsWriter(workdir, jax.process_index() == 0)
-    sinks.insert(0, stack.enter_context(contextlib.closing(writer)))
-    hooks = _Hooks(run, workdir, sinks, agreement)
+    stack.enter_context(contextlib.closing(writer))
+    hooks = _Hooks(run, workdir, writer, trackers, agreement)
     return loop.train(run.setup, run.mesh, saved, settings, hooks)
 
 
@@ -124,12 +124,14 @@ class _Hooks:
     self,
     run: _Run,
     workdir: pathlib.Path,
-    sinks: list[Any],
+    writer: metrics.MetricsWriter,
+    trackers: list[wandb_tracker.Tracker],
     agreement: preemption.Agreement,
   ):
-    self._run, self._workdir, self._sinks = run, workdir, sinks
+    self._run, self._workdir = run, workdir
+    self._sinks = (writer, *trackers)
     self.stop = agreement.poll
-    self.forget = sinks[0].forget_after
+    self.forget = writer.forget_after
     self._predict = inference.sharded_predict(
       run.setup.model, run.setup.act, run.settings.evaluation.halting, run.mesh
     )

@@ -21,7 +21,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from data_pipelines import quiet
+from data_pipelines import citations, quiet
 from data_pipelines.arc import tasks as arc
 
 quiet.tensorflow()  # TFDS would import it with all its start-up notes.
@@ -40,14 +40,6 @@ _CITATION = """
   author={Chollet, Fran{\\c{c}}ois},
   journal={arXiv preprint arXiv:1911.01547},
   year={2019}
-}
-@article{wang2025hierarchical,
-  title={Hierarchical Reasoning Model},
-  author={Wang, Guan and Li, Jin and Sun, Yuhao and Chen, Xing and
-          Liu, Changling and Wu, Yue and Lu, Meng and Song, Sen and
-          Abbasi Yadkori, Yasin},
-  journal={arXiv preprint arXiv:2506.21734},
-  year={2025}
 }
 """
 
@@ -86,7 +78,7 @@ class ArcTasks(tfds.core.GeneratorBasedBuilder):
       builder=self,
       description=_DESCRIPTION,
       homepage='https://arcprize.org/arc-agi',
-      citation=_CITATION,
+      citation=_CITATION + citations.HRM,
       features=tfds.features.FeaturesDict(
         {
           'task': tfds.features.Text(),

@@ -28,8 +28,8 @@ from data_pipelines.errors import DataError
 from data_pipelines.published import identifiers, splits
 from data_pipelines.published.splits import Split
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
+from data_pipelines.questions import kinds
 from data_pipelines.questions.domain import Asked, Domain
-from data_pipelines.questions.kinds import KINDS
 
 SPLITS = ('train', 'test')
 # Number of rows that tell the kind of the puzzles.
@@ -78,16 +78,15 @@ class PublishedSet(PuzzleSet):
     if self._train:
       self.variants = np.diff(self._train.group_indices)
       self.members = np.diff(self._train.puzzle_indices)
-    side = math.isqrt(self.seq_len)
-    is_square = side * side == self.seq_len
+    is_square = math.isqrt(self.seq_len) ** 2 == self.seq_len
     self.is_arc = (
       len(self.names) > 1
       and is_square
       and self.vocab_size == encoding.VOCAB_SIZE
     )
     self.domain = None
-    if len(self.names) == 1 and is_square:
-      self.domain = _domain(self.vocab_size, side, parts[0])
+    if len(self.names) == 1:
+      self.domain = _domain(self.vocab_size, self.seq_len, parts[0])
     self.evaluation_tasks: list[Task] = []
     self._rows = None
     if self._test:
@@ -313,19 +312,17 @@ class PublishedSet(PuzzleSet):
     return order
 
 
-def _domain(vocab_size: int, side: int, split: Split) -> Domain | None:
+def _domain(vocab_size: int, seq_len: int, split: Split) -> Domain | None:
   """Guesses the domain of puzzles without names.
 
   It is the first one with their tokens and size whose checks the first rows
   pass; None where there is none.
   """
   first = np.arange(min(_ROWS_LOOKED_AT, len(split.inputs)))
-  for kind in KINDS.values():
-    domain = kind.with_tokens(vocab_size, side)
-    if domain is not None:
-      answers = split.read(first)[1].astype(np.uint8)
-      if not domain.check(split.read_inputs(first), answers):
-        return domain
+  for domain in kinds.with_tokens(vocab_size, seq_len):
+    answers = split.read(first)[1].astype(np.uint8)
+    if not domain.check(split.read_inputs(first), answers):
+      return domain
   return None
 
 

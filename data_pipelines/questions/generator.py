@@ -48,6 +48,39 @@ def in_threads(work: Callable[[int, int], Any], count: int, chunk: int) -> None:
       pass
 
 
+def find_faults(
+  check: Callable[..., None],
+  questions: np.ndarray,
+  answers: np.ndarray,
+  layout: Any,
+  reason: Callable[..., str],
+) -> list[tuple[int, str]]:
+  """The index of each puzzle at fault, and what is wrong with it.
+
+  Args:
+    check: compiled function of questions, answers, `layout` and two arrays to
+      fill in: a code for each puzzle, 0 where it is fine, and two numbers that
+      say where the fault is.
+    questions: tokens, uint8 [N, S].
+    answers: tokens, uint8 [N, S].
+    layout: what `check` must know of the domain.
+    reason: words a fault, from a question, its answer, code and two numbers.
+  """
+  count = len(questions)
+  code = np.zeros(count, np.uint8)
+  where = np.zeros((count, 2), np.int64)
+
+  def work(start, end):
+    rows = slice(start, end)
+    check(questions[rows], answers[rows], layout, code[rows], where[rows])
+
+  in_threads(work, count, 1024)
+  return [
+    (int(i), reason(questions[i], answers[i], code[i], *map(int, where[i])))
+    for i in np.flatnonzero(code)
+  ]
+
+
 @compiled
 def mix_one(x):
   """`hashing.mix` of one number."""

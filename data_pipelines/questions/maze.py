@@ -17,6 +17,7 @@ from data_pipelines.questions.generator import (
   Generated,
   below,
   compiled,
+  find_faults,
   gather,
   in_threads,
 )
@@ -111,21 +112,7 @@ class Maze:
     a path that is not one line from start to goal. That line need not be the
     shortest one, but it may not touch itself.
     """
-    count = len(questions)
-    code = np.zeros(count, np.uint8)
-    where = np.zeros((count, 2), np.int64)
-
-    def work(start, end):
-      rows = slice(start, end)
-      _check(
-        questions[rows], answers[rows], self.width, code[rows], where[rows]
-      )
-
-    in_threads(work, count, 1024)
-    return [
-      (int(i), self._reason(questions[i], answers[i], code[i], *where[i]))
-      for i in np.flatnonzero(code != _FINE)
-    ]
+    return find_faults(_check, questions, answers, self.width, self._reason)
 
   def _reason(self, question, answer, code, cell, number) -> str:
     name = cell_name(cell, self.width)

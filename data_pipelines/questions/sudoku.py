@@ -18,7 +18,12 @@ from data_pipelines.hashing import GOLDEN, mix
 from data_pipelines.questions import sudoku_signatures
 from data_pipelines.questions import sudoku_solver as solver
 from data_pipelines.questions.domain import Kind
-from data_pipelines.questions.generator import Generated, gather, in_threads
+from data_pipelines.questions.generator import (
+  Generated,
+  find_faults,
+  gather,
+  in_threads,
+)
 from data_pipelines.questions.sudoku_solver import BLANK, FIRST_DIGIT
 
 _BOXES = ((2, 2), (2, 3), (3, 3))
@@ -109,25 +114,10 @@ class Sudoku:
     an answer that does not extend its question, or a question with more than
     one solution.
     """
-    count = len(questions)
-    code = np.zeros(count, np.uint8)
-    where = np.zeros((count, 2), np.uint8)
-    geometry = solver.geometry_of(self.box_rows, self.box_columns)
+    layout = solver.geometry_of(self.box_rows, self.box_columns)
+    return find_faults(solver.check, questions, answers, layout, self._reason)
 
-    def work(start, end):
-      rows = slice(start, end)
-      solver.check(
-        questions[rows], answers[rows], geometry, code[rows], where[rows]
-      )
-
-    in_threads(work, count, 1024)
-    return [
-      (int(i), self._reason(questions[i], answers[i], code[i], where[i]))
-      for i in np.flatnonzero(code != solver.FINE)
-    ]
-
-  def _reason(self, question, answer, code, where) -> str:
-    unit, digit = (int(x) for x in where)
+  def _reason(self, question, answer, code, unit, digit) -> str:
     cell = cell_name(unit, self.side)
     if code == solver.QUESTION_CELL:
       return f"question: {cell} is not '.' or a digit from 1 to {self.side}"

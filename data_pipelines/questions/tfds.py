@@ -20,7 +20,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from data_pipelines import quiet
+from data_pipelines import citations, quiet
 from data_pipelines.questions import loading as questions
 from data_pipelines.questions.records import Questions
 
@@ -32,17 +32,6 @@ Puzzles that a question states in full, with their one answer: Sudokus and
 mazes, each as many cells of small numbers. 0 is padding; a Sudoku's blank is 1
 and its digit d is d + 1; a maze's wall, free cell, start, goal and path are 1
 to 5.
-"""
-
-_CITATION = """
-@article{wang2025hierarchical,
-  title={Hierarchical Reasoning Model},
-  author={Wang, Guan and Li, Jin and Sun, Yuhao and Chen, Xing and
-          Liu, Changling and Wu, Yue and Lu, Meng and Song, Sen and
-          Abbasi Yadkori, Yasin},
-  journal={arXiv preprint arXiv:2506.21734},
-  year={2025}
-}
 """
 
 
@@ -73,7 +62,7 @@ class QuestionPuzzles(tfds.core.GeneratorBasedBuilder):
       builder=self,
       description=_DESCRIPTION,
       homepage='https://huggingface.co/sapientinc',
-      citation=_CITATION,
+      citation=citations.HRM,
       features=tfds.features.FeaturesDict(
         {'row': np.int64, 'question': cells, 'answer': cells}
       ),

@@ -6,12 +6,14 @@ import importlib.util
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
+
+from hrm_jax.settings import flat
 
 _CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 
@@ -45,7 +47,7 @@ class _ConfigParser(flags.ArgumentParser):
       raise ValueError(f'{type(error).__name__}: {error}') from None
     if not isinstance(found, ml_collections.ConfigDict):
       raise ValueError('its get_config returns no ConfigDict')
-    known = [*_settings(found)]
+    known = [*flat(found.to_dict())]
     for word in sys.argv:
       if given := re.match(r'--?(?:no)?config\.([^=\[]*)', word):
         _check_setting(given[1], known)
@@ -70,17 +72,6 @@ def _get_config(name: str) -> Callable[..., Any]:
   if not hasattr(module, 'get_config'):
     raise ValueError(f'it has no function get_config; {others}')
   return module.get_config
-
-
-def _settings(
-  group: ml_collections.ConfigDict, prefix: str = ''
-) -> Iterator[str]:
-  """The names of all settings, such as `model.hidden_size`."""
-  for key, value in group.items():
-    if isinstance(value, ml_collections.ConfigDict):
-      yield from _settings(value, f'{prefix}{key}.')
-    else:
-      yield prefix + key
 
 
 def _check_setting(name: str, known: list[str]) -> None:

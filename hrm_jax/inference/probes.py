@@ -19,10 +19,6 @@ from hrm_jax.parallel import sharding
 from hrm_jax.settings import ActSettings
 from hrm_jax.training import act
 
-# What stands for a state [T, D] among those that are pooled: each token's
-# D-vector, or the one mean of them.
-POOLINGS = ('tokens', 'mean_token')
-
 
 class Scatter(NamedTuple):
   """How vectors lie about their mean; float32, or float64 on the host.

@@ -14,6 +14,7 @@ from PIL import Image
 import hrm_jax
 from data_pipelines.arc import encoding
 from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.questions.maze import Maze
 from experiments import evaluate
 from experiments.configs import sudoku
 from hrm_jax import build
@@ -267,7 +268,7 @@ def test_a_sudoku_is_its_characters(sudokus):
 
 
 def test_a_maze_is_its_lines(tmp_path):
-  domain = solvers.Maze(2, 3)
+  domain = Maze(2, 3)
   grid = np.array([['S', ' ', '#'], ['#', 'o', 'G']])
   tokens = solvers.tokens_of(domain, grid)
   np.testing.assert_array_equal(solvers.grid_of(domain, tokens), grid)
