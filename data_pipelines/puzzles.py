@@ -100,6 +100,7 @@ def load_puzzles(
   seed: int,
   allow_leaks: bool = False,
   identifier_names: Sequence[str] | None = None,
+  unscored: Sequence[str] = (),
 ) -> PuzzleSet:
   """The puzzles that two SPECs name; '' names none.
 
@@ -114,6 +115,8 @@ def load_puzzles(
     allow_leaks: whether an ARC task may stand in both SPECs.
     identifier_names: puzzle identifiers of a checkpoint, to predict with it:
       ARC tasks then have the augmentations that these name, not drawn ones.
+    unscored: test pairs of ARC tasks of `evaluate` that are predicted and not
+      scored, each `TASK test[INDEX]`.
 
   Raises:
     DataError: a SPEC cannot be loaded, or the two do not fit together.
@@ -143,6 +146,11 @@ def load_puzzles(
       seed,
       allow_leaks,
       identifier_names,
+      unscored,
+    )
+  elif unscored:
+    raise DataError(
+      f'data.unscored names ARC tasks, but the data are {found}; leave it empty'
     )
   elif found == QUESTIONS:
     puzzles = QuestionSet(

@@ -52,7 +52,9 @@ def puzzle_set(
   Raises:
     DataError: they cannot be used.
   """
-  return load_puzzles(*_loading(settings), identifier_names)
+  return load_puzzles(
+    *_loading(settings), identifier_names, settings.data.unscored
+  )
 
 
 def shapes(settings: Settings) -> Shapes:

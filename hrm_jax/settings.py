@@ -483,6 +483,9 @@ class DataSettings(_Group):
     known_leaks: held-out answers that may be trained on, by the names that
       `python -m experiments.leaks` prints.
     allow_leaks: whether all held-out answers may be trained on.
+    unscored: test pairs of ARC tasks of `evaluate` that are predicted and not
+      scored, such as those with answers that leak; each is written
+      `TASK test[INDEX]`, as `hrm-jax leaks` prints it.
   """
 
   prefix: ClassVar[str] = 'data.'
@@ -494,6 +497,7 @@ class DataSettings(_Group):
   seed: int = 0
   known_leaks: tuple[str, ...] = ()
   allow_leaks: bool = False
+  unscored: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

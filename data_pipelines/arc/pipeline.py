@@ -9,7 +9,7 @@ import numpy as np
 
 from data_pipelines import puzzle_set, quiet, sampler
 from data_pipelines.arc import augmentation, encoding, leaks
-from data_pipelines.arc.tasks import NamedPair, Task, TaskSet
+from data_pipelines.arc.tasks import NamedPair, Pair, Task, TaskSet
 from data_pipelines.arc.voting import Ballots
 from data_pipelines.batches import BLANK_NAME, IGNORE_LABEL, Batch
 from data_pipelines.errors import DataError
@@ -45,6 +45,7 @@ class ArcSet(PuzzleSet):
     seed: int,
     allow_shared: bool = False,
     identifier_names: Sequence[str] | None = None,
+    unscored: Sequence[str] = (),
   ):
     """Chooses the tasks that fit the canvas and draws their augmentations.
 
@@ -59,6 +60,8 @@ class ArcSet(PuzzleSet):
         trained on whole then has `@train` added to its name.
       identifier_names: puzzle identifiers of a checkpoint, to predict with it:
         the augmentations are those that they name.
+      unscored: test pairs of `evaluate` that are predicted and not scored,
+        each `TASK test[INDEX]`.
 
     Raises:
       DataError: no task fits, a setting is out of range, a task stands in both
@@ -76,6 +79,8 @@ class ArcSet(PuzzleSet):
       [task for task in tasks.tasks if task.fits(canvas)] if tasks else []
       for tasks in (train, evaluate)
     ]
+    self._unscored = set(unscored)
+    parts[1] = self._without_answers(parts[1])
     self.tasks: list[Task] = parts[0] + parts[1]
     self.num_train = len(parts[0])
     self.canvas = canvas
@@ -144,6 +149,31 @@ class ArcSet(PuzzleSet):
       self.tasks, canvas
     )
     self._names = None
+
+  def _without_answers(self, held_out: Sequence[Task]) -> list[Task]:
+    """Forgets the outputs of test pairs that are not to be scored."""
+    unknown = self._unscored - {
+      f'{task.name} test[{index}]'
+      for task in held_out
+      for index in range(len(task.tests))
+    }
+    if unknown:
+      raise DataError(
+        f"data.unscored names '{min(unknown)}', which is no test pair of "
+        'data.evaluate; write it as `leaks` does, TASK test[INDEX]'
+      )
+    return [
+      dataclasses.replace(
+        task,
+        tests=tuple(
+          Pair(pair.input, None)
+          if f'{task.name} test[{index}]' in self._unscored
+          else pair
+          for index, pair in enumerate(task.tests)
+        ),
+      )
+      for task in held_out
+    ]
 
   def _check_scored(self) -> None:
     counts = np.diff(self.table.start)[self.num_train :]
@@ -215,7 +245,11 @@ class ArcSet(PuzzleSet):
   def compared(self) -> tuple[list[NamedPair], list[NamedPair]]:
     trained = leaks.trained_pairs(self.tasks[: self.num_train], whole=True)
     trained += leaks.trained_pairs(self.evaluation_tasks, whole=False)
-    return trained, leaks.held_out_pairs(self.evaluation_tasks)
+    return trained, [
+      pair
+      for pair in leaks.held_out_pairs(self.evaluation_tasks)
+      if f'{pair.task} {pair.place}' not in self._unscored
+    ]
 
   def _evaluation_index(self, chosen: EvaluationRows) -> Batch:
     shift = np.zeros((len(chosen), 2), np.int64)

@@ -235,6 +235,31 @@ def test_the_papers_arc_sets_list_what_leaks(
 
 
 @pytest.mark.parametrize(
+  ('config_file', 'held_out', 'scored'), [(arc1, 31, 27), (arc2, 41, 34)]
+)
+def test_the_demo_scores_all_but_what_leaks(config_file, held_out, scored):
+  config = config_file.get_config('demo')
+  config.data.num_aug = 0
+  settings = builders.settings(config)
+  data = build.puzzle_set(settings)
+  rows = data.evaluation_rows()
+  assert len(rows) == held_out
+  outputs = [
+    data.evaluation_tasks[group].tests[test].output
+    for group, test in zip(rows.group, rows.test, strict=True)
+  ]
+  assert sum(output is not None for output in outputs) == scored
+  assert build.check_leaks(settings, data).answers == []
+  # Unscored: exactly what leaks, no more and no less.
+  everything = settings.replace({'data.unscored': ()})
+  leaking = build.check_leaks(everything, build.puzzle_set(everything))
+  places = {
+    f'{leak.held_out} {leak.held_out_place}' for leak in leaking.answers
+  }
+  assert places == set(config.data.unscored)
+
+
+@pytest.mark.parametrize(
   ('config', 'spec', 'steps'),
   [
     (sudoku.get_config(), 'sudoku_extreme_1k', 26_041),
