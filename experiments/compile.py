@@ -57,11 +57,13 @@ def main(_) -> int:
   jax.config.update('jax_enable_compilation_cache', False)
   target = targets.find(FLAGS.target)
   mesh = build.mesh(config, target.devices)
-  shapes = _shapes(config, FLAGS.puzzle_identifiers)
+  shapes = build.shapes(config)
+  if FLAGS.puzzle_identifiers:
+    shapes = shapes._replace(num_identifiers=FLAGS.puzzle_identifiers)
   if FLAGS.largest_batch:
     setup, found = largest_batch(config, shapes, mesh, target)
   else:
-    setup = _setup(config, shapes)
+    setup = build.train_setup(config, shapes)
     found = cost.of_step(setup, mesh, target)
   run = None
   if target.here and found.fits:
@@ -74,47 +76,26 @@ def main(_) -> int:
   return 0 if found.fits else 1
 
 
-def _shapes(config: Settings, identifiers: int | None) -> puzzles.Shapes:
-  shapes = build.shapes(config)
-  return shapes._replace(num_identifiers=identifiers or shapes.num_identifiers)
-
-
-def _setup(
-  config: Settings,
-  shapes: puzzles.Shapes,
-  batch_size: int | None = None,
-) -> TrainSetup:
-  """The setup of the step, at the config's batch size or another."""
-  asked = dataclasses.replace(
-    config, batch_size=batch_size or config.batch_size
-  )
-  return build.train_setup(asked, shapes)
-
-
 def largest_batch(
   config: Settings,
   shapes: puzzles.Shapes,
   mesh: Mesh,
   target: targets.Target,
 ) -> tuple[TrainSetup, cost.Cost]:
-  """The largest global batch that fits, and its cost.
+  """The setup and cost of the largest global batch that fits.
 
-  It is a multiple of the devices that share a batch times the microbatches.
-  Memory is nearly linear in the batch, so the search aims by a line through
-  what it has seen.
-
-  Returns:
-    The setup and cost of that batch, or of the smallest one where not even
-    that fits: then `Cost.fits` is false.
+  It is a multiple of the devices that share a batch times the microbatches;
+  where none fits, `Cost.fits` of the smallest is false. Memory is nearly linear
+  in the batch, so the search aims by a line through what it has seen.
   """
   unit = sharding.count(mesh, 'batch') * config.microbatches
   memory = target.hardware.memory
-  fitting, too_large = 0, None
+  fitting, too_large, best, worst = 0, None, None, None
   seen: dict[int, float] = {}
-  best, worst = None, None
   tried = max(1, config.batch_size // unit)
   while tried:
-    setup = _setup(config, shapes, tried * unit)
+    asked = dataclasses.replace(config, batch_size=tried * unit)
+    setup = build.train_setup(asked, shapes)
     found = cost.of_step(setup, mesh, target)
     logging.info(
       'Batch size %d: %s %.2f of %.2f GiB',
@@ -136,10 +117,8 @@ def _next(
   fitting: int, too_large: int | None, seen: dict[int, float], memory: float
 ) -> int:
   """The multiple to try next; 0 where the largest is known well enough."""
-  if too_large is not None:
-    close = max(1, math.floor(fitting * _CLOSE))
-    if too_large - fitting <= close:
-      return 0
+  if too_large and too_large - fitting <= max(1, math.floor(fitting * _CLOSE)):
+    return 0
   at, needs = zip(*sorted(seen.items())[-2:], strict=True)
   if len(seen) > 1:
     slope = (needs[1] - needs[0]) / (at[1] - at[0])
@@ -181,7 +160,6 @@ def report(
       **(found.memory_bytes or {}),
       'capacity': int(target.hardware.memory),
     },
-    'largest_buffers': list(found.buffers),
     'flops_per_device': found.flops,
     'uncounted_operations': list(found.uncounted),
     'ideal_flops_per_device': found.ideal_flops,
@@ -223,12 +201,13 @@ def _table(found: cost.Cost, fields: dict) -> str:
 
 
 def _machine_rows(found: cost.Cost, fields: dict) -> list[tuple[str, str]]:
-  devices = f'{fields["devices"]} × {fields["device_kind"]}'
   shape = ' × '.join(f'{axis} {n}' for axis, n in fields['mesh'].items())
   parts = fields['microbatches']
-  text = f'{devices} ({shape}), batch size {fields["batch_size"]}'
-  text += f' in {parts} parts' * (parts > 1)
-  text += f', {fields["puzzle_identifiers"]:,} puzzle identifiers'
+  text = (
+    f'{fields["devices"]} × {fields["device_kind"]} ({shape}), batch size '
+    f'{fields["batch_size"]}{f" in {parts} parts" * (parts > 1)}, '
+    f'{fields["puzzle_identifiers"]:,} puzzle identifiers'
+  )
   rows = [
     (fields['target'], text),
     ('compiled in', f'{found.compile_seconds:.0f} s'),
@@ -259,18 +238,15 @@ def _work_rows(found: cost.Cost) -> list[tuple[str, str]]:
   if found.uncounted:
     text = f'arithmetic of {", ".join(found.uncounted)}, which is not in these'
     rows.append(('not known', text))
-  total = sum(found.collective_bytes.values())
   text = 'none'
-  if total:
+  if total := sum(found.collective_bytes.values()):
     kinds = ', '.join(
       f'{kind} {size / 1e6:.3g}'
       for kind, size in found.collective_bytes.items()
       if size
     )
-    text = f'{total / 1e6:.3g} MB, '
-    text += (
-      f'{total / found.least_collective_bytes:.2f} × the minimum ({kinds})'
-    )
+    ratio = total / found.least_collective_bytes
+    text = f'{total / 1e6:.3g} MB, {ratio:.2f} × the minimum ({kinds})'
   return [*rows, ('exchanges', text)]
 
 
@@ -281,21 +257,17 @@ def _refusal(
   target: targets.Target,
   found: cost.Cost,
 ) -> str:
-  """Says how much memory is missing, what takes it, and what would help."""
+  """Says how much memory is missing, and what would help."""
   lines = [
     f'Does not fit: a device of {target.name} has '
     f'{target.hardware.memory / _GIB:.2f} GiB, the step needs '
     f'{found.peak_bytes / _GIB:.2f} GiB'
     + ' at least' * (found.memory_bytes is None)
-    + '. Its largest arrays:',
-    *(f'  {buffer}' for buffer in found.buffers),
-    'What would help:',
+    + '. What would help:',
   ]
   rows = setup.batch_size // sharding.count(mesh, 'batch')
-  parts = 2 * setup.microbatches
-  while parts <= rows and rows % parts:
-    parts += 1
-  if parts <= rows:
+  parts = range(2 * setup.microbatches, rows + 1)
+  if parts := next((count for count in parts if rows % count == 0), None):
     lines.append(
       f'  --config.microbatches={parts}: the same update, fewer rows at a time'
     )

@@ -5,11 +5,9 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from data_pipelines.errors import ConfigError
@@ -19,8 +17,6 @@ from hrm_jax.parallel import sharding
 from hrm_jax.training import flops, rngs
 from hrm_jax.training import step as train_step
 
-# Greatest number of buffers that are named.
-_NAMED = 5
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 
@@ -35,8 +31,8 @@ class Cost:
       `hrm_jax.training.flops.ideal_step_flops`.
     least_collective_bytes: see `least_collective_bytes`.
     compile_seconds: time that the compiler took.
-    memory_bytes: bytes of memory by kind.
-    buffers: the largest buffers in words, where the step does not fit.
+    memory_bytes: bytes of memory by kind; `aliased` are outputs that lie where
+      arguments lay.
     flops: operations that the program computes.
     uncounted: names of operations that are missing in `flops`.
     accessed_bytes: bytes of memory that the program reads and writes.
@@ -51,7 +47,6 @@ class Cost:
   least_collective_bytes: int
   compile_seconds: float
   memory_bytes: dict[str, int] | None = None
-  buffers: tuple[str, ...] = ()
   flops: float | None = None
   uncounted: tuple[str, ...] = ()
   accessed_bytes: float | None = None
@@ -103,19 +98,10 @@ def of_step(setup: train_step.TrainSetup, mesh: Mesh, target: Target) -> Cost:
     ConfigError: the mesh does not divide the model or the batch, or a kernel
       does not fit on the chip.
   """
-  traced = train_step.trace(setup, mesh)
-  lowered = traced.lower()
-  begin = time.perf_counter()
-
-  def facts():
-    return {
-      'ideal_flops': flops.ideal_step_flops(setup) / mesh.size,
-      'least_collective_bytes': least_collective_bytes(setup, mesh),
-      'compile_seconds': time.perf_counter() - begin,
-    }
-
+  lowered = train_step.trace(setup, mesh).lower()
+  compiled, needed, begin = None, 0, time.perf_counter()
   try:
-    compiled = lowered.compile(target.compiler_options or None)
+    compiled = lowered.compile(target.compiler_options)
   except jax.errors.JaxRuntimeError as error:
     if 'memory space vmem' in str(error):
       raise ConfigError(
@@ -125,14 +111,24 @@ def of_step(setup: train_step.TrainSetup, mesh: Mesh, target: Target) -> Cost:
       ) from None
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
-    return Cost(
-      fits=False,
-      peak_bytes=needed_bytes(str(error)),
-      buffers=listed_buffers(str(error)) or _largest_arrays(traced, mesh),
-      **facts(),
-    )
-  found = facts()
-  memory = _memory(compiled)
+    needed = needed_bytes(str(error))
+  cost = Cost(
+    fits=False,
+    peak_bytes=needed,
+    ideal_flops=flops.ideal_step_flops(setup) / mesh.size,
+    least_collective_bytes=least_collective_bytes(setup, mesh),
+    compile_seconds=time.perf_counter() - begin,
+  )
+  if compiled is None:
+    return cost
+  stats = compiled.memory_analysis()
+  memory = {
+    'arguments': stats.argument_size_in_bytes,
+    'outputs': stats.output_size_in_bytes,
+    'aliased': stats.alias_size_in_bytes,
+    'temporaries': stats.temp_size_in_bytes,
+    'program': stats.generated_code_size_in_bytes,
+  }
   # Results that lie where arguments lay are counted twice.
   peak = sum(memory.values()) - 2 * memory['aliased']
   with sharding.using(mesh):
@@ -140,20 +136,24 @@ def of_step(setup: train_step.TrainSetup, mesh: Mesh, target: Target) -> Cost:
   if platform == 'tpu':
     # The compiler refuses what does not fit; the kinds overlap a little.
     peak = min(peak, int(target.hardware.memory))
-  fits = peak <= target.hardware.memory
-  program = _program(compiled, mesh.size)
-  arithmetic, accessed = _work(compiled, program, platform)
-  cost = Cost(
-    fits=fits,
+  cost = dataclasses.replace(
+    cost,
+    fits=peak <= target.hardware.memory,
     peak_bytes=peak,
     memory_bytes=memory,
-    buffers=() if fits else _largest_arrays(traced, mesh),
+    compiled=compiled,
+  )
+  try:
+    program = hlo.Program(compiled.as_text() or '', mesh.size)
+  except (jax.errors.JaxRuntimeError, hlo.UnknownForm):
+    return cost
+  arithmetic, accessed = _work(compiled, program, platform)
+  cost = dataclasses.replace(
+    cost,
     flops=arithmetic,
     accessed_bytes=accessed,
-    uncounted=program.uncounted() if program else (),
-    collectives=program.collectives() if program else None,
-    compiled=compiled,
-    **found,
+    uncounted=program.uncounted(),
+    collectives=program.collectives(),
   )
   return dataclasses.replace(cost, times=_times(cost, target.hardware))
 
@@ -185,13 +185,12 @@ def run(
     'labels': (1, setup.model.vocab_size),
     'puzzle_identifiers': (0, setup.num_puzzle_identifiers),
   }
-  abstract = train_step.abstract_batch(setup, mesh)
   batch = jax.jit(
     lambda: {
       name: jax.random.randint(
-        rngs.stream_key(setup.seed, name), abstract[name].shape, *limits[name]
+        rngs.stream_key(setup.seed, name), array.shape, *limits[name]
       )
-      for name in abstract
+      for name, array in train_step.abstract_batch(setup, mesh).items()
     },
     out_shardings=sharding.by_batch(mesh),
   )()
@@ -234,39 +233,15 @@ def copied_bytes(setup: train_step.TrainSetup, mesh: Mesh) -> int:
   )
 
 
-def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
-  """Bytes by kind; `aliased` are outputs that lie where arguments lay."""
-  stats = compiled.memory_analysis()
-  return {
-    'arguments': stats.argument_size_in_bytes,
-    'outputs': stats.output_size_in_bytes,
-    'aliased': stats.alias_size_in_bytes,
-    'temporaries': stats.temp_size_in_bytes,
-    'program': stats.generated_code_size_in_bytes,
-  }
-
-
-def _program(
-  compiled: jax.stages.Compiled, num_devices: int
-) -> hlo.Program | None:
-  """Reads the program; None where its text is not there or of another form."""
-  try:
-    return hlo.Program(compiled.as_text() or '', num_devices)
-  except (jax.errors.JaxRuntimeError, hlo.UnknownForm):
-    return None
-
-
 def _work(
-  compiled: jax.stages.Compiled, program: hlo.Program | None, platform: str
-) -> tuple[float | None, float | None]:
-  """Returns the FLOPs and the bytes accessed; None where they are not known.
+  compiled: jax.stages.Compiled, program: hlo.Program, platform: str
+) -> tuple[float, float]:
+  """Returns the FLOPs and the bytes accessed.
 
   XLA counts the body of a loop once, so its figures are corrected by the ratio
   that the text gives. On GPUs it leaves out what libraries compute; the text's
   own figures are used there.
   """
-  if program is None:
-    return None, None
   told = {} if platform == 'gpu' else compiled.cost_analysis() or {}
   out = []
   for name, count in (
@@ -279,7 +254,7 @@ def _work(
 
 
 def _times(cost: Cost, hardware: Hardware) -> dict[str, float] | None:
-  if hardware.flops is None or cost.flops is None:
+  if hardware.flops is None:
     return None
   return {
     'arithmetic': cost.flops / hardware.flops,
@@ -294,61 +269,3 @@ def needed_bytes(message: str) -> int:
     r'(?:temporaries \(|Used |hbm usage >= )([0-9.]+)([KMGT])', message
   )
   return int(float(found[1]) * _UNITS[found[2]]) if found else 0
-
-
-def listed_buffers(message: str) -> tuple[str, ...]:
-  """Reads the largest allocations where that compiler's message has any."""
-  out = []
-  for entry in re.split(r'\n\s*[0-9]+\. Size: ', message)[1 : _NAMED + 1]:
-    size = entry.split()[0]
-    shape = re.search(r'Shape: (\S+?\])', entry)
-    name = re.search(r'op_name="([^"]*)"', entry)
-    out.append(
-      f'{size[:-1]} {size[-1]}iB  {shape[1] if shape else ""}  '
-      f'{_short(name[1]) if name else ""}'.rstrip()
-    )
-  return tuple(out)
-
-
-def _short(name: str) -> str:
-  """Shortens an operation's path to its end, which says enough."""
-  parts = [
-    part
-    for part in re.split(r'[/()]', name)
-    if part and part not in ('jit', 'step', 'shard_map', 'jvp', 'transpose')
-  ]
-  return '/'.join(parts[-4:])
-
-
-def _largest_arrays(traced: Any, mesh: Mesh) -> tuple[str, ...]:
-  """Names the largest results on a device of the step before XLA changes it."""
-  same_size: dict[int, list[str]] = {}
-  for size, text in _results(traced.jaxpr.jaxpr, mesh.size == 1):
-    same_size.setdefault(size, []).append(text)
-  return tuple(
-    f'{size / 2**30:.2f} GiB  {texts[0]}'
-    + f' and {len(texts) - 1} more of this size' * (len(texts) > 1)
-    for size, texts in sorted(same_size.items(), reverse=True)[:_NAMED]
-  )
-
-
-def _results(jaxpr: Any, local: bool) -> Iterator[tuple[int, str]]:
-  """Yields bytes, and shape and name, of what operations return on a device."""
-  for equation in jaxpr.eqns:
-    inner = local or equation.primitive.name == 'shard_map'
-    called = [
-      getattr(value, 'jaxpr', value)
-      for value in jax.tree.leaves(list(equation.params.values()))
-    ]
-    called = [value for value in called if hasattr(value, 'eqns')]
-    for value in called:
-      yield from _results(value, inner)
-    # An operation that calls others returns what these return.
-    for result in equation.outvars if local and not called else ():
-      kind = result.aval
-      if jnp.issubdtype(getattr(kind, 'dtype', bool), jnp.number):
-        name = f'{equation.source_info.name_stack}/{equation.primitive.name}'
-        yield (
-          kind.size * kind.dtype.itemsize,
-          f'{kind.str_short()}  {_short(name)}',
-        )

@@ -4,11 +4,12 @@ XLA's own figures leave gaps: they do not tell collectives apart, and there are
 none for a GPU that is not there. All figures here are for one device.
 """
 
-import dataclasses
+import collections
 import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,18 +22,12 @@ KINDS = (
 )
 # Operations that neither read nor write memory.
 _FREE = {
-  'parameter',
-  'constant',
-  'tuple',
-  'get-tuple-element',
-  'bitcast',
-  'while',
-  'call',
-  'conditional',
-  'after-all',
-  'partition-id',
-  'replica-id',
-}
+  'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'while',
+  'call', 'conditional', 'after-all', 'partition-id', 'replica-id',
+}  # fmt: skip
+# Operations that read, or change, only parts of their first operand.
+_LOOKUPS = ('gather', 'dynamic-slice', 'slice')
+_UPDATES = ('dynamic-update-slice', 'scatter')
 # What a custom call may be that computes nothing.
 _WORKLESS = re.compile(
   r'Assume|Async|Sharding|AllocateBuffer|Pin|Unpin|annotate|Bitcast|Barrier'
@@ -58,22 +53,11 @@ class UnknownForm(ValueError):
   """A text, or an operation in it, that this reader does not understand."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Shape:
-  """The shape of an array.
-
-  Attributes:
-    dtype: type of the values as XLA writes it.
-    dimensions: sizes of the axes.
-  """
+class Shape(NamedTuple):
+  """The shape of an array: XLA's name of its type, and its dimensions."""
 
   dtype: str
   dimensions: tuple[int, ...]
-
-  @property
-  def size(self) -> int:
-    """Number of values."""
-    return math.prod(self.dimensions)
 
   @property
   def num_bytes(self) -> int:
@@ -82,25 +66,27 @@ class Shape:
       return 0
     bits = re.search('[0-9]+', self.dtype)
     # Only the name of booleans has no number.
-    return math.ceil(self.size * int(bits[0]) / 8) if bits else self.size
+    width = int(bits[0]) if bits else 8
+    return math.ceil(math.prod(self.dimensions) * width / 8)
 
 
-@dataclasses.dataclass(frozen=True)
-class Instruction:
+class Instruction(NamedTuple):
   """A line of the text.
 
   Attributes:
+    computation: name of the computation that it is part of.
     name: name of the result, without the %.
     opcode: the operation as XLA writes it.
     shapes: shapes of the result, several where it is a tuple.
-    operands: names of the instructions whose results it takes.
+    operands: the instructions whose results it takes.
     rest: the text behind the operands.
   """
 
+  computation: str
   name: str
   opcode: str
   shapes: tuple[Shape, ...]
-  operands: tuple[str, ...]
+  operands: tuple['Instruction', ...]
   rest: str
 
   @property
@@ -115,8 +101,7 @@ class Instruction:
     return re.findall(r'%?([^\s,{}%]+)', found[1]) if found else []
 
 
-@dataclasses.dataclass(frozen=True)
-class Collective:
+class Collective(NamedTuple):
   """An exchange between devices.
 
   Attributes:
@@ -134,7 +119,7 @@ class Collective:
   @property
   def sent_bytes(self) -> float:
     """Least number of bytes that a device sends each time, as in a ring."""
-    n, operand = self.devices, self.operand_bytes
+    n = self.devices
     fraction = {
       'all-reduce': 2 * (n - 1) / n,
       'reduce-scatter': (n - 1) / n,
@@ -142,7 +127,7 @@ class Collective:
       'all-to-all': (n - 1) / n,
       'collective-permute': 1,
     }
-    return operand * fraction[self.kind]
+    return self.operand_bytes * fraction[self.kind]
 
 
 class Program:
@@ -161,25 +146,32 @@ class Program:
     """
     self._num_devices = num_devices
     self._computations: dict[str, dict[str, Instruction]] = {}
-    self._entry, current = None, None
+    self._entry = name = None
     for line in text.splitlines():
-      if line.startswith(' ') and current is not None:
-        instruction = _instruction(line.strip())
-        if instruction:
-          current[instruction.name] = instruction
+      if line.startswith(' ') and name is not None:
+        known = self._computations[name]
+        if instruction := _instruction(line.strip(), name, known):
+          known[instruction.name] = instruction
       elif header := _COMPUTATION.match(line):
-        current = self._computations.setdefault(header[2], {})
-        self._entry = header[2] if header[1] else self._entry
+        name = header[2]
+        self._computations.setdefault(name, {})
+        self._entry = name if header[1] else self._entry
     if not self._computations.get(self._entry):
       raise UnknownForm('no entry computation of a known form')
 
-  def _times(self, loops: bool) -> dict[str, int]:
-    """Counts how often each computation runs, those of fusions included."""
-    times: dict[str, int] = {}
+  def _inside(self, computation: str) -> Iterable[Instruction]:
+    return self._computations.get(computation, {}).values()
+
+  def _runs(self, loops: bool = True) -> Iterator[tuple[Instruction, int]]:
+    """Yields each instruction, those in fusions too, with how often it runs.
+
+    Unless `loops`, the body of a loop counts once.
+    """
+    times = collections.Counter()
 
     def count(name: str, runs: int) -> None:
-      times[name] = times.get(name, 0) + runs
-      for instruction in self._computations.get(name, {}).values():
+      times[name] += runs
+      for instruction in self._inside(name):
         again = runs
         if instruction.opcode == 'while' and loops:
           again *= self._trip_count(instruction) or 1
@@ -188,7 +180,9 @@ class Program:
             count(called, again)
 
     count(self._entry, 1)
-    return times
+    for name, runs in times.items():
+      for instruction in self._inside(name):
+        yield instruction, runs
 
   def _trip_count(self, loop: Instruction) -> int | None:
     """How often a loop runs: XLA notes it, or it is `counter < constant`."""
@@ -197,7 +191,7 @@ class Program:
       return int(known[1])
     constants, directions = [], []
     for name in loop.called('condition'):
-      for instruction in self._computations.get(name, {}).values():
+      for instruction in self._inside(name):
         if instruction.opcode == 'constant':
           constants += re.findall(r'^\(([0-9]+)\)', instruction.rest)
         directions += re.findall(r'\bdirection=(\w+)', instruction.rest)
@@ -205,48 +199,25 @@ class Program:
       return int(constants[0])
     return None
 
-  def _runs(self, loops: bool = True) -> Iterator[tuple[str, Instruction, int]]:
-    """Yields each instruction with its computation and how often it runs.
-
-    Args:
-      loops: whether a loop's body counts as often as it runs, not once.
-    """
-    for name, times in self._times(loops).items():
-      for instruction in self._computations.get(name, {}).values():
-        yield name, instruction, times
-
-  def _shapes_of_operands(
-    self, computation: str, instruction: Instruction
-  ) -> list[tuple[Shape, ...]]:
-    known = self._computations[computation]
-    return [known[o].shapes for o in instruction.operands if o in known]
-
   def collectives(self) -> list[Collective]:
     """Lists all exchanges; an asynchronous one counts once."""
     found, chains = [], set()
-    for computation, instruction, times in self._runs():
+    for instruction, times in self._runs():
       kind = instruction.opcode.removesuffix('-start')
       if kind not in KINDS:
         continue
       # TPUs do some of them bit by bit, in a chain of fusions.
-      chain = re.search(r'chain_id="([^"]+)"', instruction.rest)
-      if chain:
+      if chain := re.search(r'chain_id="([^"]+)"', instruction.rest):
         key = kind, chain[1], instruction.shapes
         if key in chains:
           continue
         chains.add(key)
       # An all-reduce whose result each device keeps a part of.
-      if computation.startswith('all-reduce-scatter'):
+      if instruction.computation.startswith('all-reduce-scatter'):
         kind = 'reduce-scatter'
-      operands = self._shapes_of_operands(computation, instruction)
-      found.append(
-        Collective(
-          kind,
-          times,
-          sum(shape.num_bytes for shapes in operands for shape in shapes),
-          self._group_size(instruction.rest),
-        )
-      )
+      size = sum(_bytes(operand.shapes) for operand in instruction.operands)
+      devices = self._group_size(instruction.rest)
+      found.append(Collective(kind, times, size, devices))
     return found
 
   def _group_size(self, rest: str) -> int:
@@ -267,50 +238,25 @@ class Program:
     A multiply-add counts as two. `uncounted` names what is missing here.
 
     Args:
-      loops: as in `_runs`.
+      loops: whether a loop's body counts as often as it runs, not once.
     """
     return float(
       sum(
-        times * (self._flops_of(computation, instruction) or 0)
-        for computation, instruction, times in self._runs(loops)
+        times * (_flops_of(instruction) or 0)
+        for instruction, times in self._runs(loops)
       )
     )
 
   def uncounted(self) -> tuple[str, ...]:
     """Names the operations whose work this reader does not know."""
     found = {}
-    for computation, instruction, _ in self._runs():
-      name = None
+    for instruction, _ in self._runs():
       if instruction.opcode == 'while':
         if self._trip_count(instruction) is None:
-          name = f'loop {instruction.name}, taken to run once'
-      elif self._flops_of(computation, instruction) is None:
-        name = f'{instruction.opcode} {instruction.target}'.strip()
-      if name:
-        found[name] = None
+          found[f'loop {instruction.name}, taken to run once'] = None
+      elif _flops_of(instruction) is None:
+        found[f'{instruction.opcode} {instruction.target}'.strip()] = None
     return tuple(found)
-
-  def _flops_of(self, computation: str, instruction: Instruction) -> int | None:
-    """Operations of one instruction; None where it has an unknown form."""
-    # A kernel's own estimate.
-    told = re.search(
-      r'cost_estimate":\{[^}]*"flops":"?([0-9]+)', instruction.rest
-    )
-    if told:
-      return int(told[1])
-    if instruction.opcode == 'custom-call':
-      target = instruction.target
-      counts = [count for part, count in _LIBRARIES.items() if part in target]
-      if not counts:
-        return 0 if _WORKLESS.search(target) else None
-      (count,) = counts
-    elif not (count := _PRODUCTS.get(instruction.opcode)):
-      return 0
-    operands = self._shapes_of_operands(computation, instruction)
-    try:
-      return count(instruction, *(shape for shape, *_ in operands))
-    except (AttributeError, TypeError, ValueError, LookupError):
-      return None
 
   def bytes_accessed(self, loops: bool = True) -> float:
     """Counts the bytes that operations outside of fusions read and write.
@@ -318,38 +264,93 @@ class Program:
     Where an operation only looks up parts of an input, these parts count.
 
     Args:
-      loops: as in `_runs`.
+      loops: whether a loop's body counts as often as it runs, not once.
     """
     fused = {
       called
-      for _, instruction, _ in self._runs()
+      for instruction, _ in self._runs()
       if instruction.opcode == 'fusion'
       for called in instruction.called('calls')
     }
-    total = 0
-    for computation, instruction, times in self._runs(loops):
-      opcode = instruction.opcode
-      if computation in fused or opcode in _FREE or opcode.endswith('-done'):
-        continue
-      total += times * self._bytes_of(computation, instruction)
-    return float(total)
+    return float(
+      sum(
+        times * self._bytes_of(instruction)
+        for instruction, times in self._runs(loops)
+        if instruction.computation not in fused
+        and instruction.opcode not in _FREE
+        and not instruction.opcode.endswith('-done')
+      )
+    )
 
-  def _bytes_of(self, computation: str, instruction: Instruction) -> int:
-    results = sum(shape.num_bytes for shape in instruction.shapes)
-    operands = [
-      sum(shape.num_bytes for shape in shapes)
-      for shapes in self._shapes_of_operands(computation, instruction)
-    ]
-    if instruction.opcode in ('gather', 'dynamic-slice', 'slice'):
+  def _bytes_of(self, instruction: Instruction) -> int:
+    results = _bytes(instruction.shapes)
+    operands = [_bytes(operand.shapes) for operand in instruction.operands]
+    if instruction.opcode in _LOOKUPS:
       return 2 * results + sum(operands[1:])
-    if instruction.opcode in ('dynamic-update-slice', 'scatter'):
+    if instruction.opcode in _UPDATES:
       return 2 * sum(operands[1:])
     if instruction.opcode == 'fusion':
       for name in instruction.called('calls'):
-        inside = self._computations.get(name, {})
-        operands = _parts_read(inside, operands)
-        results = _parts_written(inside, results)
+        operands = _parts_read(self._inside(name), operands)
+        results = _parts_written(self._inside(name), results)
     return results + sum(operands)
+
+
+def _bytes(shapes: Iterable[Shape]) -> int:
+  return sum(shape.num_bytes for shape in shapes)
+
+
+def _parts_read(
+  inside: Iterable[Instruction], operands: list[int]
+) -> list[int]:
+  """Bytes that a fusion reads of each input, given the bytes of all of it."""
+  read = list(operands)
+  for parameter in inside:
+    if parameter.opcode != 'parameter':
+      continue
+    number = int(parameter.rest.strip('()').split(')')[0])
+    users = [user for user in inside if parameter in user.operands]
+    if number < len(read) and all(
+      user.opcode in _LOOKUPS + _UPDATES and user.operands[0] == parameter
+      for user in users
+    ):
+      looked_up = [user for user in users if user.opcode in _LOOKUPS]
+      parts = sum(_bytes(user.shapes) for user in looked_up)
+      read[number] = min(read[number], parts)
+  return read
+
+
+def _parts_written(inside: Iterable[Instruction], whole: int) -> int:
+  """Bytes that a fusion writes; into an input's place, those that change."""
+  written = sum(
+    # Behind the array come a scatter's indices, and then what is written.
+    _bytes(one.operands[2 if one.opcode == 'scatter' else 1].shapes)
+    for one in inside
+    if one.opcode in _UPDATES
+  )
+  return min(whole, written) if written else whole
+
+
+def _flops_of(instruction: Instruction) -> int | None:
+  """Operations of one instruction; None where it has an unknown form."""
+  # A kernel's own estimate.
+  told = re.search(
+    r'cost_estimate":\{[^}]*"flops":"?([0-9]+)', instruction.rest
+  )
+  if told:
+    return int(told[1])
+  if instruction.opcode == 'custom-call':
+    target = instruction.target
+    counts = [count for part, count in _LIBRARIES.items() if part in target]
+    if not counts:
+      return 0 if _WORKLESS.search(target) else None
+    (count,) = counts
+  elif not (count := _PRODUCTS.get(instruction.opcode)):
+    return 0
+  try:
+    return count(instruction, *(one.shapes[0] for one in instruction.operands))
+  except (AttributeError, TypeError, ValueError, LookupError):
+    return None
 
 
 def _dot_flops(
@@ -361,7 +362,7 @@ def _dot_flops(
   )
   axes = [int(axis) for axis in re.findall('[0-9]+', contracted[1])]
   depth = math.prod(left.dimensions[axis] for axis in axes)
-  return 2 * instruction.shapes[0].size * depth
+  return 2 * math.prod(instruction.shapes[0].dimensions) * depth
 
 
 def _convolution_flops(
@@ -379,20 +380,14 @@ def _convolution_flops(
   text = re.search(r'window=\{([^}]*)\}', instruction.rest)
   window = dict(w.split('=') for w in text[1].split()) if text else {}
   for number, axis in enumerate(sorted(set(of_out) - {'b', 'f'})):
-
-    def setting(key, default='1', number=number):
-      values = window[key].split('x') if key in window else [default] * 99
-      return int(values[number].split('_')[0])
-
-    products *= _valid(
-      of_left[axis],
-      of_right[axis],
-      of_out[axis],
-      setting('stride'),
-      setting('pad', '0_0'),
-      setting('lhs_dilate'),
-      setting('rhs_dilate'),
+    # The padding of both sides is written 0_0.
+    settings = (
+      int(window[key].split('x')[number].split('_')[0])
+      if key in window
+      else default
+      for key, default in _WINDOW.items()
     )
+    products *= _valid(of_left[axis], of_right[axis], of_out[axis], *settings)
   return 2 * products
 
 
@@ -413,94 +408,47 @@ def _attention_flops(instruction: Instruction, query: Shape, *_: Shape) -> int:
 _PRODUCTS = {'dot': _dot_flops, 'convolution': _convolution_flops}
 # Custom calls of libraries, by a part of their target.
 _LIBRARIES = {'__cublas$': _dot_flops, '__cudnn$fmha': _attention_flops}
+# A convolution's settings along an axis, with the values that go unwritten.
+_WINDOW = {'stride': 1, 'pad': 0, 'lhs_dilate': 1, 'rhs_dilate': 1}
 
 
 @functools.cache
 def _valid(
-  inputs: int,
-  window: int,
-  outputs: int,
-  stride: int,
-  pad: int,
-  dilation: int,
-  window_dilation: int,
-) -> int:
+  inputs: int, window: int, outputs: int, stride: int, pad: int, holes: int,
+  window_holes: int,
+) -> int:  # fmt: skip
   """Counts products along a convolution's axis, without padding and holes."""
   at = np.arange(outputs)[:, None] * stride
-  at = at + np.arange(window) * window_dilation - pad
-  inside = (at >= 0) & (at <= (inputs - 1) * dilation) & (at % dilation == 0)
+  at = at + np.arange(window) * window_holes - pad
+  inside = (at >= 0) & (at <= (inputs - 1) * holes) & (at % holes == 0)
   return int(inside.sum())
 
 
-def _parts_read(
-  inside: dict[str, Instruction], operands: list[int]
-) -> list[int]:
-  """Bytes that a fusion reads of each input, given the bytes of all of it."""
-  read = list(operands)
-  for parameter in inside.values():
-    if parameter.opcode != 'parameter':
-      continue
-    number = int(parameter.rest.strip('()').split(')')[0])
-    users = [i for i in inside.values() if parameter.name in i.operands]
-    looked_up = [
-      user
-      for user in users
-      if user.opcode in ('gather', 'dynamic-slice', 'slice')
-      and user.operands[0] == parameter.name
-    ]
-    written_to = [
-      user
-      for user in users
-      if user.opcode in ('dynamic-update-slice', 'scatter')
-      and user.operands[0] == parameter.name
-    ]
-    if number < len(read) and len(looked_up) + len(written_to) == len(users):
-      parts = sum(s.num_bytes for user in looked_up for s in user.shapes)
-      read[number] = min(read[number], parts)
-  return read
-
-
-def _parts_written(inside: dict[str, Instruction], whole: int) -> int:
-  """Bytes that a fusion writes; into an input's place, those that change."""
-  written = 0
-  for instruction in inside.values():
-    if instruction.opcode in ('dynamic-update-slice', 'scatter'):
-      at = 1 if instruction.opcode == 'dynamic-update-slice' else 2
-      update = inside.get(instruction.operands[at])
-      if update:
-        written += sum(shape.num_bytes for shape in update.shapes)
-  return min(whole, written) if written else whole
-
-
-def _instruction(line: str) -> Instruction | None:
+def _instruction(
+  line: str, computation: str, known: dict[str, Instruction]
+) -> Instruction | None:
   start = _INSTRUCTION.match(line)
   if not start:
     return None
-  kind, rest = _split_type(line[start.end() :])
-  opcode, bracket, rest = rest.partition('(')
+  # The result's type may be a tuple.
+  text = line[start.end() :]
+  end = _closing(text[1:]) + 2 if text.startswith('(') else text.find(' ')
+  opcode, bracket, rest = text[end:].partition('(')
   if not bracket:
     return None
+  shapes = tuple(
+    Shape(dtype, tuple(int(n) for n in sizes.split(',') if n))
+    for dtype, sizes in _SHAPE.findall(text[:end])
+  )
   end = _closing(rest)
   inside, after = rest[:end], rest[end + 1 :]
   if opcode.strip() in ('constant', 'parameter'):
     inside, after = '', f'({inside}){after}'
+  names = re.findall(r'%([^\s,()]+)', inside)
+  operands = tuple(known[name] for name in names if name in known)
   return Instruction(
-    name=start[1],
-    opcode=opcode.strip(),
-    shapes=tuple(
-      Shape(dtype, tuple(int(n) for n in sizes.split(',') if n))
-      for dtype, sizes in _SHAPE.findall(kind)
-    ),
-    operands=tuple(re.findall(r'%([^\s,()]+)', inside)),
-    rest=after,
+    computation, start[1], opcode.strip(), shapes, operands, after
   )
-
-
-def _split_type(text: str) -> tuple[str, str]:
-  """Splits a line after the result's type, which may be a tuple."""
-  is_tuple = text.startswith('(')
-  end = _closing(text[1:]) + 2 if is_tuple else text.find(' ')
-  return text[:end], text[end:].strip()
 
 
 def _closing(text: str) -> int:

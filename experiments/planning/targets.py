@@ -6,18 +6,18 @@ for N simulated devices. The compilers come with `pip install -e '.[aot]'`.
 `here` stands for the devices of this machine, which can run the program.
 """
 
-import dataclasses
+import contextlib
 import importlib.util
 import os
 import pathlib
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
 
 from data_pipelines import quiet
-from data_pipelines.errors import ConfigError
+from data_pipelines.errors import ConfigError, first_line
 
 EXAMPLES = (
   'tpu:v5e:2x4, tpu:v6e:16x16, tpu:v5p:2x2x2, tpu:v4:2x2x1, gpu:h100:8, '
@@ -26,8 +26,7 @@ EXAMPLES = (
 _H100 = pathlib.Path(__file__).with_name('h100.txtpb')
 
 
-@dataclasses.dataclass(frozen=True)
-class Hardware:
+class Hardware(NamedTuple):
   """The memory and the full rates of one device; None where not known.
 
   Attributes:
@@ -59,7 +58,7 @@ _TPUS = {
 # memory unless XLA_CLIENT_MEM_FRACTION says otherwise. Beyond a host of eight
 # GPUs each has a DGX H100's adapter of 400 Gbit/s.
 _H100_ALONE = Hardware(0.75 * 84_942_979_072, 989.4e12, 3352e9, 450e9)
-_H100_HOSTS = dataclasses.replace(_H100_ALONE, network_bandwidth=50e9)
+_H100_HOSTS = _H100_ALONE._replace(network_bandwidth=50e9)
 _GPUS_OF_A_HOST = 8
 # The same by the name that devices give themselves; H200 from its data sheet.
 _KINDS = {
@@ -73,8 +72,7 @@ _KINDS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
   """Devices to compile for.
 
   Attributes:
@@ -88,7 +86,7 @@ class Target:
   name: str
   devices: list[jax.Device]
   hardware: Hardware
-  compiler_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+  compiler_options: dict[str, Any] | None = None
   here: bool = False
 
 
@@ -113,10 +111,7 @@ def find(name: str) -> Target:
 
 
 def _tpu(name: str, topology: str) -> Target:
-  if importlib.util.find_spec('libtpu') is None:
-    raise ConfigError(
-      f"--target={name} needs the package libtpu: pip install -e '.[aot]'"
-    )
+  _require(name, 'libtpu', 'libtpu')
   # What libtpu asks a TPU's host for, and misses elsewhere.
   for key, value in {
     'TPU_SKIP_MDS_QUERY': '1',
@@ -150,34 +145,25 @@ def _tpu(name: str, topology: str) -> Target:
   except jax.errors.JaxRuntimeError as error:
     raise ConfigError(
       f'--target={name} is not a topology that libtpu knows '
-      f'({_first_line(error)}); use e.g. {EXAMPLES}'
+      f'({first_line(error)}); use e.g. {EXAMPLES}'
     ) from None
-  return Target(name, devices, _TPUS.get(generation))
+  return Target(name, devices, _TPUS[generation])
 
 
 def _h100(name: str, count: int) -> Target:
-  missing = [
-    package
-    for package, module in (
-      ('jax-cuda12-plugin', 'jax_cuda12_plugin'),
-      ('jax-cuda12-pjrt', 'jax_plugins.xla_cuda12'),
-      ('nvidia-cuda-nvcc-cu12', 'nvidia.cuda_nvcc'),
-    )
-    if not _installed(module)
-  ]
-  if missing:
+  for package, module in (
+    ('jax-cuda12-plugin', 'jax_cuda12_plugin'),
+    ('jax-cuda12-pjrt', 'jax_plugins.xla_cuda12'),
+    ('nvidia-cuda-nvcc-cu12', 'nvidia.cuda_nvcc'),
+  ):
+    _require(name, package, module)
+  each = min(count, _GPUS_OF_A_HOST)
+  hosts = count // each
+  if hosts * each != count:
     raise ConfigError(
-      f'--target={name} needs the packages {", ".join(missing)}: '
-      "pip install -e '.[aot]'"
+      f'--target={name}: more than {each} GPUs are hosts of {each}; use a '
+      f'multiple, e.g. gpu:h100:{hosts * each}'
     )
-  hosts, each = 1, count
-  if count > _GPUS_OF_A_HOST:
-    hosts, each = count // _GPUS_OF_A_HOST, _GPUS_OF_A_HOST
-    if hosts * each != count:
-      raise ConfigError(
-        f'--target={name}: more than {each} GPUs are hosts of {each}; use a '
-        f'multiple, e.g. gpu:h100:{hosts * each}'
-      )
   with quiet.muted():
     devices = topologies.get_topology_desc(
       platform='cuda',
@@ -207,8 +193,7 @@ def _here() -> Target:
   hardware = _KINDS.get(device.device_kind, Hardware(_machine_memory(devices)))
   # The memory that JAX gives out by its settings here.
   given = (device.memory_stats() or {}).get('bytes_limit', hardware.memory)
-  hardware = dataclasses.replace(hardware, memory=given)
-  return Target('here', devices, hardware, here=True)
+  return Target('here', devices, hardware._replace(memory=given), here=True)
 
 
 def _machine_memory(devices: list[jax.Device]) -> float:
@@ -217,12 +202,10 @@ def _machine_memory(devices: list[jax.Device]) -> float:
   return memory / len(devices)
 
 
-def _installed(module: str) -> bool:
-  try:
-    return importlib.util.find_spec(module) is not None
-  except ModuleNotFoundError:
-    return False
-
-
-def _first_line(error: Exception) -> str:
-  return str(error).splitlines()[0].partition(': ')[2] or str(error)
+def _require(target: str, package: str, module: str) -> None:
+  with contextlib.suppress(ModuleNotFoundError):
+    if importlib.util.find_spec(module):
+      return
+  raise ConfigError(
+    f"--target={target} needs the package {package}: pip install -e '.[aot]'"
+  )

@@ -126,11 +126,6 @@ def test_step_that_does_not_fit_is_told_with_what_would_help():
   assert fields['peak_bytes_per_device'] > 15.75 * 2**30
   text = '\n'.join(lines)
   assert 'Does not fit: a device of tpu:v5e:2x4 has 15.75 GiB' in text
-  # The MLP's columns.
-  largest = (
-    '19.55 GiB  bfloat16[20500000,512]  blocks_0/mlp/gate_up/dot_general'
-  )
-  assert largest in text
   assert '--config.microbatches=2' in text
   assert '--largest_batch' in text
   assert 'Traceback' not in text
@@ -141,18 +136,6 @@ _MESSAGE = """RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used \
 
 Total hbm usage >= 20.73G:
     reserved        258.00M
-
-  Largest program allocations in hbm:
-
-  1. Size: 2.32G
-     Operator: op_name="jit(step)/shard_map/jvp(HRM)/blocks_0/dot_general"
-     Shape: f32[96,8,901,901]{3,2,1,0:T(8,128)}
-     Unpadded size: 2.32G
-     ==========================
-
-  2. Size: 748.00M
-     Operator: op_name="jit(step)/mul"
-     Shape: bf16[96,901,512]{2,1,0}
 """
 
 
@@ -172,12 +155,8 @@ def test_work_that_is_not_known_stands_in_the_table():
   assert text.startswith('not known: ')
 
 
-def test_largest_allocations_are_read_from_the_tpu_compilers_message():
+def test_memory_needed_is_read_from_the_tpu_compilers_message():
   assert cost.needed_bytes(_MESSAGE) == int(20.47 * 2**30)
-  assert cost.listed_buffers(_MESSAGE) == (
-    '2.32 GiB  f32[96,8,901,901]  HRM/blocks_0/dot_general',
-    '748.00 MiB  bf16[96,901,512]  mul',
-  )
 
 
 @pytest.mark.parametrize('most', [8, 100, 1000, 12_344])
