@@ -28,10 +28,9 @@ from absl import flags, logging
 import hrm_jax.solver
 from data_pipelines import files
 from data_pipelines.errors import ConfigError
-from experiments.analysis import analyses
-from experiments.analysis import charts as analysis_charts
+from experiments.analysis import analyses, figures
 from experiments.cli import command, launch, shared_flags
-from experiments.drawing import charts
+from experiments.reporting import charts
 
 _ARGUMENTS = ('workdir', 'step', 'seed', *shared_flags.BOUNDS)
 FLAGS = shared_flags.define(*_ARGUMENTS, *shared_flags.JAX)
@@ -109,7 +108,7 @@ def run(
     }
     with charts.writing(directory / f'{name}.json') as path:
       files.write_json(path, record)
-    charts.save(analysis_charts.draw(record), directory / f'{name}.png')
+    charts.save(figures.draw(record), directory / f'{name}.png')
     found[name] = {
       'headline': finding.headline,
       'numbers': finding.numbers,

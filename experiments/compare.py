@@ -20,8 +20,7 @@ from absl import flags
 
 from data_pipelines import files
 from experiments.cli import command, launch, shared_flags
-from experiments.drawing import charts
-from experiments.reporting import comparison, learning_curves, runs
+from experiments.reporting import charts, comparison, learning_curves, runs
 
 FLAGS = shared_flags.define('runs', *shared_flags.JAX)
 shared_flags.path(

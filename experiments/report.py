@@ -29,8 +29,13 @@ from data_pipelines.arc import voting
 from data_pipelines.errors import ConfigError
 from data_pipelines.puzzle_set import PuzzleSet
 from experiments.cli import command, launch, shared_flags
-from experiments.drawing import charts, training_curves
-from experiments.reporting import gallery, paper_scale, runs
+from experiments.reporting import (
+  charts,
+  gallery,
+  paper_scale,
+  runs,
+  training_curves,
+)
 from experiments.reporting import published_results as published
 from hrm_jax.settings import Settings, flat
 from hrm_jax.solver import Solver
@@ -97,7 +102,7 @@ def gather(solver: Solver, max_tasks: int) -> dict[str, Any]:
   puzzles = solver.puzzles
   leaks = scores.leaks if scores else solver.leaks.record()
   # What is damaged is told before the traces are made.
-  curves = _curves(one)
+  curves = training_curves.collect(one.metrics)
   analyses = _analyses(workdir / 'analysis' / f'step_{step}')
   num_rows = scores.rows if scores else 0
   found = gallery.gather(solver, directory, num_rows, max_tasks)
@@ -126,7 +131,7 @@ def gather(solver: Solver, max_tasks: int) -> dict[str, Any]:
         else 'none',
       ],
       ['Checkpoint', f'step {step:,}'],
-      ['Seed', str(one.seed)],
+      ['Seed', str(one.config.seed)],
       ['Trained on', solver.trained_on],
       ['Scored on', version],
       ['Puzzles', puzzles.describe().removeprefix(f'{puzzles.version}: ')],
@@ -227,13 +232,6 @@ def _published(one: runs.Run, scores: runs.Scores) -> dict[str, Any]:
       if f.benchmark == paper.benchmark
     ],
   }
-
-
-def _curves(one: runs.Run) -> list[dict[str, Any]]:
-  """The curves of metrics.jsonl; none where there is no such file."""
-  if not (one.directory / 'metrics.jsonl').exists():
-    return []
-  return training_curves.collect(one.metrics)
 
 
 def _analyses(directory: pathlib.Path) -> list[dict[str, str]]:

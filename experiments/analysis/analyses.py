@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 import tomllib
 from collections.abc import Callable, Iterator
@@ -103,14 +104,6 @@ class Subject:
     """Segments that the run trains and evaluates with at most."""
     return self.solver.settings.act.halt_max_steps
 
-  @property
-  def answers_known(self) -> bool:
-    """Whether anything held out can be scored."""
-    tasks = self.puzzles.evaluation_tasks
-    return not tasks or any(
-      pair.output is not None for task in tasks for pair in task.tests
-    )
-
   @functools.cached_property
   def walked(self) -> Walked:
     """One walk for all analyses that need one."""
@@ -129,9 +122,9 @@ def prepare(
 
   Args:
     solver: the model.
-    max_augmentations: as `Solver.evaluate` takes it.
-    max_puzzles: as `Solver.evaluate` takes it.
-    batch_size: as `Solver.evaluate` takes it.
+    max_augmentations: as `Solver.evaluate` takes it, like the next two.
+    max_puzzles: see there.
+    batch_size: see there.
     segments: number of segments of a walk; None for twice the run's, 16 at
       least.
     seed: see `Subject`.
@@ -153,32 +146,38 @@ def prepare(
 def not_applicable(name: str, subject: Subject) -> str | None:
   """Why an analysis has nothing to say of this checkpoint; None if it has."""
   model, chosen = subject.solver.model, subject.chosen
-  scored = name not in ('dimensions', 'residuals')
-  if not len(chosen):
-    return 'nothing is held out: config.data.evaluate names no puzzles'
-  if scored and not subject.answers_known:
-    return 'no held-out answer is known'
-  in_segments = name in ('residuals', 'segments', 'halting', 'calibration')
-  if in_segments and not model.settings.recurrent:
-    return 'direct prediction has no segments'
-  if (
-    name in ('halting', 'calibration')
-    and subject.solver.settings.act.halting == 'none'
-  ):
-    return 'no Q value was trained (act.halting=none)'
-  if name == 'augmentations':
-    if not subject.puzzles.evaluation_tasks:
-      return 'one answer a puzzle: augmentations do not vote'
-    if evaluation.place(chosen).max() == 0:
-      return 'there is one augmentation of each task'
-  if name == 'identifiers':
-    if not model.settings.puzzle_emb_ndim:
-      return 'the model has no puzzle embeddings (model.puzzle_emb_ndim=0)'
-    if len(np.unique(chosen.identifier)) == 1:
-      return 'all puzzles share one identifier'
-    if len(np.unique(chosen.group)) == 1:
-      return 'there is one task: its identifier cannot be swapped'
-  return None
+  tasks, act = subject.puzzles.evaluation_tasks, subject.solver.settings.act
+  answers = [pair.output for task in tasks for pair in task.tests]
+  walks = name in ('residuals', 'segments', 'halting', 'calibration')
+  halts = name in ('halting', 'calibration')
+  votes, swaps = name == 'augmentations', name == 'identifiers'
+  reasons = {
+    'nothing is held out: config.data.evaluate names no puzzles': (
+      not len(chosen)
+    ),
+    'no held-out answer is known': (
+      name not in ('dimensions', 'residuals')
+      and tasks
+      and all(answer is None for answer in answers)
+    ),
+    'direct prediction has no segments': walks and not model.settings.recurrent,
+    'no Q value was trained (act.halting=none)': halts
+    and act.halting == 'none',
+    'one answer a puzzle: augmentations do not vote': votes and not tasks,
+    'there is one augmentation of each task': (
+      votes and evaluation.place(chosen).max(initial=0) == 0
+    ),
+    'the model has no puzzle embeddings (model.puzzle_emb_ndim=0)': (
+      swaps and not model.settings.puzzle_emb_ndim
+    ),
+    'all puzzles share one identifier': (
+      swaps and len(np.unique(chosen.identifier)) == 1
+    ),
+    'there is one task: its identifier cannot be swapped': (
+      swaps and len(np.unique(chosen.group)) == 1
+    ),
+  }
+  return next((why for why, holds in reasons.items() if holds), None)
 
 
 def dimensions(subject: Subject) -> Finding:
@@ -186,7 +185,7 @@ def dimensions(subject: Subject) -> Finding:
   solver, query = subject.solver, subject.query
   model, mesh = solver.model, solver.mesh
   segments = subject.halt_max_steps if model.settings.recurrent else 1
-  rows = subject.query.originals(TRAJECTORIES)
+  rows = query.originals(TRAJECTORIES)
   tasks = np.random.default_rng(subject.seed).permutation(np.unique(rows.group))
   ends = np.unique(np.arange(1, _PARTS + 1) * len(tasks) // _PARTS)
   ends = ends[ends > 0]
@@ -197,39 +196,34 @@ def dimensions(subject: Subject) -> Finding:
   size = sharding.round_up(
     mesh, 'batch', min(subject.batch_size, max(map(len, parts)))
   )
-  # Each part in batches of its own, filled up by its last row.
-  padded = [np.pad(part, (0, -len(part) % size), 'edge') for part in parts]
-  counted = np.concatenate(
-    [
-      np.arange(len(full)) < len(part)
-      for part, full in zip(parts, padded, strict=True)
-    ]
-  )
-  last = np.cumsum([len(full) // size for full in padded])
   fresh = fresh_weights(model, solver.settings.seed, len(solver.names), mesh)
   measure = analysis.sharded_state_moments(model, segments, mesh)
-  progress = Progress('Trajectories: batches', 2 * int(last[-1]))
+  batches = sum(math.ceil(len(part) / size) for part in parts)
+  progress = Progress('Trajectories: batches', 2 * batches)
   ratios = {'trained': {}, 'fresh': {}}
   for found, variables, table in (
     (ratios['trained'], query.variables, query.puzzle_table),
     (ratios['fresh'], *fresh),
   ):
     moments: analysis.StateMoments = {}
-    for number, batch in enumerate(
-      _batches(subject, rows.take(np.concatenate(padded)), size), 1
-    ):
-      mask = counted[(number - 1) * size : number * size]
-      measure(variables, *_embedded(table, batch), mask, moments)
-      progress.add()
-      if number in last:
-        _add_ratios(found, moments)
+    for part in parts:
+      # Batches of its own, filled up by its last row.
+      padded = np.pad(part, (0, -len(part) % size), 'edge')
+      counted = np.split(
+        np.arange(len(padded)) < len(part), len(padded) // size
+      )
+      some = _batches(subject, rows.take(padded), size)
+      for batch, mask in zip(some, counted, strict=True):
+        measure(variables, *_embedded(table, batch), mask, moments)
+        progress.add()
+      for state, pooled in moments.items():
+        for pooling, sums in pooled.items():
+          ratio = analysis.participation_ratio(sums.covariance)
+          of_state = found.setdefault(state, {})
+          of_state.setdefault(pooling, []).append(_number(ratio))
   vectors = {
     state: {pooling: int(sums.count) for pooling, sums in pooled.items()}
     for state, pooled in moments.items()
-  }
-  last_of = {
-    network: {state: pooled['tokens'][-1] for state, pooled in found.items()}
-    for network, found in ratios.items()
   }
   return Finding(
     {
@@ -240,14 +234,11 @@ def dimensions(subject: Subject) -> Finding:
       'hidden_size': model.settings.hidden_size,
       'vectors': vectors,
     },
-    {
-      'tasks': ends.tolist(),
-      'participation_ratio': ratios,
-    },
+    {'tasks': ends.tolist(), 'participation_ratio': ratios},
     '; '.join(
       f'{network} '
-      + ', '.join(f'{state} {value:.1f}' for state, value in last.items())
-      for network, last in last_of.items()
+      + ', '.join(f'{z} {pooled["tokens"][-1]:.1f}' for z, pooled in of.items())
+      for network, of in ratios.items()
     )
     + f' of {model.settings.hidden_size}, {ends[-1]} tasks',
   )
@@ -309,17 +300,19 @@ def segments(subject: Subject) -> Finding:
   """Accuracy after 1, 2, ... segments, from one walk."""
   scores = [_scores(judge) for judge in subject.walked.after]
   name = _headline_score(scores[0])
-  counts = list(range(1, len(scores) + 1))
-  shown = [2**k for k in range(len(scores).bit_length())]
+  count = len(scores)
   return Finding(
     {
       **_rows_of(subject),
-      'segments': len(scores),
+      'segments': count,
       'halt_max_steps': subject.halt_max_steps,
     },
-    {'segments': counts, **_columns(scores)},
+    {'segments': list(range(1, count + 1)), **_columns(scores)},
     f'{name} '
-    + ', '.join(f'{100 * scores[k - 1][name]:.1f} % at {k}' for k in shown),
+    + ', '.join(
+      f'{_percent(scores[k - 1][name])} at {k}'
+      for k in (2**power for power in range(count.bit_length()))
+    ),
   )
 
 
@@ -332,7 +325,7 @@ def augmentations(subject: Subject) -> Finding:
     {'augmentations': list(votes), **_columns(scores)},
     'pass@2 '
     + ', '.join(
-      f'{100 * score["pass@2"]:.1f} % of {count}'
+      f'{_percent(score["pass@2"])} of {count}'
       for count, score in zip(votes, scores, strict=True)
     ),
   )
@@ -350,8 +343,7 @@ def halting(subject: Subject) -> Finding:
     {**_rows_of(subject), 'halt_max_steps': subject.halt_max_steps},
     numbers,
     '; '.join(
-      f'{mode} {name} {100 * found[name]:.1f} %, {found["segments"]:.2f} '
-      'segments'
+      f'{mode} {name} {_percent(found[name])}, {found["segments"]:.2f} segments'
       for mode, found in numbers.items()
     ),
   )
@@ -383,7 +375,7 @@ def identifiers(subject: Subject) -> Finding:
     numbers,
     f'{name} '
     + ', '.join(
-      f'{100 * scores[name]:.1f} % {way}' for way, scores in numbers.items()
+      f'{_percent(scores[name])} {way}' for way, scores in numbers.items()
     ),
   )
 
@@ -391,41 +383,44 @@ def identifiers(subject: Subject) -> Finding:
 def calibration(subject: Subject) -> Finding:
   """Whether q_halt tells how sure an answer may be taken for."""
   found = subject.walked.calibration
-  edges = np.linspace(0, 1, found.bins + 1)
   rows = int(found.count.sum())
+  confidence, exact = (
+    float(part.sum() / max(rows, 1)) for part in (found.confidence, found.right)
+  )
   return Finding(
     {'rows': rows, 'segments': subject.halt_max_steps, 'bins': found.bins},
     {
-      'edges': edges.tolist(),
+      'edges': np.linspace(0, 1, found.bins + 1).tolist(),
       'count': found.count.tolist(),
       'confidence': _shares(found.confidence, found.count),
       'exact': _shares(found.right, found.count),
-      'mean_confidence': _number(found.confidence.sum() / max(rows, 1)),
-      'mean_exact': _number(found.right.sum() / max(rows, 1)),
+      'mean_confidence': confidence,
+      'mean_exact': exact,
       'ece': _number(found.error),
     },
-    f'ECE {found.error:.3f}; mean confidence '
-    f'{found.confidence.sum() / max(rows, 1):.3f}, exact '
-    f'{found.right.sum() / max(rows, 1):.3f}',
+    f'ECE {found.error:.3f}; mean confidence {confidence:.3f}, exact '
+    f'{exact:.3f}',
   )
 
 
 # By name, in the order in which they are made.
 ANALYSES: dict[str, Callable[[Subject], Finding]] = {
-  'dimensions': dimensions,
-  'residuals': residuals,
-  'segments': segments,
-  'augmentations': augmentations,
-  'halting': halting,
-  'identifiers': identifiers,
-  'calibration': calibration,
+  analyse.__name__: analyse
+  for analyse in (
+    dimensions,
+    residuals,
+    segments,
+    augmentations,
+    halting,
+    identifiers,
+    calibration,
+  )
 }
 
 
 def _walk(subject: Subject) -> Walked:
-  puzzles, chosen, mesh = subject.puzzles, subject.chosen, subject.solver.mesh
-  solver = subject.solver
-  most = subject.halt_max_steps
+  solver, puzzles, chosen = subject.solver, subject.puzzles, subject.chosen
+  mesh, most = solver.mesh, subject.halt_max_steps
   size = sharding.round_up(mesh, 'batch', min(subject.batch_size, len(chosen)))
   walk = analysis.sharded_walk(
     solver.model, solver.settings.act, subject.segments, mesh
@@ -487,18 +482,6 @@ def _embedded(table: chex.Array, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
   return rows, batch['inputs']
 
 
-def _add_ratios(
-  found: dict[str, dict[str, list[float | None]]],
-  moments: analysis.StateMoments,
-) -> None:
-  """Appends the participation ratios of all states so far."""
-  for state, pooled in moments.items():
-    for pooling, sums in pooled.items():
-      ratio = analysis.participation_ratio(sums.covariance)
-      ratios = found.setdefault(state, {}).setdefault(pooling, [])
-      ratios.append(_number(ratio))
-
-
 def _counts(most: int) -> list[int]:
   """1, 3, 10, 30, ... and `most`, with nothing just below it."""
   steps = (digit * 10**power for power in range(9) for digit in (1, 3))
@@ -522,8 +505,7 @@ def _swapped(subject: Subject) -> np.ndarray:
 
 def _scores(result: Result) -> dict[str, float]:
   """The scores that the figures show, by short names."""
-  names = {'exact': 'eval/exact', 'accuracy': 'eval/accuracy'}
-  names |= {'valid': 'eval/valid'}
+  names = {name: f'eval/{name}' for name in ('exact', 'accuracy', 'valid')}
   names |= {f'pass@{k}': f'eval/pass@{k}/outputs' for k in voting.ATTEMPTS[:2]}
   return {
     short: result.metrics[name]
@@ -534,6 +516,10 @@ def _scores(result: Result) -> dict[str, float]:
 
 def _headline_score(scores: dict[str, float]) -> str:
   return 'pass@2' if 'pass@2' in scores else 'exact'
+
+
+def _percent(fraction: float) -> str:
+  return f'{100 * fraction:.1f} %'
 
 
 def _columns(scores: list[dict[str, float]]) -> dict[str, list[float]]:

@@ -93,14 +93,9 @@ def measure(found: Sequence[runs.Run]) -> list[Measured]:
     same = (scores.step, scores.halting, scores.data_version, scores.trained_on)
     return same, scores.rows, _leaking(run), scale[run.directory]
 
-  # Groups that may stand in one table.
-  tables: dict[str, list[runs.Group]] = {}
-  for group in runs.group(found, scored):
-    tables.setdefault(_held_out(group.runs[0]), []).append(group)
   return [
-    _measured(label, group, *scale[group.runs[0].directory])
-    for some in tables.values()
-    for label, group in zip(runs.labels(some), some, strict=True)
+    _measured(label, group, *scale[group[0].directory])
+    for label, group in runs.labelled(found, scored, _held_out)
   ]
 
 
@@ -110,16 +105,16 @@ def _measured(
   paper: paper_scale.PaperSet | None,
   reason: str,
 ) -> Measured:
-  run = group.runs[0]
+  run = group[0]
 
   def percent(metric: str) -> list[float]:
-    for one in group.runs:
+    for one in group:
       if metric not in one.scores.metrics:
         raise ConfigError(
           f'{one.scores.path}: has no {metric}, as where no held-out answer is '
           'known; leave this run out of --runs'
         )
-    return [100 * one.scores.metrics[metric] for one in group.runs]
+    return [100 * one.scores.metrics[metric] for one in group]
 
   is_arc = _is_arc(run)
   if paper:
@@ -140,15 +135,15 @@ def _measured(
       for rule, name in _RULES.items()
       if is_arc
     },
-    parameters=group.parameters,
-    seeds=group.seeds,
+    parameters=runs.parameters(group),
+    seeds=[one.config.seed for one in group],
     step=run.scores.step,
     halting=run.scores.halting,
     leaking=_leaking(run),
     data_version=run.data_version,
     benchmark=paper and paper.benchmark,
     notes=notes,
-    runs=[str(one.directory) for one in group.runs],
+    runs=[str(one.directory) for one in group],
   )
 
 

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from data_pipelines.errors import ConfigError
-from experiments.drawing import charts
-from experiments.reporting import runs
+from experiments.reporting import charts, runs
 
 _PREFIX = 'eval/'
 # Metrics that are counts; the others are fractions, shown in percent.
@@ -72,20 +71,15 @@ def read(found: Sequence[runs.Run], metric: str) -> list[Curve]:
         f'--metric={metric} is not in {run.directory}/metrics.jsonl; there are '
         + ', '.join(names)
       )
-  groups = runs.group(found, _held_out)
-  panels: dict[str, list[runs.Group]] = {}
-  for group in groups:
-    panels.setdefault(_held_out(group.runs[0]), []).append(group)
   return [
-    _curve(label, held_out, group, _PREFIX + metric)
-    for held_out, some in panels.items()
-    for label, group in zip(runs.labels(some), some, strict=True)
+    _curve(label, _held_out(group[0]), group, _PREFIX + metric)
+    for label, group in runs.labelled(found, _held_out, _held_out)
   ]
 
 
 def _curve(label: str, held_out: str, group: runs.Group, metric: str) -> Curve:
   by_step = []
-  for run in group.runs:
+  for run in group:
     values = {line['step']: line.get(metric) for line in run.evaluations}
     for step, value in values.items():
       if type(value) not in (int, float):
@@ -97,13 +91,15 @@ def _curve(label: str, held_out: str, group: runs.Group, metric: str) -> Curve:
   # A mean over fewer seeds here and more there would be another curve.
   steps = sorted(set.intersection(*map(set, by_step)))
   if not steps:
-    names = ', '.join(str(run.directory) for run in group.runs)
+    names = ', '.join(str(run.directory) for run in group)
     raise ConfigError(
       f'{names}: differ in their seed alone, but were never evaluated at the '
       'same step; compare them one at a time'
     )
   values = [[run[step] for step in steps] for run in by_step]
-  return Curve(label, held_out, group.parameters, group.seeds, steps, values)
+  seeds = [run.config.seed for run in group]
+  parameters = runs.parameters(group)
+  return Curve(label, held_out, parameters, seeds, steps, values)
 
 
 def _held_out(run: runs.Run) -> str:
@@ -137,27 +133,19 @@ def draw(curves: Sequence[Curve], metric: str) -> charts.Figure:
 def _draw_panel(axes, curves: Sequence[Curve], metric: str) -> None:
   for number, curve in enumerate(curves):
     # Where the colours begin again, the lines look otherwise.
-    turn, colour = divmod(number, len(charts.LINES))
-    count = len(curve.values)
+    turn, place = divmod(number, len(charts.LINES))
+    colour, count = charts.LINES[place], len(curve.values)
     axes.plot(
-      curve.steps,
-      curve.over_runs(statistics.mean),
-      color=charts.LINES[colour],
-      linestyle=('-', '--', ':', '-.')[turn % 4],
-      marker='o',
-      markersize=3.5,
-      label=f'{curve.label}, {charts.count(curve.parameters)}, '
+      curve.steps, curve.over_runs(statistics.mean), color=colour, marker='o',
+      markersize=3.5, linestyle=('-', '--', ':', '-.')[turn % 4],
+      label=f'{curve.label}, {_count(curve.parameters)}, '
       f'{count} seed{"s" * (count > 1)}',
-    )
+    )  # fmt: skip
     if count > 1:
       axes.fill_between(
-        curve.steps,
-        curve.over_runs(min),
-        curve.over_runs(max),
-        color=charts.LINES[colour],
-        alpha=0.18,
-        linewidth=0,
-      )
+        curve.steps, curve.over_runs(min), curve.over_runs(max), color=colour,
+        alpha=0.18, linewidth=0,
+      )  # fmt: skip
   axes.set_xlabel('optimizer steps')
   axes.set_ylabel(f'{metric} of what is held out')
   if metric not in _COUNTS:
@@ -170,3 +158,13 @@ def _draw_panel(axes, curves: Sequence[Curve], metric: str) -> None:
   axes.legend(
     loc='upper center', bbox_to_anchor=(0.5, -0.12), fontsize=9, frameon=False
   )
+
+
+def _count(parameters: int | None) -> str:
+  """A number of parameters in three digits: '27.3M parameters'."""
+  if parameters is None:
+    return 'no checkpoint'
+  for size, letter in ((10**6, 'M'), (10**3, 'K')):
+    if parameters >= size:
+      return f'{parameters / size:.3g}{letter} parameters'
+  return f'{parameters} parameters'

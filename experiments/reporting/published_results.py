@@ -44,55 +44,36 @@ class Figure(NamedTuple):
 
 
 _DIRECT = 'direct prediction, 8-layer transformer'
-_MLP = 'TRM mlp_t'
+_SEMI_PRIVATE = 'HRM, ARC Prize semi-private'
 _LIAO_GU = 'Liao & Gu (CompressARC), one 76K network per task'
-_SEMI_PRIVATE = 'on the semi-private set, not on the public one'
 
-FIGURES = (
-  Figure('HRM', '27M', 'ARC-1', '40.3', 'HRM'),
-  Figure('HRM', '27M', 'ARC-2', '5.0', 'HRM'),
+# System, parameters, source, and a figure for each of `BENCHMARKS`.
+_ROWS = (
+  ('HRM', '27M', 'HRM', '40.3', '5.0', '55.0', '74.5'),
+  (_SEMI_PRIVATE, '27M', 'ARC Prize', '32', '2', '', ''),
+  (_DIRECT, '27M', 'HRM', '21.0', '0.0', '0', '0'),
+  ('TRM attention', '7M', 'TRM', '44.6', '7.8', '74.7', '85.3'),
+  ('TRM mlp_t', '5M (ARC 19M)', 'TRM', '29.6', '2.4', '87.4', '0'),
+  (_LIAO_GU, '0.076M', 'CompressARC', '20.0', '~4', '', ''),
+  ('o3-mini-high', 'not public', 'HRM', '34.5', '3.0', '0', '0'),
+  ('Claude 3.7, 8K', 'not public', 'HRM', '21.2', '0.9', '0', '0'),
+  ('DeepSeek R1', '671B', 'HRM', '15.8', '1.3', '0', '0'),
+)
+_NOTES = {
+  ('HRM', 'Sudoku-Extreme 1k'): 'reruns gave 45.8, 55.4 and 57.5',
+  (_SEMI_PRIVATE, 'ARC-1'): 'on the semi-private set, not on the public one',
+  (_SEMI_PRIVATE, 'ARC-2'): 'on the semi-private set, not on the public one',
+  (_DIRECT, 'ARC-1'): 'a blog table quotes 15.8',
+  (_LIAO_GU, 'ARC-2'): 'an approximate figure',
+  ('o3-mini-high', 'ARC-2'): 'a blog table quotes 1.3',
+}
+
+FIGURES = tuple(
   Figure(
-    'HRM', '27M', 'Sudoku-Extreme 1k', '55.0', 'HRM',
-    'reruns gave 45.8, 55.4 and 57.5',
-  ),
-  Figure('HRM', '27M', 'Maze-Hard', '74.5', 'HRM'),
-  Figure(
-    'HRM, ARC Prize semi-private', '27M', 'ARC-1', '32', 'ARC Prize',
-    _SEMI_PRIVATE,
-  ),
-  Figure(
-    'HRM, ARC Prize semi-private', '27M', 'ARC-2', '2', 'ARC Prize',
-    _SEMI_PRIVATE,
-  ),
-  Figure(_DIRECT, '27M', 'ARC-1', '21.0', 'HRM', 'a blog table quotes 15.8'),
-  Figure(_DIRECT, '27M', 'ARC-2', '0.0', 'HRM'),
-  Figure(_DIRECT, '27M', 'Sudoku-Extreme 1k', '0', 'HRM'),
-  Figure(_DIRECT, '27M', 'Maze-Hard', '0', 'HRM'),
-  Figure('TRM attention', '7M', 'ARC-1', '44.6', 'TRM'),
-  Figure('TRM attention', '7M', 'ARC-2', '7.8', 'TRM'),
-  Figure('TRM attention', '7M', 'Sudoku-Extreme 1k', '74.7', 'TRM'),
-  Figure('TRM attention', '7M', 'Maze-Hard', '85.3', 'TRM'),
-  Figure(_MLP, '5M (ARC 19M)', 'ARC-1', '29.6', 'TRM'),
-  Figure(_MLP, '5M (ARC 19M)', 'ARC-2', '2.4', 'TRM'),
-  Figure(_MLP, '5M (ARC 19M)', 'Sudoku-Extreme 1k', '87.4', 'TRM'),
-  Figure(_MLP, '5M (ARC 19M)', 'Maze-Hard', '0', 'TRM'),
-  Figure(_LIAO_GU, '0.076M', 'ARC-1', '20.0', 'CompressARC'),
-  Figure(
-    _LIAO_GU, '0.076M', 'ARC-2', '~4', 'CompressARC', 'an approximate figure'
-  ),
-  Figure('o3-mini-high', 'not public', 'ARC-1', '34.5', 'HRM'),
-  Figure(
-    'o3-mini-high', 'not public', 'ARC-2', '3.0', 'HRM',
-    'a blog table quotes 1.3',
-  ),
-  Figure('o3-mini-high', 'not public', 'Sudoku-Extreme 1k', '0', 'HRM'),
-  Figure('o3-mini-high', 'not public', 'Maze-Hard', '0', 'HRM'),
-  Figure('Claude 3.7, 8K', 'not public', 'ARC-1', '21.2', 'HRM'),
-  Figure('Claude 3.7, 8K', 'not public', 'ARC-2', '0.9', 'HRM'),
-  Figure('Claude 3.7, 8K', 'not public', 'Sudoku-Extreme 1k', '0', 'HRM'),
-  Figure('Claude 3.7, 8K', 'not public', 'Maze-Hard', '0', 'HRM'),
-  Figure('DeepSeek R1', '671B', 'ARC-1', '15.8', 'HRM'),
-  Figure('DeepSeek R1', '671B', 'ARC-2', '1.3', 'HRM'),
-  Figure('DeepSeek R1', '671B', 'Sudoku-Extreme 1k', '0', 'HRM'),
-  Figure('DeepSeek R1', '671B', 'Maze-Hard', '0', 'HRM'),
-)  # fmt: skip
+    *(system, parameters, benchmark, text, source),
+    note=_NOTES.get((system, benchmark), ''),
+  )
+  for system, parameters, source, *texts in _ROWS
+  for benchmark, text in zip(BENCHMARKS, texts, strict=True)
+  if text
+)

@@ -12,7 +12,7 @@ import pathlib
 import re
 import textwrap
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from data_pipelines import files
 from data_pipelines.errors import ConfigError, DataError
 from experiments.cli import command
-from experiments.drawing import training_curves
+from experiments.reporting import training_curves
 from hrm_jax.inference import predict as inference
 from hrm_jax.settings import Settings, flat
 from hrm_jax.workdir import config as workdir_config
@@ -33,12 +33,10 @@ _SYSTEMS = {
   'recurrent_transformer': 'recurrent transformer',
   'trm': 'TRM attention',
 }
-_TRM_MLP = 'TRM mlp_t'
 
-# Names that `experiments.evaluate` gives the directory of an evaluation of all
-# that is held out, and the files of any evaluation.
+# Name that `experiments.evaluate` gives the directory of an evaluation of all
+# that is held out.
 _WHOLE = re.compile(rf'step_(\d+)(?:_({"|".join(inference.HALTING_MODES)}))?')
-_ANY = 'step_*/scores.json'
 _METRIC = 'eval/'
 # Settings that are too long for a label.
 _NOT_IN_LABELS = {'data_version', 'data.known_leaks'}
@@ -46,8 +44,7 @@ _NOT_IN_LABELS = {'data_version', 'data.known_leaks'}
 _OF_SYSTEM = ('model.', 'act.', 'loss', 'optimizer.ema_decay')
 
 
-@dataclasses.dataclass(frozen=True)
-class Scores:
+class Scores(NamedTuple):
   """The result of one evaluation.
 
   Attributes:
@@ -87,16 +84,11 @@ class Run:
   data_version: str
 
   @property
-  def seed(self) -> int:
-    """Seed of the parameters and of the order of the examples."""
-    return self.config.seed
-
-  @property
   def system(self) -> str:
     """Name of the kind of model."""
     model = self.config.model
-    if model.kind == 'trm' and model.mlp_t:
-      return _TRM_MLP
+    if getattr(model, 'mlp_t', False):
+      return 'TRM mlp_t'
     return _SYSTEMS[model.kind]
 
   @functools.cached_property
@@ -130,38 +122,34 @@ class Run:
     root = self.directory / 'evaluation'
     evaluate = command.typed('experiments.evaluate')
     again = f'{evaluate} --workdir={self.directory}'
-    found, partial = [], []
-    for path in sorted(root.glob(_ANY)):
-      if match := _WHOLE.fullmatch(path.parent.name):
-        found.append((int(match[1]), match[2] is None, path))
-      else:
-        partial.append(path.parent.name)
+    paths = sorted(root.glob('step_*/scores.json'))
+    found = [
+      (int(match[1]), match[2] is None, path)
+      for path in paths
+      if (match := _WHOLE.fullmatch(path.parent.name))
+    ]
     if not found:
-      has = f'only partial ones ({", ".join(partial)})' if partial else 'none'
+      partial = ', '.join(path.parent.name for path in paths)
+      has = f'only partial ones ({partial})' if partial else 'none'
       raise ConfigError(
         f'{root}: no scores of all that is held out, {has}; run {again}'
       )
-    *_, path = max(found)
-    return read_scores(path, f'run {again} --step={max(found)[0]} again')
+    step, _, path = max(found)
+    return read_scores(path, f'run {again} --step={step} again')
 
   @functools.cached_property
   def metrics(self) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl in their order; each has a `step`.
+    """The lines of metrics.jsonl, each with a `step`; none without the file.
 
     Raises:
-      ConfigError: there is no such file, or it is damaged.
+      ConfigError: it is damaged.
     """
-    return training_curves.read(self.directory / 'metrics.jsonl')
+    path = self.directory / 'metrics.jsonl'
+    return training_curves.read(path) if path.exists() else []
 
-  @functools.cached_property
+  @property
   def evaluations(self) -> list[dict[str, float]]:
-    """The evaluations made during training, by rising step; may be none.
-
-    Raises:
-      ConfigError: metrics.jsonl is damaged.
-    """
-    if not (self.directory / 'metrics.jsonl').exists():
-      return []
+    """The evaluations made during training, by rising step; may be none."""
     found = {
       line['step']: line
       for line in self.metrics
@@ -197,27 +185,14 @@ class Run:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
-@dataclasses.dataclass(frozen=True)
-class Group:
-  """Runs that differ in their seeds and in nothing else that matters."""
+# Runs that differ in their seeds and in nothing else that matters.
+Group = tuple[Run, ...]
 
-  runs: tuple[Run, ...]
 
-  @property
-  def system(self) -> str:
-    """Name of the kind of model."""
-    return self.runs[0].system
-
-  @property
-  def seeds(self) -> list[int]:
-    """Seed of each run."""
-    return [run.seed for run in self.runs]
-
-  @property
-  def parameters(self) -> int | None:
-    """See `Run.parameters`; None where no run has a checkpoint."""
-    counts = (run.parameters for run in self.runs)
-    return next((count for count in counts if count is not None), None)
+def parameters(group: Group) -> int | None:
+  """See `Run.parameters`; None where no run has a checkpoint."""
+  counts = (run.parameters for run in group)
+  return next((count for count in counts if count is not None), None)
 
 
 def decisive(config: Settings) -> dict[str, Any]:
@@ -264,14 +239,15 @@ def read(directory: pathlib.Path) -> Run:
 def read_scores(path: pathlib.Path, fix: str) -> Scores:
   """Reads a scores.json that `experiments.evaluate` wrote.
 
-  Args:
-    path: the file.
-    fix: what to do where the file is damaged, for the error.
-
   Raises:
-    ConfigError: the file is damaged.
+    ConfigError: the file is damaged, and `fix` says what to do.
   """
-  found = read_object(path, fix)
+  try:
+    found = files.parse_json(files.read(path), path)
+  except DataError as error:
+    raise ConfigError(f'{error}; {fix}') from None
+  if not isinstance(found, dict):
+    raise ConfigError(f'{path}: must hold a JSON object; {fix}')
 
   def take(name: str, what: str, *kinds: type) -> Any:
     # `type`, since JSON's true is an int to isinstance.
@@ -284,18 +260,14 @@ def read_scores(path: pathlib.Path, fix: str) -> Scores:
   leaks = take('leaks', 'an object', dict)
   if type(leaks.get('answers')) is not int or 'allow_leaks' not in leaks:
     raise ConfigError(f'{path}: leaks has no answers or allow_leaks; {fix}')
-  names = ('halting', 'data_version', 'trained_on')
+  names = [name for name in found if name.startswith(_METRIC)]
   return Scores(
-    path=path,
-    step=take('step', 'a whole number', int),
-    rows=take('rows', 'a whole number', int),
-    leaks=leaks,
-    metrics={
-      name: float(take(name, 'a number', int, float))
-      for name in found
-      if name.startswith(_METRIC)
-    },
-    **{name: take(name, 'text', str) for name in names},
+    path,
+    take('step', 'a whole number', int),
+    *(take(name, 'text', str) for name in Scores._fields[2:5]),
+    take('rows', 'a whole number', int),
+    leaks,
+    {name: float(take(name, 'a number', int, float)) for name in names},
   )
 
 
@@ -304,9 +276,7 @@ def group(
 ) -> list[Group]:
   """Puts runs that differ in seed alone together, in the order they came.
 
-  Args:
-    runs: the runs to group.
-    also_by: function of what must be the same besides the settings.
+  What `also_by` gives must be the same besides the settings.
 
   Raises:
     ConfigError: two runs of a group have one seed, so that their spread would
@@ -316,15 +286,37 @@ def group(
   for run in runs:
     key = (tuple(sorted(run.settings.items())), also_by(run))
     seeds = groups.setdefault(key, {})
-    if run.seed in seeds:
+    seed = run.config.seed
+    if seed in seeds:
       raise ConfigError(
-        f'--runs: {seeds[run.seed].directory} and {run.directory} have the '
-        f'same settings and the same seed {run.seed}; name one of them'
+        f'--runs: {seeds[seed].directory} and {run.directory} have the '
+        f'same settings and the same seed {seed}; name one of them'
       )
-    seeds[run.seed] = run
+    seeds[seed] = run
   return [
-    Group(tuple(seeds[seed] for seed in sorted(seeds)))
-    for seeds in groups.values()
+    tuple(run for _, run in sorted(seeds.items())) for seeds in groups.values()
+  ]
+
+
+def labelled(
+  runs: Iterable[Run],
+  also_by: Callable[[Run], Hashable],
+  table: Callable[[Run], str],
+) -> list[tuple[str, Group]]:
+  """Groups with their labels, those of one table after another.
+
+  Args:
+    runs: the runs to group.
+    also_by: see `group`.
+    table: function of what is the same for all that stand beside each other.
+  """
+  tables: dict[str, list[Group]] = {}
+  for one in group(runs, also_by):
+    tables.setdefault(table(one[0]), []).append(one)
+  return [
+    pair
+    for groups in tables.values()
+    for pair in zip(labels(groups), groups, strict=True)
   ]
 
 
@@ -335,45 +327,25 @@ def labels(groups: Sequence[Group], most: int = 3) -> list[str]:
     groups: groups that stand beside each other.
     most: number of settings that a name has at most.
   """
+  firsts = [group[0] for group in groups]
   out = []
-  for one in groups:
-    others = [g for g in groups if g.system == one.system]
-    settings = [g.runs[0].settings for g in others]
-    mine = one.runs[0].settings
+  for run in firsts:
+    settings = [one.settings for one in firsts if one.system == run.system]
     differing = [
       key
       for key in sorted(set().union(*settings) - _NOT_IN_LABELS)
       if len({of.get(key) for of in settings}) > 1
     ]
     parts = [
-      f'{key}={textwrap.shorten(mine[key], 24, placeholder=" …")}'
+      f'{key}={textwrap.shorten(run.settings[key], 24, placeholder=" …")}'
       for key in differing[:most]
-      if key in mine
+      if key in run.settings
     ]
     if len(differing) > most:
       parts.append(f'{len(differing) - most} more')
-    out.append(f'{one.system} ({", ".join(parts)})' if parts else one.system)
+    out.append(run.system + (f' ({", ".join(parts)})' if parts else ''))
   # Equal names are of groups that differ in their data or in the step scored.
   return [
-    f'{name} [{one.runs[0].directory.name}]' if out.count(name) > 1 else name
-    for name, one in zip(out, groups, strict=True)
+    f'{name} [{run.directory.name}]' if out.count(name) > 1 else name
+    for name, run in zip(out, firsts, strict=True)
   ]
-
-
-def read_object(path: pathlib.Path, fix: str) -> dict[str, Any]:
-  """Reads a JSON file that must hold an object.
-
-  Args:
-    path: the file.
-    fix: what to do where the file is damaged, for the error.
-
-  Raises:
-    ConfigError: the file is damaged.
-  """
-  try:
-    found = files.parse_json(files.read(path), path)
-  except DataError as error:
-    raise ConfigError(f'{error}; {fix}') from None
-  if not isinstance(found, dict):
-    raise ConfigError(f'{path}: must hold a JSON object; {fix}')
-  return found

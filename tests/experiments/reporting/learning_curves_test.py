@@ -7,8 +7,7 @@ from PIL import Image
 
 from data_pipelines.errors import ConfigError
 from experiments.configs import base, sudoku
-from experiments.drawing import charts
-from experiments.reporting import learning_curves, runs
+from experiments.reporting import charts, learning_curves, runs
 
 _DATA = 'train generated sudoku a; evaluate generated sudoku b'
 

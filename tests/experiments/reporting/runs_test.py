@@ -32,7 +32,7 @@ def _error(function):
 
 def test_what_a_real_run_wrote_is_read(trained_run):
   run = runs.read(trained_run)
-  assert run.seed == 3
+  assert run.config.seed == 3
   assert run.system == 'direct prediction'
   assert run.scores.step == 4
   assert run.scores.rows == 10
@@ -59,7 +59,7 @@ def test_parameters_are_those_of_the_checkpoint(trained_run):
 def test_a_run_without_checkpoint_has_no_number_of_parameters(write_run):
   run = runs.read(write_run('a', _config(), _DATA))
   assert run.parameters is None
-  assert runs.group([run])[0].parameters is None
+  assert runs.parameters(runs.group([run])[0]) is None
 
 
 def test_damaged_checkpoint_names_it(write_run):

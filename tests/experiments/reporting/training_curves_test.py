@@ -5,7 +5,7 @@ import math
 import pytest
 
 from data_pipelines.errors import ConfigError
-from experiments.drawing import training_curves
+from experiments.reporting import training_curves
 
 
 def test_a_line_that_is_being_written_waits(tmp_path):
@@ -48,18 +48,3 @@ def test_long_curves_are_thinned_to_what_one_sees():
   steps = [step for step, _ in chart['series'][0]['points']]
   assert 300 < len(steps) <= 501
   assert (steps[0], steps[-1]) == (1, 1202)
-
-
-def test_charts_are_drawn_beside_each_other():
-  lines = [
-    {'step': step, 'loss': 10 / step, 'exact_accuracy': step / 40}
-    for step in (10, 20, 30)
-  ]
-  lines[1]['loss'] = math.inf
-  loss, training = training_curves.draw(training_curves.collect(lines)).axes
-  assert loss.get_title('left') == 'Loss'
-  (line,) = loss.lines
-  # What is not finite is a gap.
-  assert [math.isnan(y) for y in line.get_ydata()] == [False, True, False]
-  assert training.get_ylim() == (0, 1)
-  assert line.get_label() == 'loss'

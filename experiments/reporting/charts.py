@@ -1,7 +1,6 @@
 """Makes charts with matplotlib, without its start-up notes or global state."""
 
 import contextlib
-import io
 import logging
 import pathlib
 from collections.abc import Iterator
@@ -11,7 +10,6 @@ from data_pipelines.errors import ConfigError
 
 # The first start of matplotlib builds a cache of fonts and says so.
 logging.getLogger('matplotlib').setLevel(logging.ERROR)
-from matplotlib.axes import Axes as Axes  # noqa: E402
 from matplotlib.axis import Axis  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import PercentFormatter  # noqa: E402
@@ -19,14 +17,8 @@ from matplotlib.ticker import PercentFormatter  # noqa: E402
 QUOTED, MEASURED = '#9e9e9e', '#1565c0'
 # Colours that people tell apart who do not see all of them (Okabe & Ito).
 LINES = (
-  '#0072b2',
-  '#d55e00',
-  '#009e73',
-  '#cc79a7',
-  '#e69f00',
-  '#56b4e9',
-  '#000000',
-)
+  '#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000',
+)  # fmt: skip
 _DPI = 120
 
 
@@ -47,14 +39,7 @@ def save(drawn: Figure, path: pathlib.Path) -> None:
     ConfigError: the file cannot be written.
   """
   with writing(path), files.replacing(path) as part:
-    part.write_bytes(png(drawn))
-
-
-def png(drawn: Figure) -> bytes:
-  """Returns a figure as the bytes of a PNG."""
-  data = io.BytesIO()
-  drawn.savefig(data, format='png')
-  return data.getvalue()
+    drawn.savefig(part, format='png')
 
 
 @contextlib.contextmanager
@@ -68,13 +53,3 @@ def writing(path: pathlib.Path) -> Iterator[pathlib.Path]:
       f'--out: {path} cannot be written ({error.strerror}); name a directory '
       'of yours'
     ) from None
-
-
-def count(parameters: int | None) -> str:
-  """Writes a number of parameters in three digits: '27.3M parameters'."""
-  if parameters is None:
-    return 'no checkpoint'
-  for size, letter in ((10**6, 'M'), (10**3, 'K')):
-    if parameters >= size:
-      return f'{parameters / size:.3g}{letter} parameters'
-  return f'{parameters} parameters'

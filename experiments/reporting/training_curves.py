@@ -1,4 +1,4 @@
-"""Reads and draws the curves of a training run from its metrics.jsonl.
+"""Reads the curves of a training run from its metrics.jsonl.
 
 It does without JAX, so that a notebook can look on while a process trains.
 """
@@ -11,7 +11,6 @@ from typing import Any
 
 from data_pipelines import files, sampler
 from data_pipelines.errors import ConfigError, DataError
-from experiments.drawing import charts
 
 # Greatest number of points of a curve; the eye has no use for more.
 _MAX_POINTS = 500
@@ -19,26 +18,15 @@ _MAX_POINTS = 500
 # The title, whether in percent, and the metrics of each chart.
 _CHARTS = (
   ('Loss', False, ('loss', 'lm_loss', 'q_halt_loss', 'q_continue_loss')),
-  (
-    'Training examples, augmented',
-    True,
-    ('exact_accuracy', 'accuracy', 'q_halt_accuracy'),
-  ),
-  (
-    'Held-out puzzles, evaluated while training',
-    True,
-    (
-      'eval/exact',
-      'eval/accuracy',
-      'eval/valid',
-      'eval/pass@1/outputs',
-      'eval/pass@2/outputs',
-    ),
-  ),
+  ('Training examples, augmented', True,
+   ('exact_accuracy', 'accuracy', 'q_halt_accuracy')),
+  ('Held-out puzzles, evaluated while training', True,
+   ('eval/exact', 'eval/accuracy', 'eval/valid', 'eval/pass@1/outputs',
+    'eval/pass@2/outputs')),
   ('Segments until a puzzle halts', False, ('steps',)),
   ('Learning rate', False, ('learning_rate',)),
   ('Gradient norm', False, ('gradient_norm',)),
-)
+)  # fmt: skip
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -110,31 +98,3 @@ def _number(value: Any) -> float | None:
   except OverflowError:  # A whole number beyond a float's range.
     value = math.inf
   return float(f'{value:.4g}') if math.isfinite(value) else None
-
-
-def draw(found: Sequence[dict[str, Any]]) -> charts.Figure:
-  """Draws the charts of `collect` beside each other."""
-  figure = charts.figure(3.2 * len(found), 2.6)
-  for axes, chart in zip(
-    figure.subplots(1, len(found), squeeze=False)[0], found, strict=True
-  ):
-    for series, colour in zip(chart['series'], charts.LINES, strict=False):
-      steps, values = zip(*series['points'], strict=True)
-      # A value of None makes a gap.
-      values = [math.nan if value is None else value for value in values]
-      axes.plot(
-        steps, values, color=colour, marker='.', markersize=4,
-        label=series['name'],
-      )  # fmt: skip
-    if chart['percent']:
-      charts.show_percent(axes.yaxis)
-      axes.set_ylim(0, 1)
-    else:
-      axes.set_ylim(bottom=0)
-    axes.set_xlim(left=0)
-    axes.set_title(chart['title'], fontsize=8, loc='left')
-    axes.tick_params(labelsize=7)
-    axes.grid(alpha=0.3)
-    axes.spines[['top', 'right']].set_visible(False)
-    axes.legend(fontsize=7, framealpha=0.6)
-  return figure

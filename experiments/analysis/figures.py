@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from experiments.drawing import charts
+from experiments.reporting import charts
 
 # Each state has a colour of its own in every figure.
 _STATES = {'z_H': charts.LINES[1], 'z_L': charts.LINES[0]}

@@ -1,1 +1,0 @@
-"""Charts that the commands draw."""
