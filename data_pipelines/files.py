@@ -71,6 +71,20 @@ def check_regular(path: pathlib.Path) -> None:
     raise DataError(f'{shown(path)}: cannot be read; make it a regular file')
 
 
+def decoded(data: bytes, path: pathlib.Path) -> str:
+  """The text of a file in UTF-8, be there a byte order mark or none.
+
+  Raises:
+    DataError: it is not UTF-8.
+  """
+  try:
+    return data.decode('utf-8-sig')
+  except UnicodeDecodeError as e:
+    raise DataError(
+      f'{shown(path)}: not UTF-8 text (byte {e.start}); save it as UTF-8'
+    ) from e
+
+
 def parse_json(data: bytes, path: pathlib.Path) -> Any:
   """The value of a JSON file, each key of an object being there once.
 
@@ -81,13 +95,7 @@ def parse_json(data: bytes, path: pathlib.Path) -> Any:
   Raises:
     DataError: it is not JSON.
   """
-  where = shown(path)
-  try:
-    text = data.decode('utf-8-sig')
-  except UnicodeDecodeError as e:
-    raise DataError(
-      f'{where}: not UTF-8 text (byte {e.start}); save it as UTF-8'
-    ) from e
+  where, text = shown(path), decoded(data, path)
   try:
     return json.loads(
       text, object_pairs_hook=_object, parse_constant=_no_constant

@@ -43,11 +43,10 @@ from data_pipelines.drawing.pictures import Style, Thought
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.leaks import Verdict
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
-from data_pipelines.questions import kinds, text
+from data_pipelines.questions import kinds
 from data_pipelines.questions import loading as questions
-from data_pipelines.questions.domain import Domain
+from data_pipelines.questions.domain import Domain, Questions
 from data_pipelines.questions.pipeline import QuestionSet
-from data_pipelines.questions.records import Questions
 from data_pipelines.questions.scoring import AnswerResult
 from data_pipelines.questions.sudoku import Sudoku
 from data_pipelines.scoring import Result
@@ -1093,7 +1092,7 @@ def _load(item: Puzzle, name: str) -> TaskSet | Questions:
     )
   spec = os.fspath(item)
   if '\n' in spec.strip():
-    return text.load(spec, 'maze' if '#' in spec else 'Sudoku')
+    return questions.load_text(spec, 'maze' if '#' in spec else 'Sudoku')
   kind = specs.kind(spec)
   if kind == specs.PUBLISHED:
     raise DataError(

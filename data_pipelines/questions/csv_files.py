@@ -15,14 +15,16 @@ from data_pipelines import files
 from data_pipelines.errors import DataError
 from data_pipelines.files import shown
 from data_pipelines.progress import Progress
-from data_pipelines.questions import records
-from data_pipelines.questions.domain import Domain
+from data_pipelines.questions.domain import Domain, Questions
 from data_pipelines.questions.kinds import KINDS
 
 _COLUMNS = ('question', 'answer')
 # Number of rows that are Python objects at one time.
 _CHUNK = 10_000
-_SECONDS_BETWEEN_LOGS = 10
+# Number of rows that are checked between two lines of the log.
+_CHECK_CHUNK = 100_000
+# Number of rows at fault that an error names; it counts the others.
+_NAMED = 3
 
 
 class _HashedFile(io.RawIOBase):
@@ -41,7 +43,48 @@ class _HashedFile(io.RawIOBase):
     return count
 
 
-def read(path: pathlib.Path, domain: Domain | None) -> records.Questions:
+class _Faults:
+  """Counts rows at fault and keeps what is wrong with the first ones."""
+
+  def __init__(self):
+    self._count, self._first = 0, []
+
+  def add(self, row: int, reason: str) -> None:
+    self._count += 1
+    if self._count <= _NAMED:
+      self._first.append(f'row {row}: {reason}')
+
+  def add_unsound(self, loaded: Questions) -> None:
+    """Adds the puzzles whose content is at fault."""
+    count = len(loaded.rows)
+    progress = Progress(f'{loaded.origin}: puzzles checked', count)
+    for start in range(0, count, _CHECK_CHUNK):
+      part = slice(start, start + _CHECK_CHUNK)
+      for i, reason in loaded.domain.check(
+        loaded.questions[part], loaded.answers[part]
+      ):
+        self.add(loaded.rows[start + i], reason)
+      progress.add(min(count - start, _CHECK_CHUNK))
+
+  def raise_any(self, origin: str, rows: int) -> None:
+    named = '; '.join(self._first)
+    if self._count == 1:
+      raise DataError(f'{origin}: {named}; correct or remove it')
+    if self._count:
+      raise DataError(
+        f'{origin}: {self._count} of {rows} rows cannot be used: {named}; '
+        f'{"...; " * (self._count > _NAMED)}correct or remove them'
+      )
+
+
+def check(loaded: Questions) -> None:
+  """Raises for puzzles at fault."""
+  faults = _Faults()
+  faults.add_unsound(loaded)
+  faults.raise_any(loaded.origin, len(loaded.rows))
+
+
+def read(path: pathlib.Path, domain: Domain | None) -> Questions:
   """Reads a file of puzzles; what the cells hold is not checked yet.
 
   Args:
@@ -53,7 +96,6 @@ def read(path: pathlib.Path, domain: Domain | None) -> records.Questions:
   files.check_regular(path)
   try:
     with open(path, 'rb', buffering=0) as raw:
-      size = os.fstat(raw.fileno()).st_size
       hashed = _HashedFile(raw)
       # Bytes that are not UTF-8 come as lone surrogates, so that the row can
       # be named and other columns may hold what they like.
@@ -63,7 +105,7 @@ def read(path: pathlib.Path, domain: Domain | None) -> records.Questions:
         errors='surrogateescape',
         newline='',
       )
-      parsed = _parse(path, text, size, domain)
+      parsed = _parse(shown(path), text, domain)
       digest = hashed.digest.hexdigest()[:12]
   except OSError as e:
     raise DataError(f'{shown(path)}: cannot be read ({e.strerror})') from e
@@ -71,81 +113,57 @@ def read(path: pathlib.Path, domain: Domain | None) -> records.Questions:
 
 
 def _parse(
-  path: pathlib.Path,
-  text: io.TextIOBase,
-  size: int,
-  domain: Domain | None,
-) -> records.Questions:
+  origin: str, text: io.TextIOBase, domain: Domain | None
+) -> Questions:
   """The puzzles of an open file, their version still to be told."""
-  reader = csv.reader(text, strict=True)
-  rows_read = _records(path, reader)
-  header = _header(path, next(rows_read, None))
-  question_at, answer_at = (header.index(column) for column in _COLUMNS)
-  faults = records.Faults()
-  progress = Progress(f'{shown(path)}: rows read', None, _SECONDS_BETWEEN_LOGS)
-  questions = answers = rows = None
-  count = total = 0
-  while chunk := list(itertools.islice(rows_read, _CHUNK)):
+  records = _records(origin, text)
+  header = _header(origin, next(records, None))
+  at = [header.index(column) for column in _COLUMNS]
+  faults = _Faults()
+  progress = Progress(f'{origin}: rows read', None)
+  parts = []
+  while chunk := list(itertools.islice(records, _CHUNK)):
     progress.add(len(chunk))
     good = []
     for row, fields in chunk:
-      total += 1
-      reason = None
       if len(fields) != len(header):
-        reason = f'has {len(fields)} fields and the header {len(header)}'
-      else:
-        question, answer = fields[question_at], fields[answer_at]
-        if domain is None:
-          domain = _tell_domain(f'{shown(path)}: row {row}', question)
-        if not len(question) == len(answer) == domain.seq_len:
-          reason = _wrong_length(question, answer, domain)
-        elif not (question.isascii() and answer.isascii()):
-          reason = _not_ascii(question, answer)
-      if reason is None:
-        good.append((row, question, answer))
-      else:
-        faults.add(row, reason)
-    if not good:
-      continue
-    if questions is None:
-      # Each row has two characters beside its cells at least: room for all of
-      # them, of which the system gives only what is written to.
-      room = size // (2 * domain.seq_len + 2) + 1
-      questions, answers = (
-        np.empty((room, domain.seq_len), np.uint8) for _ in _COLUMNS
-      )
-      rows = np.empty(room, np.int64)
-    numbers, *columns = zip(*good, strict=True)
-    end = count + len(good)
-    if end > len(rows):
-      raise DataError(f'{shown(path)}: grew while it was read; load it again')
-    questions[count:end], answers[count:end] = domain.parse(
-      *(
-        np.frombuffer(''.join(column).encode(), np.uint8).reshape(
-          len(good), domain.seq_len
+        faults.add(
+          row, f'has {len(fields)} fields and the header {len(header)}'
         )
+        continue
+      cells = [fields[i] for i in at]
+      domain = domain or _tell_domain(f'{origin}: row {row}', cells[0])
+      if reason := _reason(cells, domain.seq_len):
+        faults.add(row, reason)
+      else:
+        good.append((row, *cells))
+    if good:
+      rows, *columns = zip(*good, strict=True)
+      tokens = (
+        domain.parse(np.frombuffer(''.join(column).encode(), np.uint8))
         for column in columns
       )
-    )
-    rows[count:end] = numbers
-    count = end
-  if not total:
-    raise DataError(f'{shown(path)}: has a header but no rows; add puzzles')
-  parsed = records.Questions('', domain, questions, answers, shown(path), rows)
-  if count:
-    parsed = parsed._replace(
-      questions=questions[:count], answers=answers[:count], rows=rows[:count]
-    )
-    if faults.count:  # So that all comes at once.
-      records.add_unsound(faults, parsed)
-  faults.raise_any(parsed.origin, total)
+      parts.append((np.array(rows), *tokens))
+  if not progress.done:
+    raise DataError(f'{origin}: has a header but no rows; add puzzles')
+  if not parts:
+    faults.raise_any(origin, progress.done)
+  rows, questions, answers = map(np.concatenate, zip(*parts, strict=True))
+  shape = len(rows), domain.seq_len
+  parsed = Questions(
+    '', domain, questions.reshape(shape), answers.reshape(shape), origin, rows
+  )
+  if len(rows) < progress.done:
+    faults.add_unsound(parsed)  # So that all comes at once.
+    faults.raise_any(origin, progress.done)
   return parsed
 
 
 def _records(
-  path: pathlib.Path, reader: Iterator[list[str]]
+  origin: str, text: io.TextIOBase
 ) -> Iterator[tuple[int, list[str]]]:
-  """The records of a file that are not empty, each with its line."""
+  """The records of a file that are not empty, each with its last line."""
+  reader = csv.reader(text, strict=True)
   before = 0
   try:
     for fields in reader:
@@ -154,29 +172,23 @@ def _records(
         yield before, fields
   except csv.Error as e:
     raise DataError(
-      f'{shown(path)}: row {before + 1}: garbled or cut short ({e}); correct '
-      'its quotes and commas'
+      f'{origin}: row {before + 1}: garbled or cut short ({e}); correct its '
+      'quotes and commas'
     ) from e
 
 
-def _header(
-  path: pathlib.Path, record: tuple[int, list[str]] | None
-) -> list[str]:
+def _header(origin: str, record: tuple[int, list[str]] | None) -> list[str]:
   if record is None:
-    raise DataError(
-      f'{shown(path)}: is empty; it must have a header and puzzles'
-    )
+    raise DataError(f'{origin}: is empty; it must have a header and puzzles')
   row, fields = record
-  if any('\udc80' <= letter <= '\udcff' for x in fields for letter in x):
-    raise DataError(
-      f'{shown(path)}: row {row}: not UTF-8 text; save it as UTF-8'
-    )
+  if any(map(_is_no_text, ''.join(fields))):
+    raise DataError(f'{origin}: row {row}: not UTF-8 text; save it as UTF-8')
   header = [field.strip() for field in fields]
   for column in _COLUMNS:
     if header.count(column) != 1:
       found = 'no' if column not in header else 'more than one'
       raise DataError(
-        f'{shown(path)}: row {row}: has {found} column {column!r} '
+        f'{origin}: row {row}: has {found} column {column!r} '
         f'({reprlib.repr(",".join(header))}); the header must name question '
         'and answer'
       )
@@ -186,8 +198,7 @@ def _header(
 def _tell_domain(where: str, question: str) -> Domain:
   """The domain of a question, by its length and characters."""
   for kind in KINDS.values():
-    domain = kind.tell(question)
-    if domain is not None:
+    if domain := kind.tell(question):
       return domain
   raise DataError(
     f'{where}: question {reprlib.repr(question)} of {len(question)} characters '
@@ -196,18 +207,20 @@ def _tell_domain(where: str, question: str) -> Domain:
   )
 
 
-def _wrong_length(question: str, answer: str, domain: Domain) -> str:
-  name, text = ('question', question)
-  if len(question) == domain.seq_len:
-    name, text = ('answer', answer)
-  return f'{name} has {len(text)} characters and must have {domain.seq_len}'
+def _reason(cells: list[str], seq_len: int) -> str | None:
+  """What is wrong with a question and its answer as texts."""
+  for name, text in zip(_COLUMNS, cells, strict=True):
+    if len(text) != seq_len:
+      return f'{name} has {len(text)} characters and must have {seq_len}'
+  for name, text in zip(_COLUMNS, cells, strict=True):
+    if not text.isascii():
+      at, letter = next((i, x) for i, x in enumerate(text) if not x.isascii())
+      if _is_no_text(letter):
+        return f'{name}: not UTF-8 text at character {at + 1}'
+      return f'{name}: character {at + 1} is {letter!a}, unknown here'
+  return None
 
 
-def _not_ascii(question: str, answer: str) -> str:
-  name, text = ('answer', answer)
-  if not question.isascii():
-    name, text = ('question', question)
-  at, letter = next((i, x) for i, x in enumerate(text) if not x.isascii())
-  if '\udc80' <= letter <= '\udcff':
-    return f'{name}: not UTF-8 text at character {at + 1}'
-  return f'{name}: character {at + 1} is {letter!a}, unknown here'
+def _is_no_text(letter: str) -> bool:
+  """Whether a byte was read that is not UTF-8."""
+  return '\udc80' <= letter <= '\udcff'

@@ -1,13 +1,14 @@
 """What a kind of puzzle with one answer is: the interface of a domain.
 
-A new domain is a module with a frozen dataclass of this interface and a `Kind`,
-and a line in `kinds`; readers, batches, scores, leaks and pictures follow.
+A new domain is a frozen dataclass of this interface, and a line in `kinds`;
+readers, batches, scores, leaks and pictures follow.
 
 Shape letters: N puzzles, B puzzles of a batch, S cells of a puzzle.
 """
 
+import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -18,13 +19,16 @@ from data_pipelines.questions.generator import Generated
 ROLES = ('train', 'test')
 
 
-class Domain(Protocol):
+class Domain(abc.ABC):
   """Puzzles of one kind and size, as rows of uint8 tokens; token 0 is padding.
 
-  Its text, `str(domain)`, is the plural noun of log lines and messages.
+  It is made from two numbers, its size. Its text, `str(domain)`, is the plural
+  noun of log lines and messages.
 
   Attributes:
     name: name of the kind.
+    size: name of the setting of a generator's SPEC that holds the size.
+    default_size: the size where none is given, as `3x3`.
     vocab_size: number of tokens, the padding included.
     seq_len: S, number of cells of a puzzle.
     style: how its tokens are drawn.
@@ -34,39 +38,36 @@ class Domain(Protocol):
   """
 
   name: str
-  max_variants: int | None
+  size: str = 'size'
+  default_size: str
+  vocab_size: int
+  seq_len: int
+  style: Style
+  characters: str
+  max_variants: int | None = None
+  has_rare_answers: bool = False
 
-  @property
-  def vocab_size(self) -> int: ...
-
-  @property
-  def seq_len(self) -> int: ...
-
-  @property
-  def style(self) -> Style: ...
-
-  @property
-  def characters(self) -> str: ...
-
-  @property
-  def has_rare_answers(self) -> bool: ...
-
-  def parse(
-    self, questions: np.ndarray, answers: np.ndarray
-  ) -> tuple[np.ndarray, np.ndarray]:
+  def parse(self, cells: np.ndarray) -> np.ndarray:
     """Turns ASCII characters, uint8 [N, S], into tokens, uint8 [N, S].
 
     A character that is not known becomes 0, which `check` reports.
     """
+    table = np.zeros(256, np.uint8)
+    characters = self.characters[1:].encode()
+    table[np.frombuffer(characters, np.uint8)] = np.arange(len(characters)) + 1
+    return table[cells]
 
+  @abc.abstractmethod
   def check(
     self, questions: np.ndarray, answers: np.ndarray
   ) -> list[tuple[int, str]]:
     """The index of each puzzle at fault, and the first thing wrong with it."""
 
+  @abc.abstractmethod
   def solve(self, question: np.ndarray) -> np.ndarray | None:
     """An answer to a question, tokens [S]; None where there is none."""
 
+  @abc.abstractmethod
   def augment(
     self,
     questions: np.ndarray,
@@ -83,49 +84,75 @@ class Domain(Protocol):
       key: uint64 [B], the source of randomness of each puzzle's variant.
     """
 
+  @abc.abstractmethod
   def valid(self, questions: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     """Whether each prediction, any tokens [B, S], solves its question; bool."""
 
+  @abc.abstractmethod
   def signatures(self, questions: np.ndarray) -> np.ndarray:
-    """Hashes of questions, uint64 [N], that `augment` does not change."""
+    """Hashes of questions, uint64 [N], that `augment` does not change.
 
-  def answer_signatures(self, answers: np.ndarray) -> np.ndarray:
-    """Hashes of answers, uint64 [N], that `augment` does not change.
-
-    Only called where `has_rare_answers`.
+    In all likelihood no others are equal.
     """
 
+  def answer_signatures(self, answers: np.ndarray) -> np.ndarray:
+    """The same of answers; only called where `has_rare_answers`."""
+    raise NotImplementedError
+
   def is_blank(self, questions: np.ndarray) -> np.ndarray:
-    """Which cells of questions are left open, bool [N, S]."""
+    """Which cells are left open, bool; only called where `has_rare_answers`."""
+    raise NotImplementedError
+
+  @abc.abstractmethod
+  def defaults(self) -> dict[str, int]:
+    """The settings of the generator beside the size, by name."""
+
+  @abc.abstractmethod
+  def generate(self, count: int, settings: dict[str, int]) -> Generated:
+    """Makes so many puzzles that are essentially different."""
+
+  @classmethod
+  @abc.abstractmethod
+  def tell(cls, question: str) -> Self | None:
+    """The domain of a question in a file; None for other kinds."""
+
+  @classmethod
+  @abc.abstractmethod
+  def read_text(cls, text: str, origin: str) -> tuple[Self, str] | None:
+    """The domain of a puzzle that a text shows and its characters as a file
+    has them; None for other kinds. `origin` is for errors."""
+
+  @classmethod
+  def with_tokens(cls, vocab_size: int, side: int) -> Self | None:
+    """The domain of so many tokens on a square of so many cells a side."""
+    del vocab_size, side
+
+  @classmethod
+  def is_spec(cls, source: str) -> bool:
+    """Whether a SPEC is a puzzle itself, be it right or wrong."""
+    del source
+    return False
 
 
-class Kind(NamedTuple):
-  """How puzzles of one kind are recognised and made, whatever their size.
+class Questions(NamedTuple):
+  """Checked puzzles in the order of their source.
 
   Attributes:
-    size: name of the setting of a generator's SPEC that holds the size.
-    default_size: the size where none is given, as `3x3`.
-    domain: makes the domain of a size.
-    defaults: gives the other settings of a domain's generator, by name.
-    generate: makes puzzles from a domain, their number and the settings.
-    tell: gives the domain of a question in a file; None for other kinds.
-    read_text: gives the domain of a puzzle that a text shows and its characters
-      as a file has them; None for other kinds. It also takes where the text
-      comes from, for errors.
-    with_tokens: gives the domain of puzzles of so many tokens on a square of so
-      many cells a side; None where there is none.
-    is_spec: tells whether a SPEC is a puzzle itself, be it right or wrong.
+    version: which data exactly they are.
+    domain: what kind of puzzles they are.
+    questions: tokens, uint8 [N, S].
+    answers: tokens, uint8 [N, S].
+    origin: the file, or the generator, for messages.
+    rows: int64 [N], the line of the file that each puzzle ends in, the header
+      being line 1; of a generator the number of the puzzle, from 1.
   """
 
-  size: str
-  default_size: str
-  domain: Callable[[int, int], Any]
-  defaults: Callable[[Any], dict[str, int]]
-  generate: Callable[[Any, int, dict[str, int]], Generated]
-  tell: Callable[[str], Domain | None]
-  read_text: Callable[[str, str], tuple[Any, str] | None]
-  with_tokens: Callable[[int, int], Any]
-  is_spec: Callable[[str], bool] = lambda _: False
+  version: str
+  domain: Domain
+  questions: np.ndarray
+  answers: np.ndarray
+  origin: str
+  rows: np.ndarray
 
 
 class Asked(NamedTuple):

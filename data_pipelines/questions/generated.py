@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
 import pathlib
 import re
 import zipfile
@@ -13,40 +12,39 @@ from absl import logging
 
 from data_pipelines import files
 from data_pipelines.errors import DataError
-from data_pipelines.questions.domain import ROLES, Domain
+from data_pipelines.questions.domain import ROLES, Domain, Questions
 from data_pipelines.questions.generator import Generated
 from data_pipelines.questions.kinds import KINDS
-from data_pipelines.questions.records import Questions
 
 # Raised when a generator makes other puzzles of the same settings.
 _GENERATOR = 1
 
 
 def load(name: str, spec: str, role: str) -> Questions:
-  kind = KINDS[name]
+  """The puzzles of a generator's spec, checked already when they were made.
+
+  Raises:
+    DataError: the spec cannot be used, or its puzzles cannot be found.
+  """
   domain, settings, subset = parse(name, spec, role)
   count, tests = settings['count'], settings['tests']
-  wanted = {'train': count, 'test': tests}[subset]
-  if not wanted:
-    which = {'train': 'count', 'test': 'tests'}[subset]
+  key, part = {
+    'train': ('count', slice(0, count)),
+    'test': ('tests', slice(count, None)),
+  }[subset]
+  if not settings[key]:
     raise DataError(
-      f'{spec!r}: has no {subset} puzzles; set {which}= to 1 or more'
+      f'{spec!r}: has no {subset} puzzles; set {key}= to 1 or more'
     )
-  text = ':'.join(
-    [
-      name,
-      f'{kind.size}={_size_of(domain)}',
-      *(f'{key}={value}' for key, value in settings.items()),
-    ]
-  )
+  size = 'x'.join(str(x) for x in dataclasses.astuple(domain))
+  named = {domain.size: size, **settings}
+  text = ':'.join([name, *(f'{key}={value}' for key, value in named.items())])
   path = files.cache_folder() / f'{text.replace(":", "_")}_v{_GENERATOR}.npz'
   puzzles = _read_cache(path, domain, count + tests)
   if puzzles is None:
-    puzzles = kind.generate(domain, count + tests, settings)
+    puzzles = domain.generate(count + tests, settings)
     _write_cache(path, puzzles)
   digest = hashlib.sha256(puzzles.questions.tobytes()).hexdigest()[:12]
-  part = slice(0, count) if subset == 'train' else slice(count, None)
-  # Checked already: by the generator, or when they came from the cache.
   return Questions(
     f'generated {text}:{subset} {digest}',
     domain,
@@ -55,10 +53,6 @@ def load(name: str, spec: str, role: str) -> Questions:
     f'generated {text}',
     np.arange(1, count + tests + 1)[part],
   )
-
-
-def _size_of(domain: Domain) -> str:
-  return 'x'.join(str(x) for x in dataclasses.astuple(domain))
 
 
 def parse(
@@ -75,8 +69,8 @@ def parse(
       f'{spec!r}: {kind.size} is {size!r} and must be two numbers, as '
       f'{kind.default_size}'
     )
-  domain = kind.domain(*(int(side) for side in size.split('x')))
-  settings = kind.defaults(domain)
+  domain = kind(*map(int, size.split('x')))
+  settings = domain.defaults()
   names = [word.partition('=')[0] for word in words]
   for key in names:
     if key not in (kind.size, *settings) or names.count(key) > 1:
@@ -102,32 +96,23 @@ def _read_cache(
 ) -> Generated | None:
   """What an earlier run generated; None where there is none, or a damaged
   one."""
-  if not os.path.exists(path):
-    return None
   try:
     # np.load leaves a damaged file open that it opened itself.
     with open(path, 'rb') as raw, np.load(raw, allow_pickle=False) as file:
       puzzles = Generated(*(file[name] for name in Generated._fields))
-    shape = count, domain.seq_len
-    if not (
-      puzzles.questions.shape == puzzles.answers.shape == shape
-      and puzzles.questions.dtype == puzzles.answers.dtype == np.uint8
-      and puzzles.ratings.shape == (count,)
-    ):
+    found = [(array.shape, array.dtype) for array in puzzles]
+    cells = (count, domain.seq_len), np.uint8
+    if found[:2] != [cells, cells] or found[2][0] != (count,):
       raise ValueError('other arrays than were written')
-    faults = domain.check(puzzles.questions, puzzles.answers)
-    if faults:
+    if faults := domain.check(puzzles.questions, puzzles.answers):
       raise ValueError(f'puzzle {faults[0][0] + 1}: {faults[0][1]}')
     return puzzles
+  except (FileNotFoundError, NotADirectoryError):
+    return None
   except (
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-  ) as e:
+    OSError, EOFError, ValueError, LookupError, NotImplementedError,
+    zipfile.BadZipFile, zlib.error,
+  ) as e:  # fmt: skip
     logging.warning('%s: damaged (%s); the puzzles are made anew', path, e)
     return None
 

@@ -3,20 +3,22 @@
 import concurrent.futures
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numba
 import numpy as np
 
 from data_pipelines.errors import DataError
-from data_pipelines.hashing import GOLDEN
+from data_pipelines.hashing import GOLDEN, mix
 from data_pipelines.progress import Progress
+
+if TYPE_CHECKING:
+  from data_pipelines.questions.domain import Domain
 
 # Number of candidates that a generator makes at once, and in a row without
 # finding anything before it gives up.
 _BATCH = 256
 _PATIENCE = 20_000
-_SECONDS_BETWEEN_LOGS = 10
 
 
 class Generated(NamedTuple):
@@ -35,16 +37,14 @@ def compiled(function: Callable) -> Callable:
     return numba.njit(nogil=True)(function)
 
 
-def in_threads(work: Callable[[int, int], Any], count: int, chunk: int) -> None:
-  """Calls `work(start, end)` for chunks of `range(count)`, on all cores."""
-  starts = range(0, count, chunk)
-  ends = [min(count, start + chunk) for start in starts]
-  if len(starts) <= 1:
-    for start, end in zip(starts, ends, strict=True):
-      work(start, end)
+def in_threads(work: Callable[[slice], Any], count: int, chunk: int) -> None:
+  """Calls `work` for slices of so many rows, `chunk` each, on all cores."""
+  parts = [slice(i, min(count, i + chunk)) for i in range(0, count, chunk)]
+  if len(parts) == 1:
+    work(parts[0])
     return
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    for _ in pool.map(work, starts, ends):
+    for _ in pool.map(work, parts):
       pass
 
 
@@ -67,14 +67,12 @@ def find_faults(
     reason: words a fault, from a question, its answer, code and two numbers.
   """
   count = len(questions)
-  code = np.zeros(count, np.uint8)
-  where = np.zeros((count, 2), np.int64)
-
-  def work(start, end):
-    rows = slice(start, end)
-    check(questions[rows], answers[rows], layout, code[rows], where[rows])
-
-  in_threads(work, count, 1024)
+  code, where = np.zeros(count, np.uint8), np.zeros((count, 2), np.int64)
+  in_threads(
+    lambda x: check(questions[x], answers[x], layout, code[x], where[x]),
+    count,
+    1024,
+  )
   return [
     (int(i), reason(questions[i], answers[i], code[i], *map(int, where[i])))
     for i in np.flatnonzero(code)
@@ -98,20 +96,23 @@ def below(state, bound):
 
 
 def gather(
-  make: Callable[[int, int], tuple[np.ndarray, Generated]],
-  signatures: Callable[[np.ndarray], np.ndarray],
+  make: Callable[..., Any],
+  good: Callable[[Generated], np.ndarray],
+  domain: 'Domain',
   count: int,
+  seed: int,
   what: str,
   relax: str,
 ) -> Generated:
-  """Takes the first `count` good and essentially different candidates.
+  """Collects essentially different puzzles from a series of candidates.
 
   Args:
-    make: gives candidates [start, end) of an endless series: which ones are
-      good, bool [end - start], and the puzzles themselves. A candidate must be
-      a function of its number alone.
-    signatures: hashes questions, equal where two are essentially the same.
+    make: fills in questions, answers and ratings, 0 before, from a uint64 key
+      for each.
+    good: which of some candidates meet the demands, bool [N].
+    domain: what kind of puzzles they are.
     count: number of puzzles wanted.
+    seed: seed of the series; its first puzzles do not depend on `count`.
     what: names the puzzles in log lines and errors.
     relax: says in the error which demand to lower.
 
@@ -120,16 +121,18 @@ def gather(
   """
   if count < 1:
     raise DataError(f'{what}: {count} puzzles are wanted; ask for 1 or more')
+  first_key = mix(np.array([seed % 2**64], np.uint64) + GOLDEN)
   parts = []
   seen = set()
   tried = last_success = 0
-  progress = Progress(f'{what}: generated', count, _SECONDS_BETWEEN_LOGS)
+  progress = Progress(f'{what}: generated', count)
   while len(seen) < count:
-    good, puzzles = make(tried, tried + _BATCH)
-    good = np.flatnonzero(good)
+    keys = mix(first_key + np.arange(tried, tried + _BATCH, dtype=np.uint64))
+    puzzles = _made(make, keys, domain.seq_len)
+    found = np.flatnonzero(good(puzzles))
     kept = []
     for i, signature in zip(
-      good, signatures(puzzles.questions[good]).tolist(), strict=True
+      found, domain.signatures(puzzles.questions[found]).tolist(), strict=True
     ):
       if signature not in seen and len(seen) < count:
         seen.add(signature)
@@ -144,3 +147,12 @@ def gather(
       )
     progress.add(len(kept))
   return Generated(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+
+
+def _made(make: Callable[..., Any], keys: np.ndarray, size: int) -> Generated:
+  count = len(keys)
+  puzzles = Generated(
+    *np.zeros((2, count, size), np.uint8), np.zeros(count, np.int64)
+  )
+  in_threads(lambda x: make(keys[x], *(a[x] for a in puzzles)), count, 16)
+  return puzzles

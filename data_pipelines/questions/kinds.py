@@ -2,21 +2,18 @@
 
 import math
 
-from data_pipelines.questions import maze, sudoku
-from data_pipelines.questions.domain import Domain, Kind
+from data_pipelines.questions.domain import Domain
+from data_pipelines.questions.maze import Maze
+from data_pipelines.questions.sudoku import Sudoku
 
-KINDS: dict[str, Kind] = {'sudoku': sudoku.KIND, 'maze': maze.KIND}
+KINDS: dict[str, type[Domain]] = {'sudoku': Sudoku, 'maze': Maze}
 
 
 def with_tokens(vocab_size: int, seq_len: int) -> list[Domain]:
-  """The domains of puzzles of so many tokens on a square of so many cells.
+  """The domains of so many tokens, the padding included, on so many cells.
 
-  Args:
-    vocab_size: number of tokens, the padding included.
-    seq_len: number of cells; where it is no square, there is no domain.
+  There is none where the cells make no square.
   """
   side = math.isqrt(seq_len)
-  if side**2 != seq_len:
-    return []
-  found = (kind.with_tokens(vocab_size, side) for kind in KINDS.values())
-  return [domain for domain in found if domain is not None]
+  found = [kind.with_tokens(vocab_size, side) for kind in KINDS.values()]
+  return [domain for domain in found if domain and side**2 == seq_len]

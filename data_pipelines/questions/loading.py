@@ -4,24 +4,59 @@
 rows at fault are named, with their numbers, and nothing is loaded.
 """
 
+import hashlib
 import os
 import pathlib
 import re
+import reprlib
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from data_pipelines import files
 from data_pipelines.errors import DataError
 from data_pipelines.files import shown
-from data_pipelines.questions import csv_files, generated, hub, records, text
-from data_pipelines.questions.domain import ROLES, Domain
+from data_pipelines.questions import csv_files, generated
+from data_pipelines.questions.domain import ROLES, Domain, Questions
 from data_pipelines.questions.kinds import KINDS
+from data_pipelines.questions.maze import Maze
+from data_pipelines.questions.sudoku import Sudoku
+
+# Seconds that the hub has to answer.
+_SECONDS_TO_ANSWER = 5
+
+
+class _HubSet(NamedTuple):
+  """A set of the papers: its repository on the hub and what is in it.
+
+  Of its puzzles to train on, `subset` are drawn; all where that is None.
+  """
+
+  repository: str
+  domain: Domain
+  num_train: int
+  subset: int | None = None
+
+
+_EXTREME = 'sapientinc/sudoku-extreme'
+_HUB = {
+  'sudoku_extreme_1k': _HubSet(_EXTREME, Sudoku(3, 3), 1000, 1000),
+  'sudoku_extreme_full': _HubSet(_EXTREME, Sudoku(3, 3), 3_831_994),
+  'maze_30x30_hard_1k': _HubSet(
+    'sapientinc/maze-30x30-hard-1k', Maze(30, 30), 1000
+  ),
+}
+
+
+def _name_of(spec: str) -> str:
+  return re.split('[@:]', spec.strip(), maxsplit=1)[0]
 
 
 def is_question_spec(source: str) -> bool:
   """Whether a source is one for `load_questions`, be it right or wrong."""
   source = source.strip()
-  name = re.split('[@:]', source, maxsplit=1)[0]
   return (
-    name in hub.SETS
-    or name in KINDS
+    _name_of(source) in {*_HUB, *KINDS}
     or _split_subset(source)[0].lower().endswith(('.csv', '.txt'))
     or any(kind.is_spec(source) for kind in KINDS.values())
   )
@@ -33,9 +68,9 @@ def known_size(spec: str) -> tuple[Domain, int] | None:
   None of any other.
   """
   path, subset = _split_subset(spec.strip())
-  if path not in hub.SETS or subset == 'test':
+  if path not in _HUB or subset == 'test':
     return None
-  return hub.SETS[path].domain, hub.SETS[path].num_train
+  return _HUB[path].domain, _HUB[path].num_train
 
 
 def domain_of(spec: str) -> Domain:
@@ -44,15 +79,15 @@ def domain_of(spec: str) -> Domain:
   Raises:
     DataError: the spec or its data cannot be used.
   """
-  name = re.split('[@:]', spec.strip(), maxsplit=1)[0]
-  if name in hub.SETS:
-    return hub.SETS[name].domain
+  name = _name_of(spec)
+  if name in _HUB:
+    return _HUB[name].domain
   if name in KINDS:
     return generated.parse(name, spec.strip(), ROLES[0])[0]
   return load_questions(spec, ROLES[0], 0).domain
 
 
-def load_questions(spec: str, role: str, seed: int) -> records.Questions:
+def load_questions(spec: str, role: str, seed: int) -> Questions:
   """Loads and checks the puzzles of one source.
 
   Args:
@@ -80,28 +115,29 @@ def load_questions(spec: str, role: str, seed: int) -> records.Questions:
   if role not in ROLES:
     raise ValueError(f'role {role!r} is not one of {", ".join(ROLES)}')
   spec = spec.strip()
-  name = re.split('[@:]', spec, maxsplit=1)[0]
-  if name in KINDS:
-    return generated.load(name, spec, role)
+  if _name_of(spec) in KINDS:
+    return generated.load(_name_of(spec), spec, role)
   if KINDS['sudoku'].is_spec(spec):
-    return text.load(spec, 'Sudoku')
+    return load_text(spec, 'Sudoku')
   path, subset = _split_subset(spec)
   if path.lower().endswith('.txt') and subset is None:
-    return text.load(text.read(pathlib.Path(path)), shown(path))
-  if name in hub.SETS:
-    return hub.load(spec, path, subset or role, seed)
-  if not path.lower().endswith('.csv'):
+    path = pathlib.Path(path)
+    return load_text(files.decoded(files.read(path), path), shown(path))
+  if _name_of(spec) in _HUB:
+    loaded = _load_hub(spec, path, subset or role, seed)
+  elif not path.lower().endswith('.csv'):
     raise DataError(
       f'{spec!r}: not a set of questions; give a .csv file or one of '
-      f'{", ".join([*hub.SETS, *KINDS])}'
+      f'{", ".join([*_HUB, *KINDS])}'
     )
-  if subset is not None:
+  elif subset is not None:
     raise DataError(
       f'{shown(path)}: a file has no subset; give the path without :{subset}'
     )
-  file = csv_files.read(pathlib.Path(path), None)
-  records.check(file)
-  return file
+  else:
+    loaded = csv_files.read(pathlib.Path(path), None)
+  csv_files.check(loaded)
+  return loaded
 
 
 def _split_subset(spec: str) -> tuple[str, str | None]:
@@ -110,3 +146,123 @@ def _split_subset(spec: str) -> tuple[str, str | None]:
   if colon and subset in ROLES and not os.path.exists(spec):
     return path, subset
   return spec, None
+
+
+def load_text(text: str, origin: str) -> Questions:
+  """The one puzzle that a text shows, with the answer found here.
+
+  Raises:
+    DataError: it shows none, or none that can be solved.
+  """
+  # A maze is told by its letters, a Sudoku by nothing but its length.
+  for kind in reversed(KINDS.values()):
+    if found := kind.read_text(text, origin):
+      domain, cells = found
+      break
+  else:
+    cells = ''.join(text.split())
+    raise DataError(
+      f'{origin}: {reprlib.repr(cells)} has {len(cells)} characters; a Sudoku '
+      "has 16, 36 or 81 digits and '.', a maze lines of '# SG'"
+    )
+  if not cells.isascii():
+    at, letter = next((i, x) for i, x in enumerate(cells) if not x.isascii())
+    raise DataError(f'{origin}: character {at + 1} is {letter!a}, unknown here')
+  question = domain.parse(np.frombuffer(cells.encode(), np.uint8)[None])
+  faults = [
+    reason
+    for _, reason in domain.check(question, question)
+    if reason.startswith('question')
+  ]
+  if not faults:
+    answer = domain.solve(question[0])
+    if answer is None:
+      faults = ['question: has no solution']
+    else:
+      faults = [reason for _, reason in domain.check(question, answer[None])]
+  if faults:
+    raise DataError(f'{origin}: {faults[0]}; correct it')
+  digest = hashlib.sha256(question.tobytes()).hexdigest()[:12]
+  return Questions(
+    f'text {digest}', domain, question, answer[None], origin, np.array([1])
+  )
+
+
+def _load_hub(spec: str, path: str, role: str, seed: int) -> Questions:
+  """A set of the papers, from the Hugging Face hub or a directory."""
+  name, at, directory = path.partition('@')
+  if name not in _HUB or (at and not directory):
+    raise DataError(f'{spec!r}: cannot be read; use NAME[@DIR][:train|:test]')
+  published = _HUB[name]
+  if at:
+    file = pathlib.Path(directory) / f'{role}.csv'
+    if not os.path.exists(file):
+      raise DataError(
+        f'{shown(file)}: no such file; the directory of {name}@ must hold '
+        'train.csv and test.csv'
+      )
+  else:
+    file = _download(name, published.repository, f'{role}.csv')
+  loaded = csv_files.read(file, published.domain)
+  wanted, count = published.subset, len(loaded.rows)
+  if role == 'train' and wanted is not None:
+    if count < wanted:
+      raise DataError(
+        f'{shown(file)}: has {count} rows and {name} takes {wanted}; use a '
+        'larger file, or its own path to train on all of it'
+      )
+    # The order of the file, so that a row is found again.
+    chosen = np.random.default_rng(seed).choice(count, wanted, replace=False)
+    chosen.sort()
+    loaded = loaded._replace(
+      version=f'{loaded.version} {wanted} rows of seed {seed}',
+      questions=loaded.questions[chosen],
+      answers=loaded.answers[chosen],
+      rows=loaded.rows[chosen],
+    )
+  return loaded._replace(version=f'{name} {loaded.version}')
+
+
+def _download(name: str, repository: str, file: str) -> pathlib.Path:
+  """A file of the hub, from its cache where it is there already."""
+  local = f'or give {name}@DIR, the directory of train.csv and test.csv'
+  try:
+    import huggingface_hub
+  except ImportError as e:
+    raise DataError(
+      f"{name}: needs huggingface_hub; pip install 'hrm-jax[hub]', {local}"
+    ) from e
+  offline = _offline(huggingface_hub, repository, file)
+  try:
+    return pathlib.Path(
+      huggingface_hub.hf_hub_download(
+        repository,
+        file,
+        repo_type='dataset',
+        etag_timeout=_SECONDS_TO_ANSWER,
+        local_files_only=bool(offline),
+      )
+    )
+  # Whatever the network, the hub or the disk had to say.
+  except Exception as e:
+    reason = ' '.join((offline or f'{type(e).__name__}: {e}').split())[:200]
+    raise DataError(
+      f'{name}: {file} of {repository} could not be had from the Hugging Face '
+      f'hub; look at the network, {local} ({reason})'
+    ) from e
+
+
+def _offline(huggingface_hub: Any, repository: str, file: str) -> str:
+  """Why the hub does not answer; empty where it does.
+
+  One question only: by itself a download asks again for half a minute before
+  it says that there is no network.
+  """
+  try:
+    huggingface_hub.get_session().head(
+      huggingface_hub.hf_hub_url(repository, file, repo_type='dataset'),
+      timeout=_SECONDS_TO_ANSWER,
+    )
+  except Exception as e:
+    return f'{type(e).__name__}: {e}'
+  return ''

@@ -5,6 +5,7 @@ Shape letters: N mazes, B mazes of a batch, S = height * width cells.
 
 import dataclasses
 import math
+from typing import Self
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from data_pipelines.arc import encoding
 from data_pipelines.drawing.styles import PAPER, RULE, Style
 from data_pipelines.errors import DataError, cell_name
 from data_pipelines.hashing import GOLDEN, mix
-from data_pipelines.questions.domain import Kind
+from data_pipelines.questions.domain import Domain
 from data_pipelines.questions.generator import (
   Generated,
   below,
@@ -26,22 +27,26 @@ CHARACTERS = '# SGo'
 WALL, FREE, START, GOAL, PATH = range(1, 6)
 MAX_SIDE = 256
 
-# What the compiled check says of a maze.
-(
-  _FINE,
-  _QUESTION_CELL,
-  _ANSWER_CELL,
-  _ANSWERED,
-  _STARTS,
-  _GOALS,
-  _ALTERED,
-  _NEIGHBOURS,
-  _APART,
-) = range(9)
+# What the compiled check says of a question, then of an answer.
+_FINE, _QUESTION_CELL, _ANSWERED, _STARTS, _GOALS = range(5)
+_ANSWER_CELL, _ALTERED, _NEIGHBOURS, _APART = range(5, 9)
+_REASONS = {
+  _QUESTION_CELL: "question: {cell} is none of '# SG'",
+  _ANSWERED: "question: {cell} is 'o', a path, which only the answer may show",
+  _STARTS: 'question: has {number} S; it must have one',
+  _GOALS: 'question: has {number} G; it must have one',
+  _ANSWER_CELL: "answer: {cell} is none of '# SGo'",
+  _ALTERED: 'answer: {cell} is {answer!r} where the question has {question!r}',
+  _NEIGHBOURS: (
+    'answer: {cell} has {number} neighbours on the path and must have {wanted},'
+    ' so that one line leads from S to G'
+  ),
+  _APART: 'answer: {cell} is a path that does not lead from S to G',
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Maze:
+class Maze(Domain):
   """Mazes of one size, with the path from start to goal as the answer.
 
   Tokens, uint8: 0 padding (not used), 1 to 5 for the characters `# SGo`: wall,
@@ -59,9 +64,9 @@ class Maze:
   width: int = 30
 
   name = 'maze'
+  default_size = '30x30'
   vocab_size = PATH + 1
-  has_rare_answers = False  # An answer tells its question.
-  characters = '?' + CHARACTERS  # of each token; `?` for the padding
+  characters = '?' + CHARACTERS
 
   def __post_init__(self):
     if not (
@@ -72,6 +77,33 @@ class Maze:
         f'a maze of {self.height}x{self.width} cannot be; use 1x2 to '
         f'{MAX_SIDE}x{MAX_SIDE}'
       )
+
+  @classmethod
+  def tell(cls, question: str) -> Self | None:
+    side = math.isqrt(len(question))
+    is_square = 2 <= side <= MAX_SIDE and side * side == len(question)
+    is_maze = is_square and set(question) <= set(CHARACTERS)
+    return cls(side, side) if is_maze else None
+
+  @classmethod
+  def read_text(cls, text: str, origin: str) -> tuple[Self, str] | None:
+    if not set(text) & set('#SG'):
+      return None
+    lines = [line.rstrip('\r') for line in text.split('\n')]
+    while lines and not lines[-1]:
+      lines.pop()
+    for number, line in enumerate(lines, 1):
+      if len(line) != len(lines[0]):
+        raise DataError(
+          f'{origin}: line {number} has {len(line)} cells and line 1 '
+          f"{len(lines[0])}; make all as long ('.' is a free cell too)"
+        )
+    return cls(len(lines), len(lines[0])), ''.join(lines).replace('.', ' ')
+
+  @classmethod
+  def with_tokens(cls, vocab_size: int, side: int) -> Self | None:
+    is_maze = vocab_size == cls.vocab_size and 2 <= side <= MAX_SIDE
+    return cls(side, side) if is_maze else None
 
   @property
   def seq_len(self) -> int:
@@ -95,13 +127,6 @@ class Maze:
   def max_variants(self) -> int:
     return len(self.transforms)
 
-  def parse(
-    self, questions: np.ndarray, answers: np.ndarray
-  ) -> tuple[np.ndarray, np.ndarray]:
-    table = np.zeros(256, np.uint8)
-    table[np.frombuffer(CHARACTERS.encode(), np.uint8)] = np.arange(1, 6)
-    return table[questions], table[answers]
-
   def check(
     self, questions: np.ndarray, answers: np.ndarray
   ) -> list[tuple[int, str]]:
@@ -115,49 +140,25 @@ class Maze:
     return find_faults(_check, questions, answers, self.width, self._reason)
 
   def _reason(self, question, answer, code, cell, number) -> str:
-    name = cell_name(cell, self.width)
-    if code == _QUESTION_CELL:
-      return f"question: {name} is none of '# SG'"
-    if code == _ANSWER_CELL:
-      return f"answer: {name} is none of '{CHARACTERS}'"
-    if code == _ANSWERED:
-      return f"question: {name} is 'o', a path, which only the answer may show"
-    if code == _STARTS:
-      return f'question: has {number} S; it must have one'
-    if code == _GOALS:
-      return f'question: has {number} G; it must have one'
-    if code == _ALTERED:
-      return (
-        f'answer: {name} is {CHARACTERS[answer[cell] - 1]!r} where the '
-        f'question has {CHARACTERS[question[cell] - 1]!r}'
-      )
-    if code == _APART:
-      return f'answer: {name} is a path that does not lead from S to G'
-    ends = answer[cell] in (START, GOAL)
-    return (
-      f'answer: {name} has {number} neighbours on the path and must have '
-      f'{1 if ends else 2}, so that one line leads from S to G'
+    return _REASONS[code].format(
+      cell=cell_name(cell, self.width),
+      number=number,
+      wanted=1 if answer[cell] in (START, GOAL) else 2,
+      answer=self.characters[answer[cell] % self.vocab_size],
+      question=self.characters[question[cell] % self.vocab_size],
     )
 
   def solve(self, question: np.ndarray) -> np.ndarray | None:
     """The question, of one start and one goal, with a shortest path in it."""
-    size = len(question)
-    distance, queue = np.zeros(size, np.int64), np.zeros(size, np.int64)
-    start, cell = (
+    distance, queue = np.zeros((2, len(question)), np.int64)
+    start, goal = (
       int(np.flatnonzero(question == token)[0]) for token in (START, GOAL)
     )
     _flood(question != WALL, start, self.width, distance, queue)
-    if distance[cell] < 0:
+    if distance[goal] < 0:
       return None
-    answer, beside = question.copy(), np.zeros(4, np.int64)
-    while distance[cell] > 1:
-      count = _neighbours(cell, self.width, size, beside)
-      cell = next(
-        int(other)
-        for other in beside[:count]
-        if distance[other] == distance[cell] - 1
-      )
-      answer[cell] = PATH
+    answer = question.copy()
+    _draw_path(distance, goal, self.width, answer)
     return answer
 
   def augment(
@@ -169,9 +170,9 @@ class Maze:
   ) -> tuple[np.ndarray, np.ndarray]:
     """Turns and mirrors mazes; a variant is an index of `transforms`."""
     del key
+    source = self._sources()[np.asarray(variant)]
     return tuple(
-      np.take_along_axis(x, self._sources()[np.asarray(variant)], axis=1)
-      for x in (questions, answers)
+      np.take_along_axis(x, source, axis=1) for x in (questions, answers)
     )
 
   def _sources(self) -> np.ndarray:
@@ -192,17 +193,14 @@ class Maze:
     is_path = (predictions == PATH) & (questions == FREE)
     kept = (is_path | (predictions == questions)).all(axis=1)
     result = np.zeros(len(questions), bool)
-
-    def work(start, end):
-      rows = slice(start, end)
-      _is_shortest(questions[rows], is_path[rows], self.width, result[rows])
-
-    in_threads(work, len(questions), 1024)
+    in_threads(
+      lambda x: _is_shortest(questions[x], is_path[x], self.width, result[x]),
+      len(questions),
+      1024,
+    )
     return result & kept
 
   def signatures(self, questions: np.ndarray) -> np.ndarray:
-    """Hashes that are equal for mazes that `augment` makes of each other, and
-    in all likelihood for no others."""
     cells = np.arange(1, self.seq_len + 1, dtype=np.uint64)
     weight = mix(GOLDEN * cells) | np.uint64(1)
     # The hash of a transformed maze is a sum over the cells where they were.
@@ -211,13 +209,21 @@ class Maze:
     values = mix(GOLDEN * np.arange(1, 257, dtype=np.uint64))
     result = np.zeros(len(questions), np.uint64)
 
-    def work(start, end):
-      value = values[questions[start:end]]
+    def work(rows):
+      value = values[questions[rows]]
       for of_transform in weights:
-        result[start:end] += mix((value * of_transform).sum(axis=1))
+        result[rows] += mix((value * of_transform).sum(axis=1))
 
     in_threads(work, len(questions), 256)
     return result
+
+  def defaults(self) -> dict[str, int]:
+    # 110 for 30 x 30, as published, and the same fraction of other sizes.
+    path = max(1, self.seq_len * 110 // 900)
+    return {'path': path, 'count': 1000, 'tests': 100, 'seed': 0}
+
+  def generate(self, count: int, settings: dict[str, int]) -> Generated:
+    return generate(self, count, settings['seed'], settings['path'])
 
 
 def generate(domain: Maze, count: int, seed: int, min_path: int) -> Generated:
@@ -225,116 +231,39 @@ def generate(domain: Maze, count: int, seed: int, min_path: int) -> Generated:
 
   Corridors are carved at random, depth first, wherever a cell touches just one
   open cell, so that no two ways lead to the same place. A maze's rating is the
-  number of steps from start to goal.
-
-  Args:
-    domain: size of the mazes.
-    count: number of mazes.
-    seed: seed of the series; its first mazes do not depend on `count`.
-    min_path: least number of steps from start to goal.
+  number of steps from start to goal, at least `min_path`.
 
   Raises:
     DataError: many tries in a row gave nothing new.
   """
-  start_key = mix(np.array([seed % 2**64], np.uint64) + GOLDEN)
-
-  def make(start, end):
-    keys = mix(start_key + np.arange(start, end, dtype=np.uint64))
-    shape = len(keys), domain.seq_len
-    made = Generated(
-      np.full(shape, WALL, np.uint8),
-      np.full(shape, WALL, np.uint8),
-      np.zeros(len(keys), np.int64),
-    )
-
-    def work(first, last):
-      rows = slice(first, last)
-      _generate(keys[rows], domain.width, min_path, *(x[rows] for x in made))
-
-    in_threads(work, len(keys), 16)
-    return made.ratings >= max(1, min_path), made
-
   return gather(
-    make,
-    domain.signatures,
+    lambda keys, *made: _generate(keys, domain.width, min_path, *made),
+    lambda made: made.ratings >= max(1, min_path),
+    domain,
     count,
+    seed,
     f'mazes {domain.height}x{domain.width}, path of {min_path} or more',
     'allow shorter paths, a larger size or fewer mazes',
   )
 
 
-def _tell(question: str) -> Maze | None:
-  side = math.isqrt(len(question))
-  is_square = 2 <= side <= MAX_SIDE and side * side == len(question)
-  if is_square and not set(question) - set(CHARACTERS):
-    return Maze(side, side)
-  return None
-
-
-def _read_text(text: str, origin: str) -> tuple[Maze, str] | None:
-  if not set(text) & set('#SG'):
-    return None
-  lines = [line.rstrip('\r') for line in text.split('\n')]
-  while lines and not lines[-1]:
-    lines.pop()
-  for number, line in enumerate(lines, 1):
-    if len(line) != len(lines[0]):
-      raise DataError(
-        f'{origin}: line {number} has {len(line)} cells and line 1 '
-        f"{len(lines[0])}; make all as long ('.' is a free cell too)"
-      )
-  return Maze(len(lines), len(lines[0])), ''.join(lines).replace('.', ' ')
-
-
-def _with_tokens(vocab_size: int, side: int) -> Maze | None:
-  is_maze = vocab_size == Maze.vocab_size and 2 <= side <= MAX_SIDE
-  return Maze(side, side) if is_maze else None
-
-
-def _defaults(domain: Maze) -> dict[str, int]:
-  # 110 for 30 x 30, as published, and the same fraction of other sizes.
-  path = max(1, domain.seq_len * 110 // 900)
-  return {'path': path, 'count': 1000, 'tests': 100, 'seed': 0}
-
-
-KIND = Kind(
-  size='size',
-  default_size='30x30',
-  domain=Maze,
-  defaults=_defaults,
-  generate=lambda domain, count, settings: generate(
-    domain, count, settings['seed'], settings['path']
-  ),
-  tell=_tell,
-  read_text=_read_text,
-  with_tokens=_with_tokens,
-)
-
-
 @compiled
-def _neighbours(cell, width, size, out):
-  """Puts the cells beside one into `out`, int64 [4]; returns their number."""
-  count = 0
+def _neighbours(cell, width, size):
+  """The cells beside one: above, below, left, right."""
   if cell >= width:
-    out[count] = cell - width
-    count += 1
+    yield cell - width
   if cell + width < size:
-    out[count] = cell + width
-    count += 1
+    yield cell + width
   if cell % width > 0:
-    out[count] = cell - 1
-    count += 1
+    yield cell - 1
   if cell % width < width - 1:
-    out[count] = cell + 1
-    count += 1
-  return count
+    yield cell + 1
 
 
 @compiled
 def _flood(is_open, start, width, distance, queue):
   """Breadth-first search: sets the steps from `start` to each cell, -1 where
   no way leads, and the queue to the cells reached; returns their number."""
-  beside = np.zeros(4, np.int64)
   distance[:] = -1
   distance[start] = 0
   queue[0] = start
@@ -343,13 +272,24 @@ def _flood(is_open, start, width, distance, queue):
   while head < tail:
     cell = queue[head]
     head += 1
-    for k in range(_neighbours(cell, width, len(is_open), beside)):
-      other = beside[k]
+    for other in _neighbours(cell, width, len(is_open)):
       if is_open[other] and distance[other] < 0:
         distance[other] = distance[cell] + 1
         queue[tail] = other
         tail += 1
   return tail
+
+
+@compiled
+def _draw_path(distance, goal, width, answer):
+  """Marks a shortest path to the goal, from distances to the start."""
+  cell = goal
+  while distance[cell] > 1:
+    for other in _neighbours(cell, width, len(distance)):
+      if distance[other] == distance[cell] - 1:
+        cell = other
+        break
+    answer[cell] = PATH
 
 
 @compiled
@@ -380,12 +320,11 @@ def _check_maze(question, answer, width, where, is_open, distance, queue):
     if answer[cell] != question[cell] and not is_path:
       return _ALTERED
     is_open[cell] = answer[cell] >= START
-  beside = np.zeros(4, np.int64)
   for cell in range(size):
     if is_open[cell]:
       on_path = 0
-      for k in range(_neighbours(cell, width, size, beside)):
-        on_path += is_open[beside[k]]
+      for other in _neighbours(cell, width, size):
+        on_path += is_open[other]
       if on_path != (2 if answer[cell] == PATH else 1):
         where[0] = cell
         where[1] = on_path
@@ -419,13 +358,9 @@ def _is_shortest(questions, is_path, width, result):
   distance = np.zeros(size, np.int64)
   queue = np.zeros(size, np.int64)
   for i in range(questions.shape[0]):
-    start = goal = -1
-    for cell in range(size):
-      if questions[i, cell] == START:
-        start = cell
-      elif questions[i, cell] == GOAL:
-        goal = cell
-    if start < 0 or goal < 0:
+    start = np.argmax(questions[i] == START)
+    goal = np.argmax(questions[i] == GOAL)
+    if questions[i, start] != START or questions[i, goal] != GOAL:
       continue
     _flood(questions[i] != WALL, start, width, distance, queue)
     shortest = distance[goal]
@@ -444,21 +379,17 @@ def _carve(is_open, width, stack, state):
   """Opens corridors, all joined, with one way between any two cells."""
   size = len(is_open)
   beside = np.zeros(4, np.int64)
-  around = np.zeros(4, np.int64)
   is_open[:] = False
   stack[0] = below(state, size)
   is_open[stack[0]] = True
   depth = 1
   while depth:
     count = 0
-    for k in range(_neighbours(stack[depth - 1], width, size, beside)):
-      other = beside[k]
-      if is_open[other]:
-        continue
+    for other in _neighbours(stack[depth - 1], width, size):
       touching = 0
-      for j in range(_neighbours(other, width, size, around)):
-        touching += is_open[around[j]]
-      if touching == 1:
+      for near in _neighbours(other, width, size):
+        touching += is_open[near]
+      if touching == 1 and not is_open[other]:
         beside[count] = other
         count += 1
     if count:
@@ -476,10 +407,10 @@ def _generate(keys, width, min_path, questions, answers, ratings):
   is_open = np.zeros(size, np.bool_)
   distance = np.zeros(size, np.int64)
   queue = np.zeros(size, np.int64)
-  beside = np.zeros(4, np.int64)
   state = np.zeros(1, np.uint64)
   for i in range(keys.shape[0]):
     state[0] = keys[i]
+    questions[i] = answers[i] = WALL
     _carve(is_open, width, queue, state)
     cells = np.flatnonzero(is_open)
     start = cells[below(state, len(cells))]
@@ -501,11 +432,4 @@ def _generate(keys, width, min_path, questions, answers, ratings):
     questions[i, start] = answers[i, start] = START
     questions[i, goal] = answers[i, goal] = GOAL
     ratings[i] = distance[goal]
-    cell = goal
-    while distance[cell] > 1:
-      for k in range(_neighbours(cell, width, size, beside)):
-        other = beside[k]
-        if is_open[other] and distance[other] == distance[cell] - 1:
-          cell = other
-          break
-      answers[i, cell] = PATH
+    _draw_path(distance, goal, width, answers[i])

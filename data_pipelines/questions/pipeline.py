@@ -10,8 +10,7 @@ from data_pipelines import hashing, puzzle_set, sampler
 from data_pipelines.batches import BLANK_IDENTIFIER, Batch
 from data_pipelines.errors import DataError
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
-from data_pipelines.questions.domain import Asked
-from data_pipelines.questions.records import Questions
+from data_pipelines.questions.domain import Asked, Questions
 
 
 class QuestionSet(PuzzleSet):

@@ -22,7 +22,7 @@ import numpy as np
 
 from data_pipelines import citations, quiet
 from data_pipelines.questions import loading as questions
-from data_pipelines.questions.records import Questions
+from data_pipelines.questions.domain import Questions
 
 quiet.tensorflow()  # TFDS would import it with all its start-up notes.
 import tensorflow_datasets as tfds  # noqa: E402

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import strategies as st
 
 from data_pipelines.errors import DataError
-from data_pipelines.questions import csv_files, maze, records, sudoku
+from data_pipelines.progress import Progress
+from data_pipelines.questions import csv_files, maze, sudoku
 from data_pipelines.questions import loading as questions
 from data_pipelines.questions.loading import load_questions
 from data_pipelines.questions.maze import Maze
@@ -103,9 +104,8 @@ def test_maze_file(tmp_path, mazes):
 
 def test_many_rows_in_chunks(tmp_path, monkeypatch, caplog, sudokus):
   monkeypatch.setattr(csv_files, '_CHUNK', 7)
-  monkeypatch.setattr(records, '_CHECK_CHUNK', 11)
-  for module in (csv_files, records):
-    monkeypatch.setattr(module, '_SECONDS_BETWEEN_LOGS', -1)
+  monkeypatch.setattr(csv_files, '_CHECK_CHUNK', 11)
+  monkeypatch.setattr(Progress.__init__, '__defaults__', (-1,))
   path = _write(tmp_path / '100%d.csv', Sudoku(3, 3), sudokus, repeat=3)
   loaded = load_questions(str(path), 'train', 0)
   assert f'{path}: rows read: 150' in caplog.text

@@ -16,7 +16,8 @@ from data_pipelines.questions.maze import Maze
 def _tokens(domain, *texts):
   """Questions and answers from texts by turns."""
   rows = np.array([np.frombuffer(x.encode(), np.uint8) for x in texts])
-  return domain.parse(rows[::2], rows[1::2])
+  tokens = domain.parse(rows)
+  return tokens[::2], tokens[1::2]
 
 
 def _check(question, answer, height=3, width=3):

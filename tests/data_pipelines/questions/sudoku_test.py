@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from data_pipelines.errors import DataError
-from data_pipelines.questions import generator as generating
+from data_pipelines.progress import Progress
 from data_pipelines.questions import sudoku
 from data_pipelines.questions.sudoku import Sudoku
 
@@ -28,9 +28,10 @@ SHIFTED = [
 
 
 def _tokens(domain, question, answer):
-  return domain.parse(
-    *(np.frombuffer(x.encode(), np.uint8)[None] for x in (question, answer))
-  )
+  return [
+    domain.parse(np.frombuffer(x.encode(), np.uint8)[None])
+    for x in (question, answer)
+  ]
 
 
 def _text(rows):
@@ -108,7 +109,7 @@ def test_parse():
   questions, answers = _tokens(SMALL, '.01234x5' * 2, '1234.0x5' * 2)
   assert questions.dtype == answers.dtype == np.uint8
   assert questions[0, :8].tolist() == [1, 1, 2, 3, 4, 5, 0, 0]
-  assert answers[0, :8].tolist() == [2, 3, 4, 5, 0, 0, 0, 0]
+  assert answers[0, :8].tolist() == [2, 3, 4, 5, 1, 1, 0, 0]
 
 
 # Checks.
@@ -460,6 +461,6 @@ def test_generator_gives_up():
 
 
 def test_generator_shows_the_time_left(monkeypatch, caplog):
-  monkeypatch.setattr(generating, '_SECONDS_BETWEEN_LOGS', -1)
+  monkeypatch.setattr(Progress.__init__, '__defaults__', (-1,))
   sudoku.generate(LARGE, 300, 0, 30)
   assert 'generated: 256 of 300, 0:00:00 left' in caplog.text
