@@ -5,8 +5,7 @@ chunks, and of each only a hash is kept.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -15,13 +14,6 @@ from data_pipelines.questions.domain import Asked
 
 # Number of cells that are read at a time.
 _CELLS = 2**21
-
-
-class _Hashes(NamedTuple):
-  """Signatures of questions, and of answers where these are rare; uint64."""
-
-  questions: np.ndarray
-  answers: np.ndarray
 
 
 def between(trained: Asked, held_out: Asked) -> list[Leak]:
@@ -36,12 +28,12 @@ def between(trained: Asked, held_out: Asked) -> list[Leak]:
   Returns:
     One leak at most for each held-out question.
   """
-  ours, theirs = _hashes(trained), _hashes(held_out)
+  questions, answers = zip(_hashes(trained), _hashes(held_out), strict=True)
   found = {}
-  for row, rows in _matches(ours.answers, theirs.answers).items():
+  for row, rows in _matches(*answers).items():
     reaching = _reaching(trained, rows, held_out, row)
     found[row] = (rows[0], 'output') if reaching is None else (reaching, 'both')
-  for row, rows in _matches(ours.questions, theirs.questions).items():
+  for row, rows in _matches(*questions).items():
     found[row] = rows[0], 'both'
   return [
     Leak(held_out.name(row), 'question', trained.name(other), 'question', kind)
@@ -49,9 +41,10 @@ def between(trained: Asked, held_out: Asked) -> list[Leak]:
   ]
 
 
-def _hashes(asked: Asked) -> _Hashes:
+def _hashes(asked: Asked) -> tuple[np.ndarray, np.ndarray]:
+  """Signatures of questions, and of answers where these are rare; uint64."""
   domain = asked.domain
-  signatures: Callable = _equality if domain is None else domain.signatures
+  signatures = domain.signatures if domain else _equality
   has_answers = domain is not None and domain.has_rare_answers
   questions = np.zeros(asked.count, np.uint64)
   answers = np.zeros(asked.count if has_answers else 0, np.uint64)
@@ -60,7 +53,7 @@ def _hashes(asked: Asked) -> _Hashes:
     questions[rows] = signatures(chunk)
     if has_answers:
       answers[rows] = domain.answer_signatures(chunk_answers)
-  return _Hashes(questions, answers)
+  return questions, answers
 
 
 def _reaching(

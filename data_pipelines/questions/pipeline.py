@@ -1,6 +1,5 @@
 """Sudokus and mazes as training batches and evaluation rows."""
 
-import functools
 import os
 from typing import Any
 
@@ -36,11 +35,7 @@ class QuestionSet(PuzzleSet):
   ):
     """Puts training and evaluation questions of one domain together.
 
-    Args:
-      train: puzzles to train on; None for none.
-      evaluate: puzzles that are held out and scored; None for none.
-      num_aug: number of variants of each training question besides itself.
-      seed: seed of the variants.
+    Each training question has `num_aug` variants besides itself.
 
     Raises:
       DataError: they do not fit together, or a setting is out of range.
@@ -86,7 +81,7 @@ class QuestionSet(PuzzleSet):
     return EvaluationRows(chosen, nothing, nothing, chosen)
 
   def name_of(self, group: int) -> str:
-    return name_of(self.evaluate, group)
+    return _asked(self.evaluate).name(group)
 
   def held_out(self, chosen: EvaluationRows) -> Asked:
     return _asked(self.evaluate).take(chosen.example)
@@ -112,19 +107,16 @@ class QuestionSet(PuzzleSet):
     )
 
 
-def name_of(source: Questions, index: int) -> str:
-  """The file's name and row, wherever the file lies."""
-  return f'{os.path.basename(source.origin)}:{source.rows[index]}'
-
-
 def _asked(source: Questions) -> Asked:
+  # The file's name and row, wherever the file lies.
+  name = os.path.basename(source.origin)
   return Asked(
     source.domain,
     source.domain.vocab_size,
     source.domain.seq_len,
     len(source.rows),
     lambda rows: (source.questions[rows], source.answers[rows]),
-    functools.partial(name_of, source),
+    lambda index: f'{name}:{source.rows[index]}',
   )
 
 

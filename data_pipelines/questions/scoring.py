@@ -37,23 +37,25 @@ class AnswerResult(scoring.Result):
     return f'{int(self.found[name].sum())}/{len(self.names)}'
 
   def summary(self) -> str:
-    text = f'exact {self._counted("exact")}'
-    if 'valid' in self.found:
-      text += f', valid {self._counted("valid")}'
-    return f'{text}, {100 * self.metrics["eval/accuracy"]:.2f} % of the cells'
+    counts = [
+      f'{name} {self._counted(name)}'
+      for name in ('exact', 'valid')
+      if name in self.found
+    ]
+    cells = f'{100 * self.metrics["eval/accuracy"]:.2f} % of the cells'
+    return ', '.join([*counts, cells])
 
   def report(self) -> str:
-    percent = {name: 100 * value for name, value in self.metrics.items()}
-    lines = [
-      f'Exact accuracy  {percent["eval/exact"]:6.2f} % '
-      f'({self._counted("exact")})',
-      f'Cell accuracy   {percent["eval/accuracy"]:6.2f} %',
-    ]
-    if 'valid' in self.found:
-      lines.append(
-        f'Valid solutions {percent["eval/valid"]:6.2f} % '
-        f'({self._counted("valid")})'
-      )
+    lines = []
+    for title, name in (
+      ('Exact accuracy ', 'exact'),
+      ('Cell accuracy  ', 'accuracy'),
+      ('Valid solutions', 'valid'),
+    ):
+      if name in self.found:
+        line = f'{title} {100 * self.metrics[f"eval/{name}"]:6.2f} %'
+        is_count = name != 'accuracy'
+        lines.append(line + f' ({self._counted(name)})' * is_count)
     copied = (self.questions == self.labels).mean()
     lines.append(
       f'Baseline, the question as its own answer: {100 * copied:.2f} % of the '

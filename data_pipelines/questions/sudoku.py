@@ -16,14 +16,15 @@ import numpy as np
 from data_pipelines.drawing.styles import PAPER, RULE, Style
 from data_pipelines.errors import DataError, cell_name
 from data_pipelines.hashing import GOLDEN, mix
-from data_pipelines.questions import sudoku_signatures
 from data_pipelines.questions import sudoku_solver as solver
 from data_pipelines.questions.domain import Domain
 from data_pipelines.questions.generator import (
   Generated,
+  compiled,
   find_faults,
   gather,
   in_threads,
+  mix_one,
 )
 from data_pipelines.questions.sudoku_solver import BLANK, FIRST_DIGIT
 
@@ -233,11 +234,9 @@ class Sudoku(Domain):
     digit. One round is fast and leaves more puzzles equal.
     """
     result = np.zeros(len(questions), np.uint64)
-    settings = self._geometry, self.box_rows == self.box_columns, rounds
+    sizes = self.box_rows, self.box_columns, rounds
     in_threads(
-      lambda x: sudoku_signatures.of_questions(
-        questions[x], *settings, result[x]
-      ),
+      lambda x: _hash_questions(questions[x], *sizes, result[x]),
       len(questions),
       4096,
     )
@@ -256,7 +255,7 @@ class Sudoku(Domain):
     result = np.zeros(len(answers), np.uint64)
     box = self.box_rows, self.box_columns
     in_threads(
-      lambda x: sudoku_signatures.of_answers(answers[x], *box, result[x]),
+      lambda x: _hash_answers(answers[x], *box, result[x]),
       len(answers),
       4096,
     )
@@ -313,3 +312,109 @@ def _line_order(strips: np.ndarray, lines: np.ndarray) -> np.ndarray:
   inside = np.argsort(lines.reshape(size, count, -1), axis=2)
   first = np.argsort(strips, axis=1) * inside.shape[2]
   return (inside + first[:, :, None]).reshape(lines.shape)
+
+
+@compiled
+def _hash_questions(questions, box_rows, box_columns, rounds, result):
+  """What `Sudoku.signatures` says: sums of scrambled numbers tell multisets
+  apart."""
+  size = questions.shape[1]
+  n = box_rows * box_columns
+  colour = np.zeros(size, np.uint64)
+  # Sums over each row, column and box; then over bands, stacks and tokens.
+  unit = np.zeros((3, n), np.uint64)
+  bands = np.zeros(n, np.uint64)
+  stacks = np.zeros(n, np.uint64)
+  tokens = np.zeros(n + FIRST_DIGIT, np.uint64)
+  one, two, three, four, five = (
+    np.uint64(0xD1342543DE82EF95),
+    np.uint64(0xA0761D6478BD642F),
+    np.uint64(0xE7037ED1A0B428DB),
+    np.uint64(0x8EBC6AF09C88C6E3),
+    np.uint64(0x589965CC75374CC3),
+  )
+  # Rows and columns are told apart only where no transposition mixes them.
+  axis = np.uint64(0) if box_rows == box_columns else one
+  for i in range(questions.shape[0]):
+    question = questions[i]
+    for cell in range(size):
+      colour[cell] = two if question[cell] >= FIRST_DIGIT else three
+    for _ in range(rounds):
+      tokens[:] = bands[:] = stacks[:] = 0
+      unit[:] = two
+      for cell in range(size):
+        row, column = cell // n, cell % n
+        mixed = mix_one(colour[cell])
+        tokens[question[cell]] += mixed
+        unit[0, row] += mixed
+        unit[1, column] += mixed
+        unit[2, row // box_rows * box_rows + column // box_columns] += mixed
+      for k in range(3 * n):
+        unit[k // n, k % n] = mix_one(unit[k // n, k % n])
+      for line in range(n):
+        bands[line // box_rows] += unit[0, line]
+        stacks[line // box_columns] += unit[1, line]
+      for k in range(n):
+        bands[k] = mix_one(bands[k]) * three
+        stacks[k] = mix_one(stacks[k]) * three
+      for k in range(n + FIRST_DIGIT):
+        tokens[k] = mix_one(tokens[k]) * four
+      for cell in range(size):
+        row, column = cell // n, cell % n
+        band, stack = row // box_rows, column // box_columns
+        total = colour[cell] * five + unit[2, band * box_rows + stack] * one
+        total += mix_one(unit[0, row] + bands[band])
+        total += mix_one(unit[1, column] + stacks[stack] + axis)
+        if question[cell] >= FIRST_DIGIT:
+          total += tokens[question[cell]]
+        colour[cell] = mix_one(total)
+    for cell in range(size):
+      result[i] += mix_one(colour[cell] ^ four)
+    result[i] = mix_one(result[i])
+
+
+@compiled
+def _hash_answers(answers, box_rows, box_columns, result):
+  """What `Sudoku.answer_signatures` says, by sums of scrambled numbers."""
+  side = box_rows * box_columns
+  follower = np.zeros(side, np.int64)
+  met = np.zeros(side, np.bool_)
+  sums = np.zeros((2, side), np.uint64)
+  one = np.uint64(1)
+  for i in range(answers.shape[0]):
+    grid = answers[i]
+    sums[:] = 0
+    for axis in range(2):
+      line_step, cell_step = (side, 1) if axis == 0 else (1, side)
+      in_strip = box_rows if axis == 0 else box_columns
+      for a in range(side):
+        near, far = np.uint64(0), np.uint64(0)
+        for b in range(side):
+          if a == b:
+            continue
+          for k in range(side):
+            digit = grid[a * line_step + k * cell_step] - FIRST_DIGIT
+            other = grid[b * line_step + k * cell_step] - FIRST_DIGIT
+            follower[digit % side] = other % side
+          met[:] = False
+          cycles = np.uint64(0)
+          for digit in range(side):
+            length = np.uint64(0)
+            while not met[digit]:
+              met[digit] = True
+              digit = follower[digit]
+              length += one
+            cycles += mix_one(length)
+          if a // in_strip == b // in_strip:
+            near += mix_one(cycles)
+          else:
+            far += mix_one(cycles)
+        sums[axis, a // in_strip] += mix_one(near + mix_one(far + one))
+    rows, columns = np.uint64(0), np.uint64(0)
+    for strip in range(side):
+      rows += mix_one(sums[0, strip] + one)
+      columns += mix_one(sums[1, strip] + one)
+    if box_rows == box_columns:
+      result[i] = mix_one(rows) + mix_one(columns)
+    else:
+      result[i] = mix_one(rows) + mix_one(columns + one)

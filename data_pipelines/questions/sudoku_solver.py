@@ -26,8 +26,6 @@ class Geometry(NamedTuple):
     meet: [M, m], the cells that a line and a box share, where more than one.
     line: [M, n - m], the rest of that line.
     box: [M, n - m], the rest of that box.
-    band: [S], which strip of boxes a cell's row is in.
-    stack: [S], which strip of boxes a cell's column is in.
   """
 
   units: np.ndarray
@@ -35,43 +33,34 @@ class Geometry(NamedTuple):
   meet: np.ndarray
   line: np.ndarray
   box: np.ndarray
-  band: np.ndarray
-  stack: np.ndarray
 
 
 @functools.cache
 def geometry_of(box_rows: int, box_columns: int) -> Geometry:
+  """The geometry of a grid with such boxes."""
   n = box_rows * box_columns
   row, column = np.divmod(np.arange(n * n), n)
-  band, stack = row // box_rows, column // box_columns
-  box = band * (n // box_columns) + stack
+  box = row // box_rows * box_rows + column // box_columns
   units = np.array(
     [np.flatnonzero(x == i) for x in (row, column, box) for i in range(n)]
   )
-  related = (row[:, None] == row) | (column[:, None] == column)
-  related |= box[:, None] == box
-  np.fill_diagonal(related, False)
-  peers = [np.flatnonzero(x) for x in related]
-  shared = []
-  for line in units[: 2 * n]:
-    for cells in units[2 * n :]:
-      meet = np.intersect1d(line, cells)
-      if len(meet) > 1:
-        shared.append(
-          (meet, np.setdiff1d(line, meet), np.setdiff1d(cells, meet))
-        )
+  peers = [
+    np.setdiff1d(units[(units == cell).any(axis=1)], cell)
+    for cell in range(n * n)
+  ]
+  shared = [
+    (meet, np.setdiff1d(line, meet), np.setdiff1d(cells, meet))
+    for line in units[: 2 * n]
+    for cells in units[2 * n :]
+    if len(meet := np.intersect1d(line, cells)) > 1
+  ]
   # A box of 2 x 3 shares two cells with a column and three with a row: both
   # are filled up to three by naming a cell twice, which changes no union.
-  meet, line, rest = (
+  filled = (
     [np.resize(x, max(map(len, part))) for x in part]
     for part in zip(*shared, strict=True)
   )
-  return Geometry(
-    *(
-      np.ascontiguousarray(x, np.uint8)
-      for x in (units, peers, meet, line, rest, band, stack)
-    )
-  )
+  return Geometry(*(np.array(x, np.uint8) for x in (units, peers, *filled)))
 
 
 # The solver. `candidates`, uint16 [S], holds the digits that a cell may still
@@ -80,30 +69,8 @@ def geometry_of(box_rows: int, box_columns: int) -> Geometry:
 
 
 @compiled
-def _tell_peers(candidates, queue, tail, peers):
-  """Takes queued cells' digits from their peers; false for a contradiction."""
-  head = 0
-  while head < tail:
-    cell = queue[head]
-    head += 1
-    bit = candidates[cell]
-    for k in range(peers.shape[1]):
-      peer = peers[cell, k]
-      left = candidates[peer]
-      if left & bit:
-        left ^= bit
-        if left == 0:
-          return False
-        candidates[peer] = left
-        if left & (left - 1) == 0:
-          queue[tail] = peer
-          tail += 1
-  return True
-
-
-@compiled
 def _remove(candidates, queue, tail, cells, bits):
-  """Takes digits from cells; the queue's new end, or -1."""
+  """Takes digits from cells; the queue's new end, or -1 for a contradiction."""
   for k in range(cells.shape[0]):
     cell = cells[k]
     left = candidates[cell]
@@ -116,6 +83,17 @@ def _remove(candidates, queue, tail, cells, bits):
         queue[tail] = cell
         tail += 1
   return tail
+
+
+@compiled
+def _tell_peers(candidates, queue, tail, peers):
+  """Takes queued cells' digits from their peers; false for a contradiction."""
+  head = 0
+  while head < tail:
+    cell = queue[head]
+    tail = _remove(candidates, queue, tail, peers[cell], candidates[cell])
+    head += 1
+  return tail >= 0
 
 
 @compiled
@@ -220,14 +198,9 @@ def search(stack, pending, queue, tail, limit, full, geometry):
   """Counts solutions up to `limit`, the guesses made for that, and the depth
   where it ended: with `limit` found, stack[depth] holds the last one.
 
-  Args:
-    stack: uint16 [S + 1, S]; stack[0] holds the candidates to start from.
-    pending: uint8 [S + 1], room for the cell guessed at each depth.
-    queue: uint8 [S + 1], whose first `tail` cells are queued.
-    tail: number of queued cells.
-    limit: number of solutions after which the search ends.
-    full: bits of all digits.
-    geometry: units of the grid, see `geometry_of`.
+  stack[0] holds the candidates to start from, `pending` the cell guessed at
+  each depth, the first `tail` cells of `queue` are queued, and `full` is the
+  bits of all digits.
   """
   depth = found = guesses = 0
   while True:

@@ -1,11 +1,11 @@
 """Sudokus and mazes as a TFDS data set: importing this registers `questions`.
 
     import tensorflow_datasets as tfds
-    from data_pipelines import question_tfds
+    from data_pipelines.questions.tfds import QuestionConfig
 
     tfds.load('questions/sudoku_extreme_1k', split='train')
 
-    config = question_tfds.QuestionConfig(name='mine', spec='maze:size=9x9')
+    config = QuestionConfig(name='mine', spec='maze:size=9x9')
     tfds.load('questions', builder_kwargs={'config': config})
 
 The published sets come from the Hugging Face hub; with files of your own, name
