@@ -1,6 +1,8 @@
 """Draws the augmentations of every task, once, as a small table."""
 
 import dataclasses
+import itertools
+import operator
 import zlib
 from collections.abc import Sequence
 
@@ -9,6 +11,7 @@ import numpy as np
 from data_pipelines import hashing
 from data_pipelines.arc import encoding
 from data_pipelines.arc.tasks import Task
+from data_pipelines.batches import BLANK_NAME
 
 # Draws per wanted augmentation: tasks with few colours or much symmetry have
 # fewer distinct ones than wanted, and the search for them must end.
@@ -39,27 +42,19 @@ class AugmentationTable:
 
   def names(self, tasks: Sequence[Task]) -> list[str]:
     """The name of each puzzle identifier, 0 included."""
-    names = ['<blank>']
-    for task, first, end in zip(
-      tasks, self.start[:-1], self.start[1:], strict=True
-    ):
-      names += [
-        encoding.augmentation_name(
-          task.name, self.dihedral[row], self.colours[row]
-        )
-        for row in range(first, end)
-      ]
-    return names
+    rows = np.repeat([task.name for task in tasks], np.diff(self.start))
+    augmented = zip(rows.tolist(), self.dihedral, self.colours, strict=True)
+    return [
+      BLANK_NAME,
+      *itertools.starmap(encoding.augmentation_name, augmented),
+    ]
 
 
 def named(tasks: Sequence[Task], names: Sequence[str]) -> AugmentationTable:
   """The augmentations that puzzle identifiers name, the identity first.
 
-  Args:
-    tasks: tasks of distinct names; one that no identifier names gets no row,
-      and identifiers of other tasks are not used.
-    names: names of puzzle identifiers, in HRM's form or TRM's; '<blank>' may be
-      among them.
+  The names are in HRM's form or TRM's. A task that none of them names gets no
+  row, and those of other tasks are not used.
 
   Returns:
     The table for predictions; nothing is known of what training never shifts.
@@ -69,11 +64,13 @@ def named(tasks: Sequence[Task], names: Sequence[str]) -> AugmentationTable:
     task, transform, colours = encoding.parse_augmentation_name(name)
     if task in found:
       found[task].append((task != name, transform, colours))
-  for augmentations in found.values():
-    augmentations.sort(key=lambda augmentation: augmentation[0])
-  rows = [row for augmentations in found.values() for row in augmentations]
+  rows = [
+    row
+    for of_task in found.values()
+    for row in sorted(of_task, key=operator.itemgetter(0))
+  ]
   return AugmentationTable(
-    start=np.cumsum([0] + [len(rows) for rows in found.values()]),
+    start=np.cumsum([0, *map(len, found.values())]),
     dihedral=np.array([row[1] for row in rows], np.uint8),
     colours=np.array([row[2] for row in rows], np.uint8).reshape(
       -1, encoding.NUM_COLOURS
@@ -101,23 +98,19 @@ def draw(
     num_aug: number of augmentations wanted besides the identity.
     seed: seed of the draw.
   """
-  start, dihedrals, colours, fixed = [0], [], [], []
+  drawn = []
   weights = _cell_weights()
   for task, pairs in zip(tasks, training_pairs, strict=True):
     rng = np.random.default_rng([seed, zlib.crc32(task.name.encode())])
-    dihedral, permutation = _candidates(rng, num_aug)
-    hashes = _multiset_hashes(task, dihedral, permutation, weights)
+    dihedral, colours = _candidates(rng, num_aug)
+    hashes = _multiset_hashes(task, dihedral, colours, weights)
     _, first = np.unique(hashes, return_index=True)
     keep = np.sort(first)[: num_aug + 1]
-    start.append(start[-1] + len(keep))
-    dihedrals.append(dihedral[keep])
-    colours.append(permutation[keep])
-    fixed.append(rng.integers(0, max(1, pairs), len(keep), dtype=np.uint8))
+    fixed = rng.integers(0, max(1, pairs), len(keep), dtype=np.uint8)
+    drawn.append((dihedral[keep], colours[keep], fixed))
   return AugmentationTable(
-    start=np.array(start),
-    dihedral=np.concatenate(dihedrals),
-    colours=np.concatenate(colours),
-    fixed_pair=np.concatenate(fixed),
+    np.cumsum([0, *(len(fixed) for *_, fixed in drawn)]),
+    *map(np.concatenate, zip(*drawn, strict=True)),
   )
 
 
@@ -142,10 +135,7 @@ def _cell_weights() -> np.ndarray:
 
 
 def _multiset_hashes(
-  task: Task,
-  dihedral: np.ndarray,
-  colours: np.ndarray,
-  weights: np.ndarray,
+  task: Task, dihedral: np.ndarray, colours: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
   """A 64-bit hash of the multiset of pairs under each candidate, uint64.
 

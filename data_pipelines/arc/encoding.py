@@ -14,8 +14,8 @@ import re
 import numpy as np
 
 from data_pipelines.arc.tasks import NUM_COLOURS
+from data_pipelines.batches import PAD
 
-PAD = 0
 END = 1
 FIRST_COLOUR = 2
 VOCAB_SIZE = FIRST_COLOUR + NUM_COLOURS
@@ -45,16 +45,17 @@ def dihedral(grid: np.ndarray, transform: int) -> np.ndarray:
   Raises:
     ValueError: there is no such transform.
   """
-  if transform in (0, 1, 2, 3):
-    return np.rot90(grid, transform, axes=(-2, -1))
-  if transform == 4:
-    return np.flip(grid, -1)
-  if transform == 5:
-    return np.flip(grid, -2)
-  if transform == 6:
-    return np.swapaxes(grid, -2, -1)
-  if transform == 7:
-    return np.flip(np.rot90(grid, axes=(-2, -1)), -1)
+  match transform:
+    case 0 | 1 | 2 | 3:
+      return np.rot90(grid, transform, axes=(-2, -1))
+    case 4:
+      return np.flip(grid, -1)
+    case 5:
+      return np.flip(grid, -2)
+    case 6:
+      return np.swapaxes(grid, -2, -1)
+    case 7:
+      return np.flip(np.rot90(grid, axes=(-2, -1)), -1)
   raise ValueError(f'dihedral transform {transform} is not one of 0 to 7')
 
 
@@ -63,13 +64,8 @@ def augment(
 ) -> np.ndarray:
   """Transforms a grid, then replaces each colour c by `colours[c]`.
 
-  Args:
-    grid: [..., h, w] of colours 0 to 9.
-    transform: as for `dihedral`.
-    colours: [10], a permutation of the colours with `colours[0] == 0`.
-
-  Returns:
-    A new array with the dtype of `colours`.
+  `grid`, [..., h, w], and `transform` are as for `dihedral`; `colours`, [10],
+  is a permutation with `colours[0] == 0`. The new array has its dtype.
   """
   return np.asarray(colours)[dihedral(grid, transform)]
 
@@ -88,15 +84,9 @@ def augmentation_name(
 ) -> str:
   """Names an augmented task: `TASK_t3_0152...`.
 
-  Args:
-    task_name: the task's name.
-    transform: as for `dihedral`.
-    colours: [10], as for `augment`.
-    separator: '_' as HRM writes it, or '|||' as TRM does.
-
-  Returns:
-    `task_name` itself for the identity; else with the transform and the ten
-    digits `colours[0]` ... `colours[9]` added.
+  The parts are the task's name, the transform and the ten digits `colours[0]`
+  ... `colours[9]`, separated by '_' as in HRM or '|||' as in TRM. The identity
+  has the task's own name.
   """
   digits = ''.join(str(int(colour)) for colour in colours)
   if transform == 0 and digits == '0123456789':
@@ -106,9 +96,6 @@ def augmentation_name(
 
 def parse_augmentation_name(name: str) -> tuple[str, int, np.ndarray]:
   """Reads the name of an augmented task, HRM's form or TRM's.
-
-  Args:
-    name: `TASK_t3_0152...`, `TASK|||t3|||0152...` or a task's own name.
 
   Returns:
     The task's name, the dihedral transform and the colours, uint8 [10]. A
@@ -158,10 +145,7 @@ def encode(
 
 
 def uncover(tokens: np.ndarray) -> np.ndarray | None:
-  """Undoes `encode`, wherever on the canvas the grid was put.
-
-  Args:
-    tokens: [C * C], as `encode` makes them.
+  """Undoes `encode`, wherever on the canvas, [C * C], the grid was put.
 
   Returns:
     The grid, uint8 [h, w]; None where the canvas is all padding.
@@ -190,11 +174,11 @@ def uncover(tokens: np.ndarray) -> np.ndarray | None:
 
 
 def _crop(tokens_NCC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Sizes of the largest rectangles of colours at the canvases' top left.
+  """Heights and widths, [N] each, of the largest rectangles of colours at the
+  canvases' top left.
 
-  Returns:
-    Heights and widths, [N] each. Of rectangles with the same area the one
-    with fewer rows wins; (0, 0) where the corner cell holds no colour.
+  Of rectangles with the same area the one with fewer rows wins; (0, 0) where
+  the corner cell holds no colour.
   """
   count, canvas, _ = tokens_NCC.shape
   blank_NCC = tokens_NCC < FIRST_COLOUR
@@ -224,10 +208,9 @@ def decode(
     colours_N10: [N, 10], the permutation of each prediction's augmentation.
 
   Returns:
-    grids: uint8 [N, C, C], each grid at the top left and `OUTSIDE` (255)
-      elsewhere, so that equal grids are equal arrays.
-    heights: [N], rows of each grid.
-    widths: [N], columns of each grid; a prediction may be 0 x 0.
+    Grids, uint8 [N, C, C], each at the top left and `OUTSIDE` (255) elsewhere,
+    so that equal grids are equal arrays; and the rows and columns of each, [N].
+    A prediction may be 0 x 0.
 
   Raises:
     ValueError: a token is not in the vocabulary.

@@ -2,7 +2,7 @@
 
 Each augmentation of a test input votes for one grid. The grids with most votes
 are the attempts, and a test output is solved where one of them equals it cell
-for cell. Candidates are kept by (task name, index of the test input).
+for cell.
 
 Shape letters: N predictions of one test input, C canvas side, G groups of
 equal grids.
@@ -32,6 +32,7 @@ class Candidate(NamedTuple):
   confidence: float
 
 
+# By (task name, index of the test input), best first; entries may miss.
 Candidates = Mapping[tuple[str, int], Sequence[Candidate]]
 
 
@@ -106,8 +107,7 @@ def vote(
   Returns:
     Candidates, best first; none if all predictions are 0 x 0.
   """
-  # By rising confidence, so that rounding in the sums below does not depend on
-  # the order of the predictions either.
+  # By rising confidence: rounding does not depend on the order either.
   order = np.argsort(confidence_N)
   order = order[height_N[order] > 0]
   # As one opaque item each, canvases are compared whole, byte by byte.
@@ -120,14 +120,15 @@ def vote(
   confidence_G = sum_G / votes_G
   # lexsort is stable and `unique` sorts by bytes: that settles the last ties.
   ranking = np.lexsort((-confidence_G, -votes_G))[:first]
-  candidates = []
-  for group in ranking:
-    member = order[member_G[group]]
-    grid = grids_NCC[member, : height_N[member], : width_N[member]].copy()
-    candidates.append(
-      Candidate(grid, int(votes_G[group]), float(confidence_G[group]))
+  members = order[member_G[ranking]]
+  return [
+    Candidate(
+      grids_NCC[member, : height_N[member], : width_N[member]].copy(),
+      int(votes_G[group]),
+      float(confidence_G[group]),
     )
-  return candidates
+    for group, member in zip(ranking, members, strict=True)
+  ]
 
 
 def is_solved(
@@ -145,17 +146,10 @@ def score(
   tasks: Sequence[Task],
   attempts: Sequence[int] = ATTEMPTS,
 ) -> dict[int, Score]:
-  """pass@k by the three rules in use.
+  """pass@k, for each number of attempts k, by the three rules in use.
 
-  Args:
-    candidates: by (task name, test index), best first; a missing entry is an
-      unsolved one. A list shorter than k simply has fewer attempts.
-    tasks: a test output that is None is not scored, and a task without a known
-      output does not count.
-    attempts: the numbers of attempts k.
-
-  Returns:
-    The score for each k.
+  A test output that is None is not scored, and a task without a known output
+  does not count. A list of candidates shorter than k has fewer attempts.
   """
   scores = {}
   for k in attempts:
@@ -168,15 +162,11 @@ def score(
       for task in tasks
     ]
     solved_of_task = [solved for solved in solved_of_task if solved]
-    num_tasks = len(solved_of_task)
+    fractions = (sum(solved) / len(solved) for solved in solved_of_task)
     scores[k] = Score(
-      outputs=Tally(
-        sum(map(sum, solved_of_task)), sum(map(len, solved_of_task))
-      ),
-      tasks=Tally(
-        sum(sum(solved) / len(solved) for solved in solved_of_task), num_tasks
-      ),
-      whole_tasks=Tally(sum(map(all, solved_of_task)), num_tasks),
+      Tally(sum(map(sum, solved_of_task)), sum(map(len, solved_of_task))),
+      Tally(sum(fractions), len(solved_of_task)),
+      Tally(sum(map(all, solved_of_task)), len(solved_of_task)),
     )
   return scores
 
@@ -215,23 +205,17 @@ def submission(
 ) -> dict[str, list[dict[str, list[list[int]]]]]:
   """Two attempts for every test input, as Kaggle's ARC competitions want them.
 
-  Args:
-    candidates: by (task name, test index), best first.
-    tasks: in the order of the submission.
-
   Returns:
-    `{name: [{'attempt_1': grid, 'attempt_2': grid}, ...]}` of plain lists. A
-    single candidate is both attempts; without one, both are `[[0]]`.
+    `{name: [{'attempt_1': grid, 'attempt_2': grid}, ...]}` of plain lists, in
+    the order of the tasks. A single candidate is both attempts; without one,
+    both are `[[0]]`.
   """
-  return {
-    task.name: [
-      _two_attempts(candidates.get((task.name, index), ()))
-      for index in range(len(task.tests))
-    ]
-    for task in tasks
-  }
-
-
-def _two_attempts(candidates: Sequence[Candidate]) -> dict[str, list]:
-  grids = [candidate.grid.tolist() for candidate in candidates[:2]] or [[[0]]]
-  return {'attempt_1': grids[0], 'attempt_2': grids[-1]}
+  submitted = {task.name: [] for task in tasks}
+  for task in tasks:
+    for index in range(len(task.tests)):
+      best = candidates.get((task.name, index), ())[:2]
+      grids = [candidate.grid.tolist() for candidate in best] or [[[0]]]
+      submitted[task.name].append(
+        {'attempt_1': grids[0], 'attempt_2': grids[-1]}
+      )
+  return submitted
