@@ -29,14 +29,9 @@ from data_pipelines.arc import voting
 from data_pipelines.errors import ConfigError
 from data_pipelines.puzzle_set import PuzzleSet
 from experiments.cli import command, launch, shared_flags
-from experiments.reporting import (
-  charts,
-  gallery,
-  paper_scale,
-  runs,
-  training_curves,
-)
+from experiments.reporting import charts, gallery, paper_scale, runs
 from experiments.reporting import published_results as published
+from experiments.reporting import training_curves as curves
 from hrm_jax.settings import Settings, flat
 from hrm_jax.solver import Solver
 from hrm_jax.workdir import checkpoints
@@ -92,9 +87,8 @@ def gather(solver: Solver, max_tasks: int) -> dict[str, Any]:
   """All that the report shows, as JSON takes it."""
   workdir, step = solver.origin, solver.step
   one = runs.read(workdir)
-  again = (
-    f'{command.typed("experiments.evaluate")} --workdir={workdir} --step={step}'
-  )
+  evaluate = command.typed('experiments.evaluate')
+  again = f'{evaluate} --workdir={workdir} --step={step}'
   directory = _find_evaluation(workdir, step)
   scores = directory and runs.read_scores(
     directory / 'scores.json', f'run {again} again'
@@ -102,7 +96,7 @@ def gather(solver: Solver, max_tasks: int) -> dict[str, Any]:
   puzzles = solver.puzzles
   leaks = scores.leaks if scores else solver.leaks.record()
   # What is damaged is told before the traces are made.
-  curves = training_curves.collect(one.metrics)
+  charts_shown = curves.collect(one.metrics)
   analyses = _analyses(workdir / 'analysis' / f'step_{step}')
   num_rows = scores.rows if scores else 0
   found = gallery.gather(solver, directory, num_rows, max_tasks)
@@ -114,7 +108,8 @@ def gather(solver: Solver, max_tasks: int) -> dict[str, Any]:
   parameters = sum(
     leaf.size for leaf in jax.tree.leaves(solver.shapes.variables['params'])
   )
-  table = solver.shapes.puzzle_table.shape
+  rows, width = solver.shapes.puzzle_table.shape
+  table = f'{rows:,} rows × {width:,}, beside these' if width else 'none'
   version = scores.data_version if scores else puzzles.version
   return {
     'name': workdir.absolute().name,
@@ -124,12 +119,7 @@ def gather(solver: Solver, max_tasks: int) -> dict[str, Any]:
     'facts': [
       ['System', one.system],
       ['Trained parameters', f'{parameters:,}'],
-      [
-        'Puzzle embeddings',
-        f'{table[0]:,} rows × {table[1]:,}, beside these'
-        if table[1]
-        else 'none',
-      ],
+      ['Puzzle embeddings', table],
       ['Checkpoint', f'step {step:,}'],
       ['Seed', str(one.config.seed)],
       ['Trained on', solver.trained_on],
@@ -140,7 +130,7 @@ def gather(solver: Solver, max_tasks: int) -> dict[str, Any]:
     'scores': scores and _scores(one, scores, puzzles, found),
     'leaks': leaks,
     'unknown_data': solver.trained_on.startswith(checkpoints.UNKNOWN_DATA),
-    'charts': curves,
+    'charts': charts_shown,
     'analyses': analyses,
     'settings': _settings(one),
     'kind': 'tasks' if puzzles.domain is None else 'puzzles',
@@ -171,18 +161,15 @@ def render(contents: dict[str, Any]) -> str:
 def _find_evaluation(workdir: pathlib.Path, step: int) -> pathlib.Path | None:
   """The evaluation of all that is held out, as the run halts; else another."""
   root = workdir / 'evaluation'
-  whole = root / f'step_{step}'
-  others = sorted(root.glob(f'step_{step}_*/scores.json'))
-  if (whole / 'scores.json').exists():
-    return whole
-  return others[0].parent if others else None
+  found = [
+    *root.glob(f'step_{step}/scores.json'),
+    *sorted(root.glob(f'step_{step}_*/scores.json')),
+  ]
+  return found[0].parent if found else None
 
 
 def _scores(
-  one: runs.Run,
-  scores: runs.Scores,
-  puzzles: PuzzleSet,
-  shown: dict[str, Any],
+  one: runs.Run, scores: runs.Scores, puzzles: PuzzleSet, shown: dict[str, Any]
 ) -> dict[str, Any]:
   """The scores of an evaluation, each with its denominator."""
   directory, metrics = scores.path.parent, scores.metrics
@@ -248,13 +235,13 @@ def _analyses(directory: pathlib.Path) -> list[dict[str, str]]:
         continue
       path = directory / f'{name}.json'
       record = files.parse_json(files.read(path), path)
-      image = files.read(directory / f'{name}.png')
+      image = base64.b64encode(files.read(directory / f'{name}.png'))
       found.append(
         {
           'name': name,
           'headline': analysis['headline'],
           'definition': record['definition']['words'],
-          'image': base64.b64encode(image).decode(),
+          'image': image.decode(),
         }
       )
   except (AttributeError, KeyError, TypeError) as error:
@@ -265,14 +252,10 @@ def _analyses(directory: pathlib.Path) -> list[dict[str, str]]:
 def _settings(one: runs.Run) -> list[list[str]]:
   """Each setting, its value, and the published one where that differs."""
   fields = flat(one.config.to_dict())
-  defaults = flat(Settings.published(one.config.model.kind).to_dict())
+  usual = flat(Settings.published(one.config.model.kind).to_dict())
   return [
-    [
-      key,
-      json.dumps(value),
-      '' if value == defaults[key] else json.dumps(defaults[key]),
-    ]
-    for key, value in sorted(fields.items())
+    [key, json.dumps(v), '' if v == usual[key] else json.dumps(usual[key])]
+    for key, v in sorted(fields.items())
   ]
 
 

@@ -41,19 +41,16 @@ def main(_) -> None:
     count += 1
   rate = count / (time.perf_counter() - first)
   near, far = (_first_batch(data, position) for position in (0, _FAR))
-  print(
-    json.dumps(
-      {
-        'set': data.describe(),
-        'load': loaded - begin,
-        'first_batch': first - loaded,
-        'batches': rate,
-        'examples': rate * FLAGS.batch_size,
-        'far': far - near,
-        'resident': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-      }
-    )
-  )
+  found = {
+    'set': data.describe(),
+    'load': loaded - begin,
+    'first_batch': first - loaded,
+    'batches': rate,
+    'examples': rate * FLAGS.batch_size,
+    'far': far - near,
+    'resident': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+  }
+  print(json.dumps(found))
 
 
 def _first_batch(data: puzzles.PuzzleSet, position: int) -> float:

@@ -109,11 +109,7 @@ def halting() -> None:
 
 
 def saving() -> None:
-  """Times the demo's steps with a checkpoint every 50 and without any.
-
-  The time ends when the last one is on disk; in training the next steps hide
-  that.
-  """
+  """Times the demo's steps until on disk, with checkpoints and without any."""
   steps, every, repeats = 200, 50, 5
   config = Settings.from_config(arc1.get_config('demo'))
   puzzles = build.puzzle_set(config)
@@ -142,8 +138,8 @@ def saving() -> None:
       {'without': lambda: run(False), 'with': lambda: run(True)}, repeats
     )
     saved.close()
-    sizes = [p.stat().st_size for p in saved.directory.rglob('*')]
-    size = sum(sizes) / len(saved.steps()) / 2**20
+    written = sum(p.stat().st_size for p in saved.directory.rglob('*'))
+    size = written / len(saved.steps()) / 2**20
   for kind, median in medians.items():
     print(
       f'{kind:7} checkpoints: {median:.2f} s for {steps} steps of the demo '
@@ -160,10 +156,6 @@ def act_evaluation(workdir: pathlib.Path, step: int | None) -> None:
 
   Among few rows many are the last ones, which run all segments; so each row is
   also predicted ten times.
-
-  Args:
-    workdir: directory of a trained run.
-    step: step of its checkpoint, None for the newest.
   """
   repeats = 5
   solver = hrm_jax.solver.load(workdir, step)

@@ -29,11 +29,10 @@ MATMUL, MATMULS = 1024, 16
 def main(argv: Sequence[str]) -> None:
   """Prints one line of JSON.
 
-  ready and first_step are the seconds from the process's first call of JAX to
-  the beginning and the end of the first step. ms is the median time of a step,
-  gigaflops the rate of a matrix product, utilisation the fraction of it that
-  the step reaches, and resident the peak of the process's memory in MiB after
-  the first step.
+  `ready` and `first_step` are the seconds from the first call of JAX to the
+  first step's begin and end, `ms` is the median time of a step, `gigaflops` the
+  rate of a matrix product, `utilisation` the step's fraction of that, and
+  `resident` the peak of the process's memory in MiB after the first step.
   """
   try:
     size, seconds = argv[0], float(argv[1]) if argv[1:] else 30.0
@@ -79,19 +78,12 @@ def made(
   B: int, S: int, D: int, blocks: int, heads: int, halting: str = 'q_learning'
 ) -> tuple[train_step.TrainSetup, act.Batch]:
   """Makes an HRM of these sizes in float32, and a batch of random cells."""
+  settings = HRMSettings(
+    hidden_size=D, num_heads=heads, H_layers=blocks, L_layers=blocks,
+    puzzle_emb_ndim=D, dtype='float32',
+  )  # fmt: skip
   setup = train_step.TrainSetup(
-    model=HRM(
-      HRMSettings(
-        hidden_size=D,
-        num_heads=heads,
-        H_layers=blocks,
-        L_layers=blocks,
-        puzzle_emb_ndim=D,
-        dtype='float32',
-      ),
-      VOCAB_SIZE,
-      S,
-    ),
+    model=HRM(settings, VOCAB_SIZE, S),
     act=ActSettings(halting=halting),
     optimizer=OptimizerSettings(),
     loss='stablemax',

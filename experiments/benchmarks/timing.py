@@ -33,10 +33,7 @@ def in_turns(
 def run_module(name: str, *arguments: str, **variables: str) -> str:
   """Runs a module in a new interpreter; returns the last line it printed.
 
-  Args:
-    name: name of the module.
-    *arguments: its command line.
-    **variables: variables of the environment that differ from this process's.
+  The environment differs in `variables` from this process's.
   """
   done = subprocess.run(
     [sys.executable, '-m', name, *arguments],

@@ -35,11 +35,8 @@ def run(
 ) -> NoReturn:
   """Runs a command and ends the process; a user's mistake ends in one line.
 
-  Args:
-    main: takes the arguments that are no flags, and returns the exit code.
-    own: the flags of this command; no others are accepted.
-    start: is called with the parsed flags before `main`.
-    positional: whether the command takes arguments that are no flags.
+  `start` is called with the parsed flags, then `main` with the arguments that
+  are no flags, if the command is one that takes them; it returns the exit code.
   """
   module = main.__globals__
   name = typed(module['__spec__'].name if module['__spec__'] else '-c')
@@ -77,10 +74,6 @@ def run(
 def parse(own: flags.FlagValues, name: str) -> Sequence[str]:
   """Parses the command line; returns what is no flag.
 
-  Args:
-    own: the flags of the command.
-    name: the command as the user types it.
-
   Raises:
     ConfigError: a flag is unknown, missing or cannot have its value.
   """
@@ -114,29 +107,18 @@ def interrupted() -> NoReturn:
 
 
 def typed(module: str) -> str:
-  """The words by which this user starts a command.
+  """The words by which this user starts a command, given its module.
 
-  Args:
-    module: name of the command's module, such as `experiments.train`.
-
-  Returns:
-    `hrm-jax train` where this process was started like that, otherwise
-    `python -m experiments.train`.
+  They are `hrm-jax train` where this process was started like that, otherwise
+  `python -m experiments.train`.
   """
-  started = pathlib.Path((*sys.orig_argv, '', '')[1]).stem
-  if started == 'hrm-jax':
+  if pathlib.Path((*sys.orig_argv, '', '')[1]).stem == 'hrm-jax':
     return module.replace('experiments.', 'hrm-jax ', 1)
   return f'python -m {module}'
 
 
 def help_text(own: flags.FlagValues, name: str, docstring: str) -> str:
-  """What --help prints: what the command does, and its flags.
-
-  Args:
-    own: the flags of the command.
-    name: the command as the user types it.
-    docstring: docstring of the command's module.
-  """
+  """What --help prints: the docstring of a command's module, and its flags."""
   prefix = 'hrm-jax ' if name.startswith('hrm-jax ') else typed('experiments.')
   lines = [re.sub(r'\bhrm-jax (?=[a-z])', prefix, docstring.strip())]
   lines += ['', f'Flags of {name}:']

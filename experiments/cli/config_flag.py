@@ -19,12 +19,10 @@ _CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 
 
 def define(
-  name: str, default: None, sentence: str, flag_values: flags.FlagValues
+  name: str, default: None, help: str, flag_values: flags.FlagValues
 ) -> None:
   """Defines the flag, and --NAME.KEY=VALUE for each setting."""
-  config_flags.DEFINE_config_file(
-    name, default, sentence, flag_values=flag_values
-  )
+  config_flags.DEFINE_config_file(name, default, help, flag_values=flag_values)
   flag_values[name].parser = _ConfigParser()
 
 

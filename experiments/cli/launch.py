@@ -14,10 +14,7 @@ from data_pipelines.errors import ConfigError, first_line
 
 
 def start(own: flags.FlagValues) -> None:
-  """Sets JAX up as the flags say; every process of a run calls it.
-
-  Args:
-    own: the parsed flags of the command, with `shared_flags.JAX`.
+  """Sets JAX up as the parsed flags say; every process of a run calls it.
 
   Raises:
     ConfigError: the flags do not fit together, or the processes did not find
@@ -34,12 +31,8 @@ def start(own: flags.FlagValues) -> None:
 
 def _join(own: flags.FlagValues) -> None:
   """Joins the processes that the flags tell of; the first one alone logs."""
-  explicit = {
-    'coordinator_address': own.coordinator,
-    'num_processes': own.num_processes,
-    'process_id': own.process_id,
-  }
-  given = [value is not None for value in explicit.values()]
+  explicit = own.coordinator, own.num_processes, own.process_id
+  given = [value is not None for value in explicit]
   if not any(given) and not own.distributed:
     return
   if any(given) and not all(given):
@@ -59,24 +52,20 @@ def _join(own: flags.FlagValues) -> None:
         f'less one, {own.num_processes - 1}'
       )
   try:
-    jax.distributed.initialize(**explicit)
+    jax.distributed.initialize(*explicit)
   except (ValueError, RuntimeError) as error:
-    reason = first_line(error)
     raise ConfigError(
-      f'the processes of this run did not find each other ({reason}); '
-      '--distributed is for Cloud TPU slices, Slurm and Open MPI; elsewhere '
-      'give --coordinator, --num_processes and --process_id'
+      'the processes of this run did not find each other '
+      f'({first_line(error)}); --distributed is for Cloud TPU slices, Slurm '
+      'and Open MPI; elsewhere give --coordinator, --num_processes and '
+      '--process_id'
     ) from None
   if jax.process_index():
     logging.set_verbosity(logging.WARNING)
 
 
 def _keep_compiled() -> None:
-  """Keeps compiled programs on disk for the next process.
-
-  In `xla` beside the generated puzzles, or where JAX_COMPILATION_CACHE_DIR
-  says; a directory that cannot be written to is done without.
-  """
+  """Keeps compiled programs on disk for the next process, where that can be."""
   # A full disk, a damaged file: it is compiled again.
   warnings.filterwarnings('ignore', '.*persistent compilation cache')
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
@@ -96,9 +85,8 @@ def _keep_compiled() -> None:
 def _keep_freed_memory() -> None:
   """Lets the C library keep the large buffers that a step on the CPU frees.
 
-  By default glibc maps each buffer anew and hands it back when freed, so that
-  every step pays for its page faults (a fifth of the demo's step). Elsewhere
-  than on glibc nothing happens.
+  By default glibc maps each buffer anew, and every step pays for its page
+  faults (a fifth of the demo's step). Other C libraries have no such setting.
   """
   with contextlib.suppress(OSError, AttributeError):
     mallopt = ctypes.CDLL('libc.so.6').mallopt

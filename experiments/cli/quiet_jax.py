@@ -1,8 +1,8 @@
 """JAX, imported without notes of the devices that a machine does not have.
 
-Compilers for TPUs and GPUs (`pip install -e '.[aot]'`) may be installed where
-there is no TPU and no GPU. JAX would try them as backends, with a traceback,
-and the CUDA libraries tell of their missing driver whenever they are loaded.
+Where compilers for TPUs and GPUs are installed without these (`[aot]`), JAX
+would try them as backends, with a traceback, and the CUDA libraries tell of
+their missing driver whenever they are loaded.
 """
 
 import contextlib
@@ -14,20 +14,14 @@ import importlib.util
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
 
 from data_pipelines import quiet
 
 # NVIDIA's GPUs, in Windows too; TPUs, old and new; AMD's GPUs.
-CUDA = ('/dev/nvidia*', '/dev/dxg')
-TPU = ('/dev/accel*', '/dev/vfio/[0-9]*')
-_ROCM = ('/dev/kfd',)
+_DEVICES = (
+  '/dev/nvidia*', '/dev/dxg', '/dev/accel*', '/dev/vfio/[0-9]*', '/dev/kfd',
+)  # fmt: skip
 _COMPILERS = ('libtpu', 'jax_plugins.xla_cuda12')
-
-
-def is_there(patterns: Sequence[str]) -> bool:
-  """Whether a device is there, e.g. `is_there(CUDA)`."""
-  return any(glob.glob(pattern) for pattern in patterns)
 
 
 def prepare() -> None:
@@ -40,7 +34,7 @@ def prepare() -> None:
   except ModuleNotFoundError:
     # No plugins of JAX at all.
     found = False
-  if not found or is_there(CUDA + TPU + _ROCM):
+  if not found or any(map(glob.glob, _DEVICES)):
     return
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   if 'jax' not in sys.modules:

@@ -3,6 +3,7 @@
 A SPEC names puzzles, see `data_pipelines.puzzles`.
 """
 
+import functools
 import pathlib
 from typing import Any
 
@@ -23,18 +24,17 @@ FITTING = ('adapt', 'steps', 'seconds', 'num_aug', 'seed')
 def define(*names: str, **defaults: Any) -> flags.FlagValues:
   """Makes the flags of a command, which may then define some of its own.
 
-  Args:
-    *names: shared flags that the command has; `config` and `workdir` must be
-      given then.
-    **defaults: flags with defaults that differ from those here.
+  Its users must give `config` and `workdir` where `names` has them; `defaults`
+  are flags with other defaults than here.
   """
   own = flags.FlagValues()
   for name in dict.fromkeys((*names, *defaults)):
     kind, default, sentence, *least = _SHARED[name]
-    options = dict(zip(('lower_bound',), least, strict=False))
+    options = {'lower_bound': least[0]} if least else {}
     kind(
-      name, defaults.get(name, default), sentence, flag_values=own, **options
-    )
+      name, defaults.get(name, default), help=sentence, flag_values=own,
+      **options,
+    )  # fmt: skip
   for name in ('config', 'workdir'):
     if name in names:
       require(own, name, _EXAMPLES[name])
@@ -42,13 +42,7 @@ def define(*names: str, **defaults: Any) -> flags.FlagValues:
 
 
 def require(own: flags.FlagValues, name: str, example: str) -> None:
-  """Makes a flag one that must be given.
-
-  Args:
-    own: the flags of the command.
-    name: name of the flag.
-    example: a value, shown where the flag is missing.
-  """
+  """Makes a flag one that must be given; `example` is a value of it."""
   flags.register_validator(
     name,
     lambda value: value not in (None, '', []),
@@ -63,22 +57,13 @@ def values(own: flags.FlagValues, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def path(
-  name: str, default: Any, sentence: str, flag_values: flags.FlagValues
+  name: str, default: Any, help: str, flag_values: flags.FlagValues
 ) -> None:
   """Defines a flag whose value is a path."""
-  flags.DEFINE(_PathParser(), name, default, sentence, flag_values)
-
-
-def _adapt(
-  name: str, default: str | None, sentence: str, flag_values: flags.FlagValues
-) -> None:
-  ways = ('rows', 'all', 'none')
-  flags.DEFINE_enum(name, default, ways, sentence, flag_values)
+  flags.DEFINE(_PathParser(), name, default, help, flag_values)
 
 
 class _PathParser(flags.ArgumentParser):
-  """Reads a path."""
-
   def parse(self, argument: str) -> pathlib.Path:
     if not argument:
       raise ValueError('give a path')
@@ -92,6 +77,9 @@ _SPEC = 'as a SPEC such as arc1:training, sudoku:box=2x2 or a path.'
 _EXAMPLES = {'config': 'arc1:demo', 'workdir': 'runs/demo'}
 _BOOL, _TEXT, _LIST = flags.DEFINE_bool, flags.DEFINE_string, flags.DEFINE_list
 _INT, _FLOAT = flags.DEFINE_integer, flags.DEFINE_float
+_ADAPT = functools.partial(
+  flags.DEFINE_enum, enum_values=('rows', 'all', 'none')
+)
 _CONFIGS = ', '.join(config_flag.names())
 # How each flag is defined, its default, its sentence, and its least value.
 # fmt: off
@@ -127,7 +115,7 @@ _SHARED = {
   'segments': (_INT, None,
     "Greatest number of segments for each puzzle, the run's "
     'act.halt_max_steps if unset.', 1),
-  'adapt': (_adapt, None,
+  'adapt': (_ADAPT, None,
     'What is fitted to a task that was never trained on: new rows with the '
     'trunk frozen, new rows and a copy of the trunk, or nothing, which leaves '
     'the blank row.'),

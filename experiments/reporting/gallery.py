@@ -9,7 +9,6 @@ import csv
 import io
 import pathlib
 import string
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -66,12 +65,13 @@ def gather(
   found = {'entries': [], 'counts': {}, 'styles': {}, 'copied_cells': None}
   if not len(rows):
     return found
-  if puzzles.domain is None:
+  domain = puzzles.domain
+  style = picture.style_of(domain, puzzles.vocab_size)
+  if domain is None:
     source = _Tasks(puzzles, rows, directory, num_rows)
   else:
     source = _Questions(puzzles, rows, directory)
-  style = picture.style_of(puzzles.domain, puzzles.vocab_size)
-  grid_style = picture.ARC_GRID if puzzles.domain is None else style
+    found['copied_cells'] = source.copied_cells()
   shown = sampler.spread(len(source.statuses), max_puzzles)
   entries = [source.entry(index) for index in shown]
   chosen = np.concatenate([source.rows_of(index) for index in shown])
@@ -80,22 +80,20 @@ def gather(
     for test, inputs, thought in zip(
       entry['tests'], trace.inputs, trace.thoughts, strict=True
     ):
-      source.complete(test, inputs, thought, style)
+      if domain is not None:
+        source.complete(test, inputs, thought, style)
       test['trace'] = _trace(thought, style)
-  found['entries'] = entries
-  found['copied_cells'] = source.copied_cells
-  found['counts'] = dict(collections.Counter(source.statuses))
-  found['styles'] = {
-    'grid': grid_style._asdict(),
-    'canvas': style._asdict(),
+  grid_style = picture.ARC_GRID if domain is None else style
+  return {
+    **found,
+    'entries': entries,
+    'counts': dict(collections.Counter(source.statuses)),
+    'styles': {'grid': grid_style._asdict(), 'canvas': style._asdict()},
   }
-  return found
 
 
 class _Tasks:
   """ARC tasks, with the answers of predictions.json."""
-
-  copied_cells = None
 
   def __init__(self, puzzles, rows, directory, num_rows):
     self.rows = rows
@@ -106,33 +104,32 @@ class _Tasks:
       if len(everything) == num_rows
       else ()
     )
-    self._tasks = puzzles.evaluation_tasks
-    self._candidates = _read_votes(directory)
-    self._groups = [
-      group
-      for group in np.unique(rows.group)
-      if directory is None or self._tasks[group].name in self._candidates
+    self._candidates = found = _read_votes(directory)
+    self._tasks = [
+      (group, task)
+      for group in np.unique(rows.group).tolist()
+      if (task := puzzles.evaluation_tasks[group]).name in found
+      or directory is None
     ]
-    if len(self._groups) < len(self._candidates) or any(
-      len(self._candidates[task.name]) != len(task.tests)
-      for task in (self._tasks[group] for group in self._groups)
-      if directory is not None
+    if len(self._tasks) < len(found) or any(
+      len(found.get(task.name, task.tests)) != len(task.tests)
+      for _, task in self._tasks
     ):
       raise ConfigError(
         f'{directory}/predictions.json: has other tasks than the run holds '
         'out; evaluate again'
       )
-    self.statuses = [self._status(self._tasks[g]) for g in self._groups]
+    self.statuses = [self._status(task) for _, task in self._tasks]
 
   def rows_of(self, index: int) -> np.ndarray:
-    return np.flatnonzero(self.rows.group == self._groups[index])
+    return np.flatnonzero(self.rows.group == self._tasks[index][0])
 
   def _status(self, task: arc.Task) -> str:
     solved, near = [], False
-    for test, pair in enumerate(task.tests):
-      if task.name not in self._candidates or pair.output is None:
+    ranked = self._candidates.get(task.name, ())
+    for found, pair in zip(ranked, task.tests, strict=False):
+      if pair.output is None:
         continue
-      found = self._candidates[task.name][test]
       solved.append(voting.is_solved(found, pair.output, _ATTEMPTS))
       near |= voting.is_solved(found, pair.output, len(found)) or any(
         candidate.grid.shape == pair.output.shape
@@ -146,26 +143,27 @@ class _Tasks:
     return 'nearly' if any(solved) or near else 'failed'
 
   def entry(self, index: int) -> dict[str, Any]:
-    task = self._tasks[self._groups[index]]
+    group, task = self._tasks[index]
+    ranked = self._candidates.get(task.name, [[]] * len(task.tests))
     tests = []
-    for row in self.rows_of(index):
-      number = self.rows.test[row]
+    for number in self.rows.test[self.rows_of(index)].tolist():
       pair = task.tests[number]
-      ranked = self._candidates.get(task.name, [[]] * len(task.tests))[number]
-      test = {
-        'votes': self._votes[int(self.rows.group[row]), int(number)],
-        'input': _text(pair.input),
-        'truth': None if pair.output is None else _text(pair.output),
-        'attempts': [
-          {
-            'grid': _text(candidate.grid),
-            'votes': candidate.votes,
-            'confidence': round(candidate.confidence, 3),
-          }
-          for candidate in ranked[:_SHOWN]
-        ],
-      }
-      tests.append(test)
+      attempts = [
+        {
+          'grid': _text(candidate.grid),
+          'votes': candidate.votes,
+          'confidence': round(candidate.confidence, 3),
+        }
+        for candidate in ranked[number][:_SHOWN]
+      ]
+      tests.append(
+        {
+          'votes': self._votes[group, number],
+          'input': _text(pair.input),
+          'truth': None if pair.output is None else _text(pair.output),
+          'attempts': attempts,
+        }
+      )
     return {
       'name': task.name,
       'concept': arc.concept_of(task.name),
@@ -176,9 +174,6 @@ class _Tasks:
       'tests': tests,
     }
 
-  def complete(self, test, inputs, thought, style) -> None:
-    """Nothing is missing."""
-
 
 class _Questions:
   """Sudokus and mazes, with the answers of predictions.csv."""
@@ -187,26 +182,26 @@ class _Questions:
     self._characters = puzzles.domain.characters
     self._lines = _read_lines(directory)
     self._path = directory and directory / 'predictions.csv'
-    if directory is not None and len(self._lines) != len(rows):
-      rows = puzzles.evaluation_rows(None, len(self._lines))
-    self.rows = rows
-    if directory is not None and len(self._lines) != len(rows):
-      raise self._other_puzzles()
-    self.statuses = [self._status(line) for line in self._lines]
-    self.copied_cells = None
-    if directory is None:
-      self.statuses = ['unscored'] * len(rows)
-      return
-    self.copied_cells = sum(
+    self.rows, self.statuses = rows, ['unscored'] * len(rows)
+    if directory is not None:
+      self.statuses = [self._status(line) for line in self._lines]
+      if len(self._lines) != len(rows):
+        self.rows = puzzles.evaluation_rows(None, len(self._lines))
+      if len(self._lines) != len(self.rows):
+        raise self._other_puzzles()
+
+  def copied_cells(self) -> float | None:
+    same = [
       a == b
       for line in self._lines
       for a, b in zip(line['question'], line['answer'], strict=True)
-    ) / sum(len(line['answer']) for line in self._lines)
+    ]
+    return sum(same) / len(same) if same else None
 
   def rows_of(self, index: int) -> np.ndarray:
     return np.array([index])
 
-  def _status(self, line: dict[str, str]) -> str:
+  def _status(self, line: dict[str, Any]) -> str:
     if 1.0 in (line['exact'], line.get('valid')):
       return 'solved'
     wrong, open_cells = (
@@ -217,20 +212,18 @@ class _Questions:
 
   def entry(self, index: int) -> dict[str, Any]:
     # The question comes with the trace, as tokens.
-    test = {'attempts': []}
-    name = f'puzzle {index + 1}'
+    name, test = f'puzzle {index + 1}', {'attempts': []}
     if self._lines:
       line = self._lines[index]
-      name = line['puzzle']
-      test['attempts'] = [
+      name, test['question'] = line['puzzle'], line['question']
+      test['attempts'].append(
         {
           'grid': line['prediction'],
           'confidence': round(line['confidence'], 3),
           'exact': line['exact'] == 1,
           'valid': line.get('valid') == 1,
         }
-      ]
-      test['question'] = line['question']
+      )
     return {
       'name': name,
       'concept': None,
@@ -250,9 +243,8 @@ class _Questions:
       test['truth'] = _text(picture.canvas_of(thought.answer, style))
     for attempt in test['attempts']:
       tokens = [self._characters.index(c) for c in attempt['grid']]
-      attempt['grid'] = _text(
-        picture.canvas_of(np.array(tokens, np.uint8), style)
-      )
+      tokens = np.array(tokens, np.uint8)
+      attempt['grid'] = _text(picture.canvas_of(tokens, style))
 
   def _other_puzzles(self) -> ConfigError:
     return ConfigError(
@@ -260,9 +252,10 @@ class _Questions:
     )
 
 
-def _read_votes(
-  directory: pathlib.Path | None,
-) -> dict[str, list[list[Candidate]]]:
+_Votes = dict[str, list[list[Candidate]]]
+
+
+def _read_votes(directory: pathlib.Path | None) -> _Votes:
   """Ranked answers of each task's test inputs."""
   if directory is None:
     return {}
@@ -294,16 +287,13 @@ def _read_lines(directory: pathlib.Path | None) -> list[dict[str, Any]]:
   path = directory / 'predictions.csv'
   texts = ('puzzle', 'question', 'answer', 'prediction')
   try:
-    lines = list(csv.DictReader(io.StringIO(files.read(path).decode())))
     lines = [
       {k: v if k in texts else float(v) for k, v in line.items()}
-      for line in lines
+      for line in csv.DictReader(io.StringIO(files.read(path).decode()))
     ]
     for line in lines:
       if (
-        not len(line['question'])
-        == len(line['answer'])
-        == len(line['prediction'])
+        len({len(line[name]) for name in texts[1:]}) > 1
         or not {'exact', 'confidence'} <= line.keys()
       ):
         raise ValueError(f'puzzle {line["puzzle"]}')
@@ -328,9 +318,9 @@ def _trace(thought: Thought, style: picture.Style) -> dict[str, Any]:
       frames[text] = len(frames)
       rights.append(thought.right(tokens))
     order.append(frames[text])
-  label = None
-  if thought.answer is not None:
-    label = _text(picture.canvas_of(thought.answer, style), trimmed=True)
+  label = thought.answer
+  if label is not None:
+    label = _text(picture.canvas_of(label, style), trimmed=True)
   return {
     'levels': thought.levels,
     'frames': list(frames),
@@ -342,9 +332,7 @@ def _trace(thought: Thought, style: picture.Style) -> dict[str, Any]:
 
 
 def _text(grid: np.ndarray, trimmed: bool = False) -> str:
-  rows: Sequence[str] = [
-    _CHARACTERS[row].tobytes().decode() for row in np.asarray(grid)
-  ]
+  rows = [_CHARACTERS[row].tobytes().decode() for row in np.asarray(grid)]
   if not trimmed:
     return '/'.join(rows)
   return '/'.join(row.rstrip('0') for row in rows).rstrip('/')
