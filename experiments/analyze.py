@@ -56,15 +56,7 @@ def run(
 ) -> dict[str, Any]:
   """Analyses one checkpoint; the arguments are the command's flags.
 
-  Args:
-    workdir: directory of the run.
-    step: step of the checkpoint; None for the newest.
-    out: directory to write; None for DIR/analysis/step_N.
-    only: names of analyses; all if empty.
-    **bounds: see `analyses.prepare`.
-
-  Returns:
-    What summary.json holds.
+  Returns what summary.json holds; `bounds` are those of `analyses.prepare`.
 
   Raises:
     ConfigError, DataError: there is no such checkpoint, its data cannot be
@@ -87,7 +79,7 @@ def run(
     'leaks': solver.leaks.record(),
   }
   # It must be writable, which is better known before the work.
-  with charts.writing(directory / 'summary.json') as path:
+  with command.writing(directory / 'summary.json') as path:
     files.write_json(path, facts)
   found = {}
   for name, analyse in analyses.ANALYSES.items():
@@ -106,7 +98,7 @@ def run(
       'settings': {**facts, **finding.settings},
       'numbers': finding.numbers,
     }
-    with charts.writing(directory / f'{name}.json') as path:
+    with command.writing(directory / f'{name}.json') as path:
       files.write_json(path, record)
     charts.save(figures.draw(record), directory / f'{name}.png')
     found[name] = {
@@ -115,7 +107,7 @@ def run(
       'seconds': round(time.monotonic() - begin, 1),
     }
   summary = {**facts, 'analyses': found}
-  with charts.writing(directory / 'summary.json') as path:
+  with command.writing(directory / 'summary.json') as path:
     files.write_json(path, summary)
   print(
     f'\nAnalyses of step {solver.step} of {workdir}; data: '
@@ -131,15 +123,15 @@ def run(
 def table(found: dict[str, dict[str, Any]]) -> str:
   """The findings as plain text, a name and its lines each."""
   width = max(map(len, found)) + 2
-  lines = []
-  for name, one in found.items():
-    text = one.get('headline') or f'does not apply: {one["not_applicable"]}'
-    wrapped = textwrap.wrap(text, 78 - width)
-    lines += [
-      f'{name if not number else "":{width}}{line}'
-      for number, line in enumerate(wrapped)
-    ]
-  return '\n'.join(lines)
+  return '\n'.join(
+    textwrap.fill(
+      one.get('headline') or f'does not apply: {one["not_applicable"]}',
+      78,
+      initial_indent=f'{name:{width}}',
+      subsequent_indent=' ' * width,
+    )
+    for name, one in found.items()
+  )
 
 
 def segments_table(numbers: dict[str, list[float]]) -> str:

@@ -27,11 +27,9 @@ shared_flags.path(
   'out', None, 'Directory to write the tables and the curves to.', FLAGS
 )
 flags.DEFINE_string(
-  'metric',
-  'exact',
-  "Metric of the curves, as metrics.jsonl names it after 'eval/'.",
-  flag_values=FLAGS,
-)
+  'metric', 'exact', "Metric of the curves, as metrics.jsonl names it after "
+  "'eval/'.", flag_values=FLAGS,
+)  # fmt: skip
 
 
 def main(_) -> None:
@@ -47,7 +45,7 @@ def main(_) -> None:
   }
   print(text)
   if directory := FLAGS.out:
-    with charts.writing(directory / 'comparison.md') as path:
+    with command.writing(directory / 'comparison.md') as path:
       files.write_text(path, f'# Comparison\n\n{text}\n')
       files.write_json(directory / 'comparison.json', record)
     if curves:

@@ -40,28 +40,19 @@ from hrm_jax.workdir import checkpoints
 from hrm_jax.workdir import config as workdir_config
 
 FLAGS = shared_flags.define('workdir', 'step', *shared_flags.JAX, config=None)
-for _name, _sentence in (
-  ('checkpoint', 'State dict of the published code to read.'),
-  (
-    'identifiers',
-    'Names of the rows of its puzzle table, the identifiers.json beside '
-    '--checkpoint if unset.',
-  ),
-  (
-    'all_config',
-    'Settings of the published run, the all_config.yaml beside --checkpoint if '
-    'unset.',
-  ),
-  ('out', 'State dict to write, which ends in .safetensors.'),
-):
+for _name, _sentence in {
+  'checkpoint': 'State dict of the published code to read.',
+  'identifiers': 'Names of the rows of its puzzle table, the identifiers.json '
+  'beside --checkpoint if unset.',
+  'all_config': 'Settings of the published run, the all_config.yaml beside '
+  '--checkpoint if unset.',
+  'out': 'State dict to write, which ends in .safetensors.',
+}.items():
   shared_flags.path(_name, None, _sentence, FLAGS)
 flags.DEFINE_enum(
-  'dtype',
-  'float32',
-  ('float32', 'bfloat16'),
-  'Type of the trained tensors in --out; the initial states keep theirs.',
-  flag_values=FLAGS,
-)
+  'dtype', 'float32', ('float32', 'bfloat16'), 'Type of the trained tensors in '
+  '--out; the initial states keep theirs.', flag_values=FLAGS,
+)  # fmt: skip
 
 # Names that a report or an error lists at most.
 _EXAMPLES = 5
@@ -81,18 +72,12 @@ def main(_) -> None:
   if FLAGS.config is None:
     raise ConfigError('--config is missing, e.g. --config=arc1')
   report = make_run(
-    FLAGS.checkpoint,
-    FLAGS.config,
-    workdir,
-    FLAGS.identifiers,
-    FLAGS.all_config,
-    FLAGS.step,
-  )
+    FLAGS.checkpoint, FLAGS.config, workdir, FLAGS.identifiers,
+    FLAGS.all_config, FLAGS.step,
+  )  # fmt: skip
+  evaluate = command.typed('experiments.evaluate')
   print(report)
-  print(
-    f'Written: {workdir}; score it with '
-    f'{command.typed("experiments.evaluate")} --workdir={workdir}'
-  )
+  print(f'Written: {workdir}; score it with {evaluate} --workdir={workdir}')
 
 
 def make_run(
@@ -111,11 +96,9 @@ def make_run(
     workdir: a directory that does not exist yet or is empty.
     names_path: identifiers.json; None to look for it beside `path`.
     all_config_path: the run's settings; None to look for them there.
-    step: number of steps of the run; None to take it from a name like
-      step_1234.
+    step: step of the run; None to take it from a name like step_1234.
 
-  Returns:
-    A report of the puzzle identifiers that have found their puzzles.
+  Returns a report of the puzzle identifiers that have found their puzzles.
 
   Raises:
     ConfigError, DataError: something differs, is missing or is left over;
@@ -161,9 +144,6 @@ def make_run(
 def match(puzzles: PuzzleSet, names: Sequence[str]) -> str:
   """Reports which rows of a checkpoint's puzzle table the data have puzzles of.
 
-  The blank row is of every set. It says nothing of one whose puzzles have rows
-  of their own.
-
   Raises:
     ConfigError: no puzzle of the data has a row.
   """
@@ -174,6 +154,7 @@ def match(puzzles: PuzzleSet, names: Sequence[str]) -> str:
   theirs = [encoding.parse_augmentation_name(name)[0] for name in names]
   unused = sorted({task for task in theirs if task not in ours})
   missing = sorted(ours - set(theirs))
+  # The blank row is of every set, and says nothing of these.
   named = ours - {BLANK_NAME}
   if len(names) > 1 and named and named.isdisjoint(theirs):
     raise ConfigError(

@@ -23,13 +23,10 @@ from hrm_jax.workdir import checkpoints
 _ARGUMENTS = ('workdir', 'step', *shared_flags.BOUNDS)
 FLAGS = shared_flags.define(*_ARGUMENTS, *shared_flags.PROCESSES)
 flags.DEFINE_enum(
-  'halting',
-  None,
-  inference.HALTING_MODES,
-  "Whether all segments are run or each row until its own halt, as the run's "
-  'evaluation.halting says if unset.',
+  'halting', None, inference.HALTING_MODES, 'Whether all segments are run or '
+  "each row until its own halt, as the run's evaluation.halting says if unset.",
   flag_values=FLAGS,
-)
+)  # fmt: skip
 
 
 def main(_) -> None:
@@ -66,7 +63,8 @@ def run(
   directory = workdir / 'evaluation' / name
   first = jax.process_index() == 0
   if first and len(asked.queries[0].rows):
-    evaluation_files.make_directory(directory)
+    with command.writing(directory / 'scores.json'):
+      pass  # Better known before the work.
   found = solver.evaluate(
     asked, halting=halting, segments=segments, batch_size=batch_size
   )

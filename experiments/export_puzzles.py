@@ -17,12 +17,9 @@ FLAGS = shared_flags.define(*_DATA, num_aug=1000)
 shared_flags.path('out', None, 'Directory to make and write.', FLAGS)
 shared_flags.require(FLAGS, 'out', 'data/arc1')
 flags.DEFINE_enum(
-  'variant',
-  'hrm',
-  [*identifiers.SEPARATORS],
-  'Published code whose names for augmented tasks are written.',
-  flag_values=FLAGS,
-)
+  'variant', 'hrm', [*identifiers.SEPARATORS], 'Published code whose names for '
+  'augmented tasks are written.', flag_values=FLAGS,
+)  # fmt: skip
 
 
 def main(_) -> None:

@@ -12,7 +12,6 @@ import itertools
 import pathlib
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from data_pipelines import files, puzzles
 from data_pipelines.arc import leaks as arc_leaks
@@ -32,13 +31,8 @@ def find_leaks(
   """What of `evaluate` is held out and yet trained on, by SPECs.
 
   Unlike a training run, this takes ARC tasks that stand in both, and compares
-  tasks with published directories of tasks.
-
-  Args:
-    train: what is trained on; '' for nothing but ARC's demonstrations.
-    evaluate: what is held out.
-    canvas: side of ARC's canvas in cells; larger tasks are left out.
-    seed: seed of random subsets.
+  tasks with published directories of tasks. Where `train` is empty nothing but
+  ARC's demonstrations is trained on.
 
   Raises:
     DataError: as `puzzles.load_puzzles`.
@@ -66,26 +60,24 @@ def _arc_pairs(
   it names no ARC tasks."""
   if not spec:
     return lambda _: [], []
-  kind = puzzles.kind(spec)
-  if kind == puzzles.ARC:
+  if (kind := puzzles.kind(spec)) == puzzles.ARC:
     tasks = [t for t in arc.load_tasks(spec).tasks if t.fits(canvas)]
     trained = arc_leaks.trained_pairs(tasks, whole=is_train)
     held_out = [] if is_train else arc_leaks.held_out_pairs(tasks)
     return lambda _: trained, held_out
   if kind == puzzles.PUBLISHED:
     data = PublishedSet(pathlib.Path(spec), is_train, not is_train)
-    if data.is_arc and is_train:
-      return data.trained_pairs, []
     if data.is_arc:
+      if is_train:
+        return data.trained_pairs, []
       return lambda _: [], data.held_out_pairs()
   return None
 
 
 def report(leaks: list[Leak]) -> str:
   """All leaks, the answers last, and how many there are of each kind."""
-  lines = [str(leak) for leak in leaks if not leak.reaches_answer]
-  lines += [str(leak) for leak in leaks if leak.reaches_answer]
-  lines.append('')
+  ordered = sorted(leaks, key=lambda leak: leak.reaches_answer)
+  lines = [*map(str, ordered), '']
   for kind, meaning in (
     ('input', 'the test input, with another output'),
     ('output', 'the answer, under another input'),
@@ -116,18 +108,14 @@ def main(_) -> int:
   print(f'Checked in {time.monotonic() - begin:.1f} s')
   answers = any(leak.reaches_answer for leak in leaks)
   if FLAGS.out:
-    record: dict[str, Any] = {
+    record = {
       'train': FLAGS.train,
       'evaluate': FLAGS.evaluate,
       'answers_reachable': answers,
       'leaks': [dataclasses.asdict(leak) for leak in leaks],
     }
-    try:
+    with command.writing(FLAGS.out):
       files.write_json(FLAGS.out, record)
-    except OSError as error:
-      raise DataError(
-        f'--out={FLAGS.out} cannot be written ({error.strerror})'
-      ) from None
   return int(answers)
 
 

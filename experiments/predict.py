@@ -92,7 +92,8 @@ def run(
   directory = pathlib.Path(
     out or workdir / 'predictions' / f'step_{solver.step}' / name
   )
-  evaluation_files.make_directory(directory)
+  with command.writing(directory / 'scores.json'):
+    pass  # Better known before the work.
   asked = solver.ask(given, fitting or Fitting())
   found = solver.evaluate(asked)
   names = evaluation_files.write(found, directory)
@@ -117,19 +118,13 @@ def run(
 
 
 def tell(found: Evaluation, colour: bool) -> Iterator[str]:
-  """Describes what was predicted, a text for each test input.
-
-  Args:
-    found: what was predicted.
-    colour: whether grids are coloured, see `terminal.side_by_side`.
-  """
-  domain = found.domain
+  """Describes what was predicted, a text for each test input."""
   for answer in found.answers:
     for test in range(len(answer.inputs)):
-      if domain is None:
+      if found.domain is None:
         yield _tell_task(answer, test, colour)
       else:
-        yield _tell_question(answer, domain, colour)
+        yield _tell_question(answer, found.domain, colour)
 
 
 def _tell_task(answer: Answer, test: int, colour: bool) -> str:

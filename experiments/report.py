@@ -29,7 +29,7 @@ from data_pipelines.arc import voting
 from data_pipelines.errors import ConfigError
 from data_pipelines.puzzle_set import PuzzleSet
 from experiments.cli import command, launch, shared_flags
-from experiments.reporting import charts, gallery, paper_scale, runs
+from experiments.reporting import gallery, paper_scale, runs
 from experiments.reporting import published_results as published
 from experiments.reporting import training_curves as curves
 from hrm_jax.settings import Settings, flat
@@ -70,14 +70,14 @@ def run(
     raise ConfigError(f'--out={out} must end in .html')
   solver = hrm_jax.solver.load(workdir, step)
   path = pathlib.Path(out or workdir / 'report' / f'step_{solver.step}.html')
-  with charts.writing(path):
+  with command.writing(path):
     pass
   contents = gather(solver, max_tasks)
   if not contents['scores']:
     logging.warning(
       'No scores of this step: %s makes them', contents['command']
     )
-  with charts.writing(path):
+  with command.writing(path):
     files.write_text(path, render(contents))
   print(f'Written: {path} ({path.stat().st_size / 2**20:.1f} MiB)')
   return path

@@ -10,7 +10,6 @@ from absl import flags
 from data_pipelines import puzzles
 from data_pipelines.batches import padded
 from data_pipelines.drawing import pictures as picture
-from data_pipelines.errors import DataError
 from data_pipelines.puzzle_set import PuzzleSet
 from experiments.cli import command, shared_flags
 
@@ -18,28 +17,19 @@ from experiments.cli import command, shared_flags
 def show(
   puzzle_data: PuzzleSet, path: pathlib.Path, count: int, seed: int
 ) -> None:
-  """Draws some of the examples that are trained on.
+  """Draws `count` examples that are trained on, spread evenly over the puzzles.
 
   A row has an example's input and output unaugmented and unshifted, then as
   one of its augmentations.
-
-  Args:
-    puzzle_data: where they come from.
-    path: the PNG to write.
-    count: examples, of puzzles spread evenly over the set.
-    seed: seed of the augmentations and shifts that are drawn.
   """
   titles, originals, shown = puzzle_data.samples(count, seed)
   for batch in (originals, shown):
     batch['labels'] = padded(batch['labels'])
   style = picture.style_of(puzzle_data.domain, puzzle_data.vocab_size)
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
+  with command.writing(path):
     picture.draw_examples(
       style, titles, originals, shown, puzzle_data.version, path
     )
-  except OSError as error:
-    raise DataError(f'--out={path} cannot be written ({error})') from None
 
 
 # Some mazes have no more than three augmentations.

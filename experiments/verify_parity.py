@@ -46,37 +46,6 @@ TOLERANCES = {
   'halting, steps, counts': 0.0,
 }
 
-_METRIC_LOSSES = ('lm_loss', 'q_halt_loss', 'q_continue_loss')
-_COUNTS = ('count', 'exact_accuracy', 'q_halt_accuracy', 'steps')
-
-
-class Errors:
-  """The worst relative error of each group, and where it stands."""
-
-  def __init__(self):
-    self.worst = dict.fromkeys(TOLERANCES, (0.0, ''))
-
-  def compare(self, group: str, where: str, ours: Any, golden: Any) -> None:
-    """Records ‖ours − golden‖ / ‖golden‖ (‖ours‖ where golden is 0)."""
-    ours = np.asarray(ours, np.float64)
-    golden = np.asarray(golden, np.float64)
-    if ours.shape != golden.shape:
-      raise ConfigError(
-        f'{where} has shape {golden.shape} where this model gives {ours.shape}'
-      )
-    error = float(np.linalg.norm(ours - golden))
-    if norm := float(np.linalg.norm(golden)):
-      error /= norm
-    if not np.isfinite(error):
-      error = np.inf
-    if error > self.worst[group][0]:
-      self.worst[group] = (error, where)
-
-  @property
-  def ok(self) -> bool:
-    """Whether every group stays within its tolerance."""
-    return all(self.worst[g][0] <= TOLERANCES[g] for g in TOLERANCES)
-
 
 class _Fields(dict):
   """A part of a golden file, all of which must be used."""
@@ -86,16 +55,43 @@ class _Fields(dict):
     self.where = where
 
   def take(self, key: str) -> Any:
-    """Returns a value that is used now."""
     if key not in self:
       raise ConfigError(f"{self.where}: key '{key}' is missing")
     return self.pop(key)
 
   def finish(self) -> None:
-    """Raises a ConfigError where something was not used."""
     if self:
       names = ', '.join(sorted(self))
       raise ConfigError(f'{self.where}: keys not known: {names}')
+
+
+class Errors:
+  """The worst relative error of each group, and the array that it is in."""
+
+  def __init__(self, golden: _Fields):
+    self.golden = golden
+    self.worst = dict.fromkeys(TOLERANCES, (0.0, ''))
+
+  def compare(self, group: str, key: str, ours: Any) -> None:
+    """Records ‖ours − golden‖ / ‖golden‖ (‖ours‖ where golden is 0)."""
+    ours = np.asarray(ours, np.float64)
+    golden = np.asarray(self.golden.take(key), np.float64)
+    if ours.shape != golden.shape:
+      raise ConfigError(
+        f'{key} has shape {golden.shape} where this model gives {ours.shape}'
+      )
+    error = float(np.linalg.norm(ours - golden))
+    if norm := float(np.linalg.norm(golden)):
+      error /= norm
+    if not np.isfinite(error):
+      error = np.inf
+    if error > self.worst[group][0]:
+      self.worst[group] = (error, key)
+
+  @property
+  def ok(self) -> bool:
+    """Whether every group stays within its tolerance."""
+    return all(self.worst[g][0] <= TOLERANCES[g] for g in TOLERANCES)
 
 
 def read_setup(path: str, config: Mapping[str, Any]) -> train_step.TrainSetup:
@@ -160,8 +156,8 @@ def replay(path: str) -> Errors:
   """
   config, arrays = load_golden(path)
   setup = read_setup(path, config)
-  model, arrays, errors = setup.model, _Fields(path, arrays), Errors()
-
+  model, arrays = setup.model, _Fields(path, arrays)
+  errors = Errors(arrays)
   state = setup.init()
   initial = {
     key.removeprefix('param/'): arrays.take(key)
@@ -174,17 +170,11 @@ def replay(path: str) -> Errors:
     raise ConfigError(f'{path}: param/: {error}') from None
   table = variables.pop('puzzle_table', state.puzzle_table)
 
-  def fresh_state():
-    # Copies: the step donates its state.
-    return jax.tree.map(
-      jnp.array,
-      state.replace(
-        params=variables['params'],
-        constants=variables['constants'],
-        puzzle_table=table,
-      ),
-    )
-
+  fresh = state.replace(
+    params=variables['params'],
+    constants=variables['constants'],
+    puzzle_table=table,
+  )
   batches = [
     {
       name: arrays.take(f'batch{i}/{name}').astype(np.int32)
@@ -192,34 +182,33 @@ def replay(path: str) -> Errors:
     }
     for i in range(config['train_steps'])
   ]
-  _replay_evaluation(setup, variables, table, batches[0], arrays, errors)
+  _replay_evaluation(setup, variables, table, batches[0], errors)
 
   _, _, (dense, rows) = jax.jit(
     lambda state, batch: train_step.loss_and_gradients(
       setup, state, batch, np.zeros(setup.batch_size, np.int32)
     )
-  )(fresh_state(), batches[0])
+  )(fresh, batches[0])
   gradients = published.to_published({'params': dense})
   if model.settings.puzzle_emb_ndim:
     gradients['inner.puzzle_emb.local_weights'] = np.asarray(rows)
   for name, gradient in gradients.items():
-    golden = arrays.take(f'train/step0/grad/{name}')
-    errors.compare('gradients', f'step 0 {name}', gradient, golden)
+    errors.compare('gradients', f'train/step0/grad/{name}', gradient)
 
   step = train_step.sharded_step(setup, sharding.make_mesh(jax.devices()[:1]))
-  state = fresh_state()
+  # A copy: the step donates its state.
+  state = jax.tree.map(jnp.array, fresh)
   for i, batch in enumerate(batches):
     state, metrics, _ = step(state, batch)
-    _compare_step(i, state, metrics, arrays, errors)
+    _compare_step(f'train/step{i}', state, metrics, errors)
 
   for name, parameter in published.to_published(state.trained).items():
-    golden = arrays.take(f'param_final/{name}')
-    errors.compare('final parameters', name, parameter, golden)
+    errors.compare('final parameters', f'param_final/{name}', parameter)
   arrays.finish()
   return errors
 
 
-def _replay_evaluation(setup, variables, table, batch, arrays, errors) -> None:
+def _replay_evaluation(setup, variables, table, batch, errors) -> None:
   model = setup.model
   puzzles = table[batch['puzzle_identifiers']]
   x = model.apply(variables, batch['inputs'], puzzles, method='embed')
@@ -239,27 +228,28 @@ def _replay_evaluation(setup, variables, table, batch, arrays, errors) -> None:
       'q_halt_logits': q[:, 0],
       'q_continue_logits': q[:, 1],
     }.items():
-      golden = arrays.take(f'eval/seg{j}/{name}')
-      errors.compare('evaluation segments', f'seg{j} {name}', value, golden)
+      errors.compare('evaluation segments', f'eval/seg{j}/{name}', value)
 
 
-def _compare_step(i, state, metrics, arrays, errors) -> None:
-  prefix, where = f'train/step{i}', f'step {i}'
-
-  def compare(group, name, value):
-    golden = arrays.take(f'{prefix}/{name}')
-    errors.compare(group, f'{where} {name}', value, golden)
-
-  compare('losses', 'loss', metrics['loss'])
-  compare('losses', 'metric/accuracy', metrics['accuracy'])
-  for name in _METRIC_LOSSES:
-    if name in metrics:
-      compare('metric losses', f'metric/{name}', metrics[name])
-  for name in _COUNTS:
-    compare('halting, steps, counts', f'metric/{name}', metrics[name])
-  compare('halting, steps, counts', 'halted', state.carry.halted)
-  compare('halting, steps, counts', 'steps', state.carry.steps)
-  compare('learning rate', 'lr', metrics['learning_rate'])
+def _compare_step(prefix, state, metrics, errors) -> None:
+  exact, carry = 'halting, steps, counts', state.carry
+  for group, name, value in (
+    ('losses', 'loss', metrics['loss']),
+    ('losses', 'metric/accuracy', metrics['accuracy']),
+    *(
+      ('metric losses', f'metric/{name}', metrics[name])
+      for name in ('lm_loss', 'q_halt_loss', 'q_continue_loss')
+      if name in metrics
+    ),
+    *(
+      (exact, f'metric/{name}', metrics[name])
+      for name in ('count', 'exact_accuracy', 'q_halt_accuracy', 'steps')
+    ),
+    (exact, 'halted', carry.halted),
+    (exact, 'steps', carry.steps),
+    ('learning rate', 'lr', metrics['learning_rate']),
+  ):
+    errors.compare(group, f'{prefix}/{name}', value)
 
 
 def report(path: str, errors: Errors) -> str:

@@ -17,11 +17,7 @@ _SCORES = {
 
 
 def draw(record: dict[str, Any]) -> charts.Figure:
-  """Draws the figure of an analysis.
-
-  Args:
-    record: contents of the analysis's JSON file.
-  """
+  """Draws the figure of an analysis, given the contents of its JSON file."""
   drawing, title, width, height = _FIGURES[record['analysis']]
   figure = charts.figure(width, height)
   settings = record['settings']

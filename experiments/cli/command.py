@@ -9,7 +9,7 @@ import pathlib
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from absl import flags, logging
@@ -136,6 +136,18 @@ def help_text(own: flags.FlagValues, name: str, docstring: str) -> str:
 def sentences(flag: flags.Flag) -> str:
   """The help of a flag without what absl adds to it."""
   return re.sub(r'^<.*?>: |;\n.*', '', flag.help, flags=re.DOTALL)
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Makes the directory of `path`; a failure to write is one line of error."""
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    yield path
+  except OSError as error:
+    raise ConfigError(
+      f'{path}: cannot be written ({error.strerror}); name a place of yours'
+    ) from None
 
 
 def fail(message: str) -> NoReturn:

@@ -1,7 +1,6 @@
 """ARC-AGI-1, as in the papers.
 
-  python -m experiments.train --config=experiments/configs/arc1.py \
-      --workdir=runs/arc1
+  hrm-jax train --config=arc1 --workdir=runs/arc1
 
 Published, of the public evaluation set in two attempts, 1000 augmentations:
 
@@ -12,18 +11,15 @@ Published, of the public evaluation set in two attempts, 1000 augmentations:
   trm                   44.6 %   about 3 days on 4 H100
   trm_mlp               29.6 %   not published
 
-(arXiv 2506.21734; 2510.04871 for TRM; arcprize.org/blog/hrm-analysis.) Ask for
-one by `arc1.py:trm`. The papers' set adds ConceptARC, which no package carries.
-Where the environment variable CONCEPT_ARC names its corpus/ directory or its
-Kaggle file, it is trained on too: 960 tasks. Without it these are the 800 tasks
-of ARC-AGI-1 itself.
+(arXiv 2506.21734; 2510.04871 for TRM; arcprize.org/blog/hrm-analysis.) The
+papers' set adds ConceptARC, which no package carries: where CONCEPT_ARC in the
+environment names its corpus/ directory or its Kaggle file, it is trained on too
+(960 tasks); without it these are the 800 tasks of ARC-AGI-1 itself.
 
-`arc1.py:demo` (or `arc1.py:demo,trm`, ...) is for two CPU cores and takes
-minutes: the ARC-AGI-1 *training* tasks whose grids all fit a 5 × 5 canvas (25
-tasks, chosen by size alone), with their 31 test pairs held out of training, of
-which the 27 that do not leak are scored. Its settings were tuned on these
-tasks, for HRM; the evaluation tasks were never looked at. What it printed
-stands in the README.
+`arc1:demo` takes minutes on two CPU cores: the 25 ARC-AGI-1 *training* tasks
+whose grids all fit a 5 × 5 canvas, with their 31 test pairs held out, of which
+the 27 that do not leak are scored. Its settings were tuned on these tasks, for
+HRM; the evaluation tasks were never looked at. The README has what it printed.
 """
 
 import os
@@ -36,24 +32,16 @@ from experiments.configs import base
 # recoloured. Two are among other tasks' pairs, the others among the task's own
 # demonstrations, where whoever solves it finds them too.
 _KNOWN_LEAKS = (
-  '40853293->070dd51e',
-  'caa06a1f->50a16a69',
-  '00576224->00576224',
-  '3979b1a8->3979b1a8',
-  '66e6c45b->66e6c45b',
-  '94414823->94414823',
-  '992798f6->992798f6',
-  'ca8de6ea->ca8de6ea',
-  'f3e62deb->f3e62deb',
-)
+  '40853293->070dd51e', 'caa06a1f->50a16a69', '00576224->00576224',
+  '3979b1a8->3979b1a8', '66e6c45b->66e6c45b', '94414823->94414823',
+  '992798f6->992798f6', 'ca8de6ea->ca8de6ea', 'f3e62deb->f3e62deb',
+)  # fmt: skip
 # Of the demo's 31 test pairs four are turned or recoloured demonstrations of
 # their own tasks: solving them would prove nothing.
 _UNSCORED_IN_THE_DEMO = (
-  '0d3d703e test[0]',
-  '27a28665 test[0]',
-  '27a28665 test[1]',
+  '0d3d703e test[0]', '27a28665 test[0]', '27a28665 test[1]',
   '44f52bb0 test[0]',
-)
+)  # fmt: skip
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:

@@ -1,7 +1,6 @@
 """ARC-AGI-2, as in the papers: 1,120 tasks.
 
-  python -m experiments.train --config=experiments/configs/arc2.py \
-      --workdir=runs/arc2
+  hrm-jax train --config=arc2 --workdir=runs/arc2
 
 Published, of the public evaluation set in two attempts, 1000 augmentations:
 
@@ -11,14 +10,13 @@ Published, of the public evaluation set in two attempts, 1000 augmentations:
   trm      7.8 %   about 3 days on 4 H100
   trm_mlp  2.4 %   not published
 
-(arXiv 2506.21734; 2510.04871 for TRM.) Ask for one by `arc2.py:trm`; also
-`recurrent_transformer`, of which nothing is published here. TRM's published
-data add ConceptARC, and so does this where CONCEPT_ARC names it (see arc1.py).
+(arXiv 2506.21734; 2510.04871 for TRM.) Nothing is published here of
+`recurrent_transformer`. TRM's published data add ConceptARC, and so does this
+where CONCEPT_ARC names it (see arc1).
 
-`arc2.py:demo` (or `arc2.py:demo,trm`, ...) is for two CPU cores and takes
-minutes: the 34 ARC-AGI-2 *training* tasks whose grids all fit a 5 × 5 canvas,
-with their 41 test pairs held out of training, of which the 34 that do not leak
-are scored; settings of `arc1.py:demo`.
+`arc2:demo` has the settings of `arc1:demo`: the 34 *training* tasks that fit
+5 × 5, with their 41 test pairs held out, of which the 34 that do not leak are
+scored.
 """
 
 import os
@@ -30,14 +28,10 @@ from experiments.configs import arc1, base
 # Of the demo's 41 test pairs seven are turned or recoloured demonstrations of
 # their own tasks: solving them would prove nothing.
 _UNSCORED_IN_THE_DEMO = (
-  '0d3d703e test[0]',
-  '27a28665 test[0]',
-  '27a28665 test[1]',
-  '44f52bb0 test[1]',
-  '66e6c45b test[0]',
-  '833966f4 test[0]',
+  '0d3d703e test[0]', '27a28665 test[0]', '27a28665 test[1]',
+  '44f52bb0 test[1]', '66e6c45b test[0]', '833966f4 test[0]',
   'ca8de6ea test[0]',
-)
+)  # fmt: skip
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:

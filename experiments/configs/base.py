@@ -17,12 +17,8 @@ def choose(
 ) -> tuple[ml_collections.ConfigDict, str, str]:
   """What a config file's variant asks for: 'PRESET', 'SYSTEM' or both.
 
-  Args:
-    variant: what follows the colon, words separated by commas.
-    presets: presets of this file, the default first.
-
-  Returns:
-    The system's published settings for ARC, the preset and the system.
+  Returns the system's published settings for ARC, the preset, which is the
+  first of `presets` where the variant names none, and the system.
 
   Raises:
     ValueError: a word is unknown, or two are of one kind.
@@ -46,11 +42,7 @@ def choose(
 
 
 def get_config(kind: str = 'hrm') -> ml_collections.ConfigDict:
-  """A model's published settings for ARC; the data are to be chosen.
-
-  Args:
-    kind: kind of the model, a key of `hrm_jax.settings.MODELS`.
-  """
+  """A kind of model's published settings for ARC; the data are to be chosen."""
   return ml_collections.ConfigDict(Settings.published(kind).to_dict())
 
 
@@ -68,11 +60,9 @@ def for_1000_puzzles(config: ml_collections.ConfigDict) -> None:
 
 
 def shrink(
-  config: ml_collections.ConfigDict,
-  batch_size: int,
-  total_steps: int,
+  config: ml_collections.ConfigDict, batch_size: int, total_steps: int,
   halt_max_steps: int,
-) -> None:
+) -> None:  # fmt: skip
   """Makes any system one for two CPU cores and minutes."""
   config.batch_size = batch_size
   config.total_steps = total_steps

@@ -1,16 +1,14 @@
 """The systems beside each other, at one size, on one small task.
 
-  python -m experiments.train --config=experiments/configs/comparison.py:hrm \
-      --config.seed=0 --workdir=runs/comparison/hrm_0
+  hrm-jax train --config=comparison:hrm --config.seed=0 --workdir=DIR
 
 `make comparison` trains hrm, recurrent_transformer, direct and trm with three
 seeds each (40 minutes on two CPU cores) and draws the learning curves; what
-came out, and what it does and does not say, stands in RESULTS.md.
-
-All have four blocks of width 128 (HRM two in each level, TRM all four in its
-one) and the same training puzzles, batch size and number of optimizer steps;
-each has the halting and the gradient that were published for it. TRM has two
-cycles of each kind and an average over a hundred steps, to fit the short run.
+came out, and what it does and does not say, stands in RESULTS.md. All have four
+blocks of width 128 (HRM two in each level), the same training puzzles, batch
+size and number of steps, and the halting and the gradient that were published
+for them. TRM has two cycles of each kind and an average over a hundred steps,
+to fit the short run.
 """
 
 import ml_collections

@@ -1,7 +1,6 @@
 """Maze-Hard: the shortest path through mazes of 30 × 30.
 
-  python -m experiments.train --config=experiments/configs/maze.py \
-      --workdir=runs/maze
+  hrm-jax train --config=maze --workdir=runs/maze
 
 Published, of the test mazes exact, from 1000 mazes (TRM: turned and mirrored):
 
@@ -11,16 +10,12 @@ Published, of the test mazes exact, from 1000 mazes (TRM: turned and mirrored):
   trm      85.3 %  less than 24 hours on 4 L40S
   trm_mlp  0 %     not published
 
-(arXiv 2506.21734; 2510.04871 for TRM.) Ask for one by `maze.py:trm`; also
-`recurrent_transformer`.
+(arXiv 2506.21734; 2510.04871 for TRM.) The files come from the Hugging Face hub
+(`pip install '.[hub]'`), or from a directory that holds its train.csv and
+test.csv: --config.data.train=maze_30x30_hard_1k@DIR, and evaluate likewise.
 
-The files come from the Hugging Face hub (`pip install '.[hub]'`), or from a
-directory that holds its train.csv and test.csv:
---config.data.train=maze_30x30_hard_1k@DIR --config.data.evaluate=(the same).
-
-`maze.py:demo` (or `maze.py:demo,trm`, ...) needs no files and takes minutes on
-two CPU cores: generated mazes of 5 × 5 cells. What it printed stands in the
-README.
+`maze:demo` needs no files and takes minutes on two CPU cores: generated mazes
+of 5 × 5 cells. The README has what it printed.
 """
 
 import ml_collections

@@ -1,9 +1,8 @@
 """Sudoku-Extreme, as in the papers.
 
-  python -m experiments.train --config=experiments/configs/sudoku.py \
-      --workdir=runs/sudoku
+  hrm-jax train --config=sudoku --workdir=runs/sudoku
 
-`sudoku.py` or `sudoku.py:extreme_1k`: 1000 puzzles × 1000 augmentations.
+`sudoku` or `sudoku:extreme_1k` is 1000 puzzles × 1000 augmentations.
 Published, of the test puzzles exact:
 
   variant  result                                cost
@@ -12,25 +11,22 @@ Published, of the test puzzles exact:
   trm      74.7 %                                less than 20 hours on an L40S
   trm_mlp  87.4 %                                about 18 hours on an L40S
 
-(arXiv 2506.21734; 2510.04871 for TRM.) Ask for one by `sudoku.py:trm_mlp`; also
-`recurrent_transformer`. HRM's accuracy may fall again late in the run.
-
-`sudoku.py:laptop` is HRM's published setting for one small GPU: batch 384, rate
-7e-5, about 10 hours on a laptop's RTX 4070. `sudoku.py:extreme_full` trains on
-all 3.8M puzzles: about 2 hours on 8 GPUs, no result published here.
+(arXiv 2506.21734; 2510.04871 for TRM.) HRM's accuracy may fall again late in
+the run. `sudoku:laptop` is HRM's published setting for one small GPU: batch
+384, rate 7e-5, about 10 hours on a laptop's RTX 4070. `sudoku:extreme_full`
+trains on all 3.8M puzzles: about 2 hours on 8 GPUs, no result published here.
 
 The files come from the Hugging Face hub (`pip install '.[hub]'`), or from a
 directory that holds its train.csv and test.csv:
---config.data.train=sudoku_extreme_1k@DIR --config.data.evaluate=(the same).
-While training, 10,000 of the 422,786 test puzzles are scored;
-`experiments.evaluate` scores all.
+--config.data.train=sudoku_extreme_1k@DIR, and evaluate likewise. While
+training, 10,000 of the 422,786 test puzzles are scored; `hrm-jax evaluate`
+scores all.
 
-`sudoku.py:demo` and `sudoku.py:full_demo` (`sudoku.py:demo,trm` and so on) need
-no files and take minutes on two CPU cores: generated puzzles of 4 × 4
-cells, each with one solution, no two of them alike up to the symmetries of
-Sudoku. `demo` has 300 with a thousand augmentations, `full_demo` 450 (there are
-not many more) without, at the other settings of `extreme_full`. What they
-printed stands in the README.
+`sudoku:demo` and `sudoku:full_demo` need no files and take minutes on two CPU
+cores: generated puzzles of 4 × 4 cells, each with one solution, no two of them
+alike up to the symmetries of Sudoku. `demo` has 300 with a thousand
+augmentations, `full_demo` 450 (there are not many more) without, at the other
+settings of `extreme_full`. The README has what they printed.
 """
 
 import ml_collections
@@ -51,12 +47,12 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     _demo(config, preset)
     return config
 
-  name = 'extreme_full' if preset == 'extreme_full' else 'extreme_1k'
-  config.data.train = config.data.evaluate = f'sudoku_{name}'
+  config.data.train = config.data.evaluate = 'sudoku_extreme_1k'
   config.evaluation.max_puzzles = 10_000
   config.checkpoint_every = 2_000
   if preset == 'extreme_full':
     _full(config, 3e-4)
+    config.data.train = config.data.evaluate = 'sudoku_extreme_full'
     config.data.num_aug = 0
     config.batch_size = 2304
     config.epochs = 100

@@ -1,12 +1,10 @@
 """Makes charts with matplotlib, without its start-up notes or global state."""
 
-import contextlib
 import logging
 import pathlib
-from collections.abc import Iterator
 
 from data_pipelines import files
-from data_pipelines.errors import ConfigError
+from experiments.cli import command
 
 # The first start of matplotlib builds a cache of fonts and says so.
 logging.getLogger('matplotlib').setLevel(logging.ERROR)
@@ -38,18 +36,5 @@ def save(drawn: Figure, path: pathlib.Path) -> None:
   Raises:
     ConfigError: the file cannot be written.
   """
-  with writing(path), files.replacing(path) as part:
+  with command.writing(path), files.replacing(path) as part:
     drawn.savefig(part, format='png')
-
-
-@contextlib.contextmanager
-def writing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Makes the directory of `path`; a failure to write is one line of error."""
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    yield path
-  except OSError as error:
-    raise ConfigError(
-      f'--out: {path} cannot be written ({error.strerror}); name a directory '
-      'of yours'
-    ) from None

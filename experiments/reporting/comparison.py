@@ -1,10 +1,9 @@
 """Tables of what runs measured and, apart from it, of what others published."""
 
-import dataclasses
 import statistics
 import string
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_pipelines.errors import ConfigError
 from experiments.reporting import paper_scale, runs
@@ -33,8 +32,7 @@ _QUOTED = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
   """The result of runs that differ in their seed alone.
 
   Attributes:
@@ -69,15 +67,10 @@ class Measured:
   notes: list[str]
   runs: list[str]
 
-  @property
-  def mean(self) -> float:
-    """Mean of the metric in percent."""
-    return statistics.mean(self.percent)
-
   def record(self) -> dict[str, Any]:
-    """The result as JSON."""
-    spread = {'min': min(self.percent), 'max': max(self.percent)}
-    return {**dataclasses.asdict(self), 'mean': self.mean, **spread}
+    """The result as JSON, with the mean, least and greatest percentage."""
+    summary = {f.__name__: f(self.percent) for f in (statistics.mean, min, max)}
+    return {**self._asdict(), **summary}
 
 
 def measure(found: Sequence[runs.Run]) -> list[Measured]:
@@ -100,10 +93,7 @@ def measure(found: Sequence[runs.Run]) -> list[Measured]:
 
 
 def _measured(
-  label: str,
-  group: runs.Group,
-  paper: paper_scale.PaperSet | None,
-  reason: str,
+  label: str, group: runs.Group, paper: paper_scale.PaperSet | None, reason: str
 ) -> Measured:
   run = group[0]
 
@@ -170,14 +160,14 @@ def _leaking(run: runs.Run) -> str:
 def report(measured: Sequence[Measured]) -> str:
   """The tables in Markdown, with their notes and sources."""
   parts = ['## Measured here', _MEASURED]
-  tables: dict[tuple[str, str], list[int]] = {}
-  for number, one in enumerate(measured):
-    tables.setdefault((one.held_out, one.metric), []).append(number)
-  for (held_out, metric), numbers in tables.items():
+  tables: dict[tuple[str, str], list[tuple[int, Measured]]] = {}
+  for numbered in enumerate(measured, 1):
+    key = numbered[1].held_out, numbered[1].metric
+    tables.setdefault(key, []).append(numbered)
+  for (held_out, metric), some in tables.items():
     parts.append(f'Held out: {held_out}\n\nMetric: {metric}')
-    rows = [_row(number + 1, measured[number]) for number in numbers]
-    parts.append(_table(_HEADER, rows))
-    parts.append('\n'.join(_note(n + 1, measured[n]) for n in numbers))
+    parts.append(_table(_HEADER, [_row(*numbered) for numbered in some]))
+    parts.append('\n'.join(_note(*numbered) for numbered in some))
   if not measured:
     parts.append('No run was given; --runs=DIR,DIR adds some.')
   return '\n\n'.join([*parts, quoted()])
@@ -210,19 +200,12 @@ def quoted() -> str:
     for figure, letter in letters.items()
   )
   sources = (f'* {source}' for source in published.SOURCES.values())
-  return '\n\n'.join(
-    [
-      '## Published, quoted',
-      _QUOTED,
-      _table(header, rows),
-      'Rules:',
-      '\n'.join(rules),
-      'Notes:',
-      '\n'.join(notes),
-      'Sources:',
-      '\n'.join(sources),
-    ]
-  )
+  parts = ['## Published, quoted', _QUOTED, _table(header, rows)]
+  for title, lines in (
+    ('Rules', rules), ('Notes', notes), ('Sources', sources),
+  ):  # fmt: skip
+    parts += [f'{title}:', '\n'.join(lines)]
+  return '\n\n'.join(parts)
 
 
 def _row(number: int, one: Measured) -> list[str]:
@@ -231,7 +214,7 @@ def _row(number: int, one: Measured) -> list[str]:
     f'[{number}]',
     one.label,
     'no checkpoint' if one.parameters is None else f'{one.parameters:,}',
-    f'{one.mean:.1f}',
+    f'{statistics.mean(one.percent):.1f}',
     f'{min(one.percent):.1f} … {max(one.percent):.1f}' if count > 1 else '–',
     str(count),
     ', '.join(map(str, one.seeds)),

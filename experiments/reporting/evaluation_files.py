@@ -13,7 +13,6 @@ from data_pipelines import files
 from data_pipelines.arc import voting
 from data_pipelines.arc.tasks import Task
 from data_pipelines.drawing import pictures
-from data_pipelines.errors import ConfigError
 from data_pipelines.questions.domain import Domain
 from data_pipelines.questions.scoring import AnswerResult
 from hrm_jax.solver import Evaluation
@@ -22,21 +21,6 @@ from hrm_jax.solver import Evaluation
 _LONGEST = 100
 # Number of candidates of each test input in predictions.json.
 _KEPT = 10
-
-
-def make_directory(directory: pathlib.Path) -> None:
-  """Makes the directory, which is better known before the work.
-
-  Raises:
-    ConfigError: it cannot be written.
-  """
-  try:
-    directory.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise ConfigError(
-      f'{directory}: cannot be written ({error.strerror}); name a place of '
-      'yours'
-    ) from None
 
 
 def write(found: Evaluation, directory: pathlib.Path) -> list[str]:

@@ -1,10 +1,9 @@
 """Curves of a held-out metric against optimizer steps, as training went on."""
 
-import dataclasses
 import statistics
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_pipelines.errors import ConfigError
 from experiments.reporting import charts, runs
@@ -14,8 +13,7 @@ _PREFIX = 'eval/'
 _COUNTS = ('steps', 'leaking_answers')
 
 
-@dataclasses.dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
   """A metric of runs that differ in their seed alone.
 
   Attributes:
@@ -40,17 +38,13 @@ class Curve:
 
   def record(self) -> dict[str, Any]:
     """The curve as JSON, with the mean, least and greatest value of a step."""
-    summary = {f.__name__: self.over_runs(f) for f in (min, max)}
-    mean = self.over_runs(statistics.mean)
-    return {**dataclasses.asdict(self), 'mean': mean, **summary}
+    functions = (statistics.mean, min, max)
+    summary = {f.__name__: self.over_runs(f) for f in functions}
+    return {**self._asdict(), **summary}
 
 
 def read(found: Sequence[runs.Run], metric: str) -> list[Curve]:
-  """Reads the curves of runs.
-
-  Args:
-    found: runs that were evaluated while they trained.
-    metric: name of the metric, without its prefix `eval/`.
+  """Reads the curves of runs; `metric` is without its prefix `eval/`.
 
   Raises:
     ConfigError: a run has no evaluation or no such metric, or seeds of one
@@ -64,12 +58,12 @@ def read(found: Sequence[runs.Run], metric: str) -> list[Curve]:
       )
     known = set().union(*run.evaluations)
     if _PREFIX + metric not in known:
-      names = sorted(
-        name.removeprefix(_PREFIX) for name in known if name.startswith(_PREFIX)
+      names = ', '.join(
+        sorted(n.removeprefix(_PREFIX) for n in known if n.startswith(_PREFIX))
       )
       raise ConfigError(
         f'--metric={metric} is not in {run.directory}/metrics.jsonl; there are '
-        + ', '.join(names)
+        f'{names}'
       )
   return [
     _curve(label, _held_out(group[0]), group, _PREFIX + metric)

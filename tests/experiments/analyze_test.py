@@ -275,5 +275,5 @@ def test_a_directory_that_is_no_run_is_named(tmp_path, run):
   with pytest.raises(ConfigError, match='no checkpoint; train with'):
     analyze.run(tmp_path)
   (tmp_path / 'out').write_text('a file')
-  with pytest.raises(ConfigError, match=r'--out: .* cannot be written'):
+  with pytest.raises(ConfigError, match='cannot be written'):
     analyze.run(run, out=tmp_path / 'out')

@@ -116,7 +116,8 @@ def test_mistakes_end_with_two_and_one_line(tasks, tmp_path):
     ),
     (
       [f'--train={trained}', f'--evaluate={clean}', '--out=/dev/null/x.json'],
-      '--out=/dev/null/x.json cannot be written (Not a directory)',
+      '/dev/null/x.json: cannot be written (File exists); name a place of '
+      'yours',
     ),
   ):
     done = run(*arguments)

@@ -77,7 +77,7 @@ def test_a_wrong_number_exceeds_its_tolerance(tmp_path):
   assert not errors.ok
   worst, where = errors.worst['final parameters']
   assert worst > 2e-6
-  assert where == 'inner.q_head.bias'
+  assert where == 'param_final/inner.q_head.bias'
 
 
 def test_not_an_archive(tmp_path):
