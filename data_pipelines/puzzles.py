@@ -148,10 +148,6 @@ def load_puzzles(
       identifier_names,
       unscored,
     )
-  elif unscored:
-    raise DataError(
-      f'data.unscored names ARC tasks, but the data are {found}; leave it empty'
-    )
   elif found == QUESTIONS:
     puzzles = QuestionSet(
       questions.load_questions(train, 'train', seed) if train else None,

@@ -485,7 +485,8 @@ class DataSettings(_Group):
     allow_leaks: whether all held-out answers may be trained on.
     unscored: test pairs of ARC tasks of `evaluate` that are predicted and not
       scored, such as those with answers that leak; each is written
-      `TASK test[INDEX]`, as `hrm-jax leaks` prints it.
+      `TASK test[INDEX]`, as `hrm-jax leaks` prints it; names of other tasks are
+      ignored.
   """
 
   prefix: ClassVar[str] = 'data.'

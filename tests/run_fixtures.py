@@ -110,7 +110,6 @@ def tiny_arc_config():
   def make(tasks):
     config = arc1.get_config('demo,recurrent_transformer')
     config.data.evaluate = str(tasks)
-    config.data.unscored = ()
     config.data.canvas = 4
     config.data.num_aug = 3
     config.batch_size = 8

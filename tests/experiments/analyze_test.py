@@ -45,7 +45,6 @@ def run(tmp_path_factory):
   _write_tasks(root / 'tasks')
   config = arc1.get_config('demo')
   config.data.evaluate = str(root / 'tasks')
-  config.data.unscored = ()
   config.data.allow_leaks = True
   config.data.canvas = 2
   config.data.num_aug = 4

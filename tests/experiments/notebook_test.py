@@ -79,7 +79,7 @@ def colab(tmp_path_factory):
   root = tmp_path_factory.mktemp('colab')
   workdir, task = root / 'run', root / 'task.json'
   task.write_text(json.dumps(_TASK))
-  settings = {**_TINY, 'data.evaluate': task, 'data.unscored': ''}
+  settings = {**_TINY, 'data.evaluate': task}
   parameters = {
     'CONFIG': _CONFIG,
     'WORKDIR': str(workdir),

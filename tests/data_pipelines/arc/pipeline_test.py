@@ -585,18 +585,6 @@ def test_specs_that_cannot_be_used(train, evaluate, message):
   assert '\n' not in str(info.value)
 
 
-@pytest.mark.parametrize(
-  ('evaluate', 'message'),
-  [
-    ('arc1:training', r"data.unscored names '00d62c1b test\[0\]', which is no"),
-    ('sudoku:box=2x2:count=4', 'data.unscored names ARC tasks'),
-  ],
-)
-def test_what_cannot_be_left_unscored(evaluate, message):
-  with pytest.raises(DataError, match=message):
-    load_puzzles('', evaluate, 5, 0, 0, unscored=('00d62c1b test[0]',))
-
-
 # The augmentations of a checkpoint.
 
 
