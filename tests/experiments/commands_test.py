@@ -139,6 +139,7 @@ def test_evaluate_of_a_directory_that_is_no_run(tmp_path):
   assert 'no config.json' in line
 
 
+@pytest.mark.slow
 def test_parity_command_prints_json_last_and_tells_by_its_exit_code():
   golden = _ROOT / 'tests' / 'golden' / 'hrm_no_puzzle.npz'
   done = _run('experiments.verify_parity', f'--golden={golden}')

@@ -159,6 +159,7 @@ def test_any_small_task_has_all_its_augmentations(demonstrations, tests):
   assert set(drawn) == all_multisets(task)
 
 
+@pytest.mark.slow
 def test_arc1():
   tasks = arc.load_tasks('arc1').tasks
   table = augmentation.draw(tasks, [1] * len(tasks), 1000, 0)

@@ -639,8 +639,8 @@ def test_scored_tasks_without_a_name_are_refused(puzzles):
 @pytest.mark.parametrize(
   ('ending', 'code'),
   [
-    ('', 0),
-    ('raise RuntimeError', 1),
+    pytest.param('', 0, marks=pytest.mark.slow),
+    pytest.param('raise RuntimeError', 1, marks=pytest.mark.slow),
     # Ctrl-C while a batch is waited for.
     (
       """

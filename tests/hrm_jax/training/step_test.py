@@ -242,13 +242,13 @@ def _restored(program, workdir):
   'devices, microbatches, axes',
   [
     (1, 2, {}),
-    (1, 4, {}),
-    (2, 2, {}),
+    pytest.param(1, 4, {}, marks=pytest.mark.slow),
+    pytest.param(2, 2, {}, marks=pytest.mark.slow),
     (4, 1, {'fsdp': 2}),
-    (8, 1, {'fsdp': 8}),
-    (8, 1, {'fsdp': 2, 'tensor': 2}),
+    pytest.param(8, 1, {'fsdp': 8}, marks=pytest.mark.slow),
+    pytest.param(8, 1, {'fsdp': 2, 'tensor': 2}, marks=pytest.mark.slow),
     (8, 2, {'data': 1, 'fsdp': 2, 'tensor': 4}),
-    (8, 1, {'tensor': 4}),
+    pytest.param(8, 1, {'tensor': 4}, marks=pytest.mark.slow),
   ],
 )
 def test_every_mesh_and_microbatches_give_the_same_gradients(

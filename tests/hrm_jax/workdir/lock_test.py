@@ -296,6 +296,7 @@ def test_a_workdir_that_cannot_be_written(tmp_path, mount):
     )
 
 
+@pytest.mark.slow
 def test_the_first_process_of_a_run_holds_for_all(tmp_path):
   taken, free = tmp_path / 'taken', tmp_path / 'free'
   with socket.socket() as probe:

@@ -108,6 +108,7 @@ def test_a_full_disk_is_named(mount):
   assert _steps(disk)[0] == [1, 2]
 
 
+@pytest.mark.slow
 def test_tensorflow_is_not_needed():
   """It takes half a gigabyte and seconds, for a few bytes of events."""
   subprocess.run(
