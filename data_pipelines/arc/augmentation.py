@@ -42,12 +42,10 @@ class AugmentationTable:
 
   def names(self, tasks: Sequence[Task]) -> list[str]:
     """The name of each puzzle identifier, 0 included."""
-    rows = np.repeat([task.name for task in tasks], np.diff(self.start))
-    augmented = zip(rows.tolist(), self.dihedral, self.colours, strict=True)
-    return [
-      BLANK_NAME,
-      *itertools.starmap(encoding.augmentation_name, augmented),
-    ]
+    of_task = np.array([task.name for task in tasks], object)
+    of_row = np.repeat(of_task, np.diff(self.start))
+    rows = zip(of_row, self.dihedral, self.colours, strict=True)
+    return [BLANK_NAME, *itertools.starmap(encoding.augmentation_name, rows)]
 
 
 def named(tasks: Sequence[Task], names: Sequence[str]) -> AugmentationTable:

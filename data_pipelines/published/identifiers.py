@@ -16,12 +16,9 @@ SEPARATORS = {'hrm': '_', 'trm': '|||'}
 
 
 def read(path: pathlib.Path, count: int | None, counted: str) -> list[str]:
-  """The names, all of HRM's form.
+  """The names, all of HRM's form; `count` where that is given.
 
-  Args:
-    path: the file.
-    count: number of names that there must be; None for any.
-    counted: source of that number, for errors.
+  `counted` is the source of that number, for errors.
 
   Raises:
     DataError: it is not such a file.

@@ -78,13 +78,12 @@ class PublishedSet(PuzzleSet):
     if self._train:
       self.variants = np.diff(self._train.group_indices)
       self.members = np.diff(self._train.puzzle_indices)
-    is_square = math.isqrt(self.seq_len) ** 2 == self.seq_len
+    self._side = math.isqrt(self.seq_len)
     self.is_arc = (
       len(self.names) > 1
-      and is_square
+      and self._side**2 == self.seq_len
       and self.vocab_size == encoding.VOCAB_SIZE
     )
-    self.domain = None
     if len(self.names) == 1:
       self.domain = _domain(self.vocab_size, self.seq_len, parts[0])
     self.evaluation_tasks: list[Task] = []
@@ -125,9 +124,8 @@ class PublishedSet(PuzzleSet):
       changes = (np.diff(rows.group) != 0) | (np.diff(rows.test) != 0)
       first = np.r_[0, np.flatnonzero(changes) + 1]
       length = np.diff(np.r_[first, len(rows)])
-      kept &= np.arange(len(rows)) - np.repeat(first, length) < (
-        max_augmentations
-      )
+      number = np.arange(len(rows)) - np.repeat(first, length)
+      kept &= number < max_augmentations
     return rows.take(np.flatnonzero(kept))
 
   def name_of(self, group: int) -> str:
@@ -135,8 +133,7 @@ class PublishedSet(PuzzleSet):
 
   def held_out(self, chosen: EvaluationRows) -> Ballots | Asked:
     if not self.is_arc:
-      asked = self._test.asked(self.domain)
-      return asked.take(chosen.example)
+      return self._test.asked(self.domain).take(chosen.example)
     return Ballots(
       self.evaluation_tasks,
       chosen.group,
@@ -155,9 +152,7 @@ class PublishedSet(PuzzleSet):
   def trained_pairs(self, held_out: Sequence[NamedPair]) -> Iterator[NamedPair]:
     """The ARC pairs of all puzzles that training shows, as augmented.
 
-    Args:
-      held_out: pairs they will be compared with; what cannot equal any of them
-        is left out.
+    What cannot equal any of the held-out ones is left out.
     """
     suspects, split = leaks.Suspects(held_out), self._train
     for example in split.chunks():
@@ -174,14 +169,12 @@ class PublishedSet(PuzzleSet):
     """
     tasks, rows, split = self.evaluation_tasks, self._rows, self._test
     pairs = leaks.held_out_pairs(tasks)
-    side = math.isqrt(self.seq_len)
-    canvases = np.full((len(pairs), 2, side, side), encoding.OUTSIDE, np.uint8)
-    for canvas, named in zip(canvases, pairs, strict=True):
-      for shown, grid in zip(
-        canvas, (named.pair.input, named.pair.output), strict=True
-      ):
+    shape = (len(pairs), 2, self._side, self._side)
+    canvases = np.full(shape, encoding.OUTSIDE, np.uint8)
+    for canvas, (_, _, pair) in zip(canvases, pairs, strict=True):
+      for role, grid in enumerate((pair.input, pair.output)):
         if grid is not None:
-          shown[: len(grid), : grid.shape[1]] = grid
+          canvas[role, : len(grid), : grid.shape[1]] = grid
     first = np.cumsum([0] + [len(task.tests) for task in tasks])
     expected = first[rows.group] + rows.test
     for begin in range(0, len(rows), splits.CHUNK):
@@ -215,11 +208,10 @@ class PublishedSet(PuzzleSet):
     return np.array(dihedral), np.array(colours)
 
   def _train_index(self, examples: sampler.Examples) -> Batch:
-    puzzle = self._train.group_indices[examples.group] + examples.variant
-    example = self._train.puzzle_indices[puzzle] + examples.member
-    return self._batch(
-      self._train, example, self._train.puzzle_identifiers[puzzle]
-    )
+    split = self._train
+    puzzle = split.group_indices[examples.group] + examples.variant
+    example = split.puzzle_indices[puzzle] + examples.member
+    return self._batch(split, example, split.puzzle_identifiers[puzzle])
 
   def _evaluation_index(self, chosen: EvaluationRows) -> Batch:
     return self._batch(self._test, chosen.example, chosen.identifier)
@@ -227,12 +219,9 @@ class PublishedSet(PuzzleSet):
   def _batch(
     self, split: Split, example: np.ndarray, identifier: np.ndarray
   ) -> Batch:
-    inputs, labels = split.read(example)
-    return {
-      'inputs': inputs,
-      'labels': labels,
-      'puzzle_identifiers': identifier.astype(np.int32),
-    }
+    names = ('inputs', 'labels', 'puzzle_identifiers')
+    arrays = (*split.read(example), identifier.astype(np.int32))
+    return dict(zip(names, arrays, strict=True))
 
   def _plain_rows(self) -> EvaluationRows:
     count = len(self._test.inputs)
@@ -243,85 +232,74 @@ class PublishedSet(PuzzleSet):
 
   def _arc_rows(self) -> EvaluationRows:
     """Examples by task and test input; fills `evaluation_tasks`."""
-    number_of_task, columns = {}, []
-    split = self._test
+    split, number_of_task, columns = self._test, {}, []
     for puzzle, identifier in enumerate(split.puzzle_identifiers):
-      begin, end = split.puzzle_indices[puzzle : puzzle + 2]
-      name, transform, colours = encoding.parse_augmentation_name(
-        self.names[identifier]
-      )
+      examples = np.arange(*split.puzzle_indices[puzzle : puzzle + 2])
+      name, *_ = encoding.parse_augmentation_name(self.names[identifier])
       if name not in number_of_task:
         number_of_task[name] = len(self.evaluation_tasks)
-        pairs = tuple(
-          Pair(
-            *(
-              None
-              if grid is None
-              else encoding.deaugment(grid, transform, colours)
-              for grid in (pair.input, pair.output)
-            )
-          )
-          for pair in split.pairs(np.arange(begin, end))
-        )
+        pairs = tuple(self._as_written(examples, identifier))
         self.evaluation_tasks.append(Task(name, (), pairs))
       task = number_of_task[name]
-      order = self._test_order(
-        puzzle, self.evaluation_tasks[task], transform, colours
+      order, fault = self._test_order(
+        self.evaluation_tasks[task], examples, identifier
       )
+      if fault:
+        raise DataError(
+          f'{split.where("inputs")}: puzzle {puzzle} '
+          f'({self.names[identifier]!r}): {fault}; build the data set anew'
+        )
       columns += [
         (task, test, identifier, example)
-        for test, example in zip(order, range(begin, end), strict=True)
+        for test, example in zip(order, examples, strict=True)
       ]
     rows = np.array(columns, np.int64).reshape(-1, 4)
     # Stable: the puzzles of a test input stay in the order of the file.
     rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
     return EvaluationRows(*rows.T)
 
+  def _as_written(self, examples: np.ndarray, identifier: int) -> list[Pair]:
+    """The pairs of a puzzle, its augmentation undone."""
+    _, *augmentation = encoding.parse_augmentation_name(self.names[identifier])
+
+    def undone(grid):
+      return grid if grid is None else encoding.deaugment(grid, *augmentation)
+
+    return [
+      Pair(undone(pair.input), undone(pair.output))
+      for pair in self._test.pairs(examples)
+    ]
+
   def _test_order(
-    self, puzzle: int, task: Task, transform: int, colours: np.ndarray
-  ) -> list[int]:
-    """Which of the task's test inputs each example of the puzzle shows."""
-    split = self._test
-    begin, end = split.puzzle_indices[puzzle : puzzle + 2]
-
-    def fault(what: str) -> DataError:
-      name = self.names[split.puzzle_identifiers[puzzle]]
-      return DataError(
-        f'{split.where("inputs")}: puzzle {puzzle} ({name!r}): {what}; build '
-        'the data set anew'
-      )
-
-    if end - begin != len(task.tests):
-      raise fault(
-        f'has {end - begin} examples, other augmentations of its task '
+    self, task: Task, examples: np.ndarray, identifier: int
+  ) -> tuple[list[int], str]:
+    """Which test input each example of a puzzle shows, or what is wrong."""
+    if len(examples) != len(task.tests):
+      return [], (
+        f'has {len(examples)} examples, other augmentations of its task '
         f'{len(task.tests)}'
       )
-    if end - begin == 1:
-      return [0]
+    if len(examples) == 1:
+      return [0], ''
     order = []
-    for pair in split.pairs(np.arange(begin, end)):
-      grid = encoding.deaugment(pair.input, transform, colours)
+    for pair in self._as_written(examples, identifier):
       same = [
         test
         for test, other in enumerate(task.tests)
-        if test not in order and np.array_equal(other.input, grid)
+        if test not in order and np.array_equal(other.input, pair.input)
       ]
       if not same:
-        raise fault('is no augmentation of its task')
+        return [], 'is no augmentation of its task'
       order.append(same[0])
-    return order
+    return order, ''
 
 
 def _domain(vocab_size: int, seq_len: int, split: Split) -> Domain | None:
-  """Guesses the domain of puzzles without names.
-
-  It is the first one with their tokens and size whose checks the first rows
-  pass; None where there is none.
-  """
+  """Guesses the domain of puzzles without names: the first one with their
+  tokens and size whose checks the first rows pass."""
   first = np.arange(min(_ROWS_LOOKED_AT, len(split.inputs)))
   for domain in kinds.with_tokens(vocab_size, seq_len):
-    answers = split.read(first)[1].astype(np.uint8)
-    if not domain.check(split.read_inputs(first), answers):
+    if not domain.check(*(x.astype(np.uint8) for x in split.read(first))):
       return domain
   return None
 

@@ -52,42 +52,28 @@ class Split(NamedTuple):
     Raises:
       DataError: a token is not of the vocabulary.
     """
+    inputs = _read_rows(self.inputs, example)
     labels = _read_rows(self.labels, example)
     ignored = self.metadata['ignore_label_id']
     counted = np.ones_like(labels, bool)
     if ignored is not None:
       counted = labels != ignored
-    self._check('labels', example, labels, counted)
-    labels = np.where(counted, labels.astype(np.int32), IGNORE_LABEL)
-    return self.read_inputs(example).astype(np.int32), labels
-
-  def read_inputs(self, example: np.ndarray) -> np.ndarray:
-    """Inputs alone, uint8 [B, S].
-
-    Raises:
-      DataError: a token is not of the vocabulary.
-    """
-    inputs = _read_rows(self.inputs, example)
-    self._check('inputs', example, inputs, True)
-    return inputs.astype(np.uint8)
-
-  def _check(
-    self,
-    name: str,
-    example: np.ndarray,
-    tokens: np.ndarray,
-    counted: np.ndarray | bool,
-  ) -> None:
     # Before the tokens become smaller numbers, which would wrap them.
     size = self.metadata['vocab_size']
-    wrong = counted & ((tokens < 0) | (tokens >= size))
-    if wrong.any():
-      row, cell = np.argwhere(wrong)[0]
-      raise DataError(
-        f'{self.where(name)}: example {example[row]} has the token '
-        f'{tokens[row, cell]}, not one of 0 … {size - 1}; build the data set '
-        'anew'
-      )
+    for name, tokens, looked_at in (
+      ('labels', labels, counted),
+      ('inputs', inputs, True),
+    ):
+      wrong = looked_at & ((tokens < 0) | (tokens >= size))
+      if wrong.any():
+        row, cell = np.argwhere(wrong)[0]
+        raise DataError(
+          f'{self.where(name)}: example {example[row]} has the token '
+          f'{tokens[row, cell]}, not one of 0 … {size - 1}; build the data set '
+          'anew'
+        )
+    labels = np.where(counted, labels.astype(np.int32), IGNORE_LABEL)
+    return inputs.astype(np.int32), labels
 
   def asked(self, domain: Domain | None) -> Asked:
     """All examples as questions and answers, which are read when asked for."""
@@ -115,132 +101,139 @@ class Split(NamedTuple):
     return files.shown(self.directory / f'all__{name}.npy')
 
   def pairs(self, example: np.ndarray) -> list[Pair]:
-    """The grids of examples of ARC puzzles, as augmented as they are."""
+    """The grids of examples of ARC puzzles, as augmented as they are.
+
+    Raises:
+      DataError: an example holds something else.
+    """
     inputs, labels = self.read(example)
-    pairs = []
-    labels = padded(labels)
-    for row, *tokens in zip(example, inputs, labels, strict=True):
-      grids = []
-      for name, canvas in zip(('inputs', 'labels'), tokens, strict=True):
-        try:
-          grids.append(encoding.uncover(canvas))
-        except ValueError as error:
-          raise DataError(
-            f'{self.where(name)}: example {row}: {error}; build the data set '
-            'anew'
-          ) from None
-      if grids[0] is None:
+
+    def grid(row, name, canvas):
+      try:
+        found = encoding.uncover(canvas)
+        if found is None and name == 'inputs':
+          raise ValueError('its canvas is empty')
+        return found
+      except ValueError as error:
         raise DataError(
-          f'{self.where("inputs")}: example {row} is empty; build the data '
-          'set anew'
-        )
-      pairs.append(Pair(*grids))
-    return pairs
+          f'{self.where(name)}: example {row}: {error}; build the data set anew'
+        ) from None
+
+    return [
+      Pair(grid(row, 'inputs', question), grid(row, 'labels', answer))
+      for row, question, answer in zip(
+        example, inputs, padded(labels), strict=True
+      )
+    ]
 
 
 def open_split(directory: pathlib.Path) -> Split:
-  """Opens one split and checks that its files fit together."""
-  path = directory / 'dataset.json'
+  """Opens one split and checks that its files fit together.
+
+  Raises:
+    DataError: they do not, or one cannot be used.
+  """
+  metadata = _metadata(directory / 'dataset.json')
+  large = [_load(directory, name, 2) for name in Split._fields[2:4]]
+  small = [_load(directory, name, 1) for name in Split._fields[4:]]
+  small = [np.array(array, np.int64) for array in small]
+  split = Split(directory, metadata, *large, *small)
+  for name, fault in _faults(split):
+    raise DataError(f'{split.where(name)}: {fault}')
+  return split
+
+
+def _faults(split: Split) -> Iterator[tuple[str, str]]:
+  """What does not fit together: the array, and what is wrong with it."""
+  count, cells = split.inputs.shape
+  puzzles = len(split.puzzle_identifiers)
+  wanted = split.metadata['seq_len']
+  if cells != wanted:
+    yield (
+      'inputs',
+      f'has {cells} cells an example, seq_len in dataset.json is {wanted}',
+    )
+  if split.labels.shape != split.inputs.shape:
+    yield (
+      'labels',
+      f'has the shape {split.labels.shape}, all__inputs.npy '
+      f'{split.inputs.shape}; one of them is cut short',
+    )
+  for name, whole, part, last in (
+    ('puzzle_indices', 'puzzle', 'example', count),
+    ('group_indices', 'group', 'puzzle', puzzles),
+  ):
+    bounds = getattr(split, name)
+    outside = (bounds < 0) | (bounds > last)
+    if not len(bounds) or bounds[0] or bounds[-1] != last or outside.any():
+      yield (
+        name,
+        f'must go from 0 to {last}, the number of {part}s; one of the files is '
+        'cut short',
+      )
+    sizes = np.diff(bounds)
+    if (sizes < 1).any():
+      row = int((sizes < 1).argmax())
+      yield (
+        name,
+        f'falls after entry {row}'
+        if sizes[row] < 0
+        else f'{whole} {row} has no {part}',
+      )
+  if len(split.puzzle_indices) != puzzles + 1:
+    yield (
+      'puzzle_indices',
+      f'has {len(split.puzzle_indices)} entries for {puzzles} puzzle '
+      'identifiers; it must have one more',
+    )
+  most = split.metadata['num_puzzle_identifiers']
+  wrong = (split.puzzle_identifiers < 0) | (split.puzzle_identifiers >= most)
+  if wrong.any():
+    row = int(wrong.argmax())
+    yield (
+      'puzzle_identifiers',
+      f'entry {row} is {split.puzzle_identifiers[row]}, out of the range 0 … '
+      f'{most - 1} that num_puzzle_identifiers in dataset.json gives',
+    )
+  if not count:
+    yield 'inputs', 'holds no example'
+
+
+def _metadata(path: pathlib.Path) -> dict[str, Any]:
   where = files.shown(path)
   metadata = files.parse_json(files.read(path), path)
   if not isinstance(metadata, dict):
     raise DataError(f'{where}: must be an object')
-  for key in ('vocab_size', 'seq_len', 'num_puzzle_identifiers'):
-    if type(metadata.get(key)) is not int or metadata[key] < 1:
-      raise DataError(
-        f'{where}: {key} is {metadata.get(key)!r}; it must be a whole number '
-        'from 1 on'
-      )
-  if metadata['vocab_size'] > 256:
-    raise DataError(
-      f'{where}: vocab_size is {metadata["vocab_size"]}; at most 256 here'
-    )
-  for key in ('pad_id', 'blank_identifier_id'):
-    if metadata.get(key, 0) != 0:
-      raise DataError(f'{where}: {key} is {metadata[key]!r}; only 0 is known')
-  ignored = metadata.setdefault('ignore_label_id', None)
-  if ignored is not None and type(ignored) is not int:
-    raise DataError(
-      f'{where}: ignore_label_id is {ignored!r}; it must be a whole number or '
-      'null'
-    )
-  if metadata.get('sets') != ['all']:
-    raise DataError(
-      f'{where}: sets is {metadata.get("sets")!r}; only ["all"] is known'
-    )
-  arrays = {
-    name: _load(directory / f'all__{name}.npy', dimensions)
-    for name, dimensions in (
-      ('inputs', 2),
-      ('labels', 2),
-      ('puzzle_identifiers', 1),
-      ('puzzle_indices', 1),
-      ('group_indices', 1),
-    )
-  }
-  for name in ('puzzle_identifiers', 'puzzle_indices', 'group_indices'):
-    arrays[name] = np.array(arrays[name], np.int64)
-  split = Split(directory, metadata, **arrays)
+  metadata.setdefault('ignore_label_id', None)
 
-  count, cells = split.inputs.shape
-  if cells != metadata['seq_len']:
-    raise DataError(
-      f'{split.where("inputs")}: has {cells} cells an example, seq_len in '
-      f'dataset.json is {metadata["seq_len"]}'
-    )
-  if split.labels.shape != split.inputs.shape:
-    raise DataError(
-      f'{split.where("labels")}: has the shape {split.labels.shape}, '
-      f'all__inputs.npy {split.inputs.shape}; one of them is cut short'
-    )
-  puzzles = len(split.puzzle_identifiers)
-  for name, things, last in (
-    ('puzzle_indices', 'examples', count),
-    ('group_indices', 'puzzles', puzzles),
-  ):
-    bounds = getattr(split, name)
-    if (
-      not len(bounds)
-      or bounds[0] != 0
-      or bounds[-1] != last
-      or bounds.min() < 0
-      or bounds.max() > last
-    ):
-      raise DataError(
-        f'{split.where(name)}: must go from 0 to {last}, the number of '
-        f'{things}; one of the files is cut short'
-      )
-    if (np.diff(bounds) < 0).any():
-      row = int((np.diff(bounds) < 0).argmax())
-      raise DataError(f'{split.where(name)}: falls after entry {row}')
-  if len(split.puzzle_indices) != puzzles + 1:
-    raise DataError(
-      f'{split.where("puzzle_indices")}: has {len(split.puzzle_indices)} '
-      f'entries for {puzzles} puzzle identifiers; it must have one more'
-    )
-  for name, whole, part in (
-    ('puzzle_indices', 'puzzle', 'example'),
-    ('group_indices', 'group', 'puzzle'),
-  ):
-    empty = np.diff(getattr(split, name)) < 1
-    if empty.any():
-      row = int(empty.argmax())
-      raise DataError(f'{split.where(name)}: {whole} {row} has no {part}')
-  most = metadata['num_puzzle_identifiers']
-  wrong = (split.puzzle_identifiers < 0) | (split.puzzle_identifiers >= most)
-  if wrong.any():
-    row = int(wrong.argmax())
-    raise DataError(
-      f'{split.where("puzzle_identifiers")}: entry {row} is '
-      f'{split.puzzle_identifiers[row]}, out of the range 0 … {most - 1} that '
-      'num_puzzle_identifiers in dataset.json gives'
-    )
-  if not count:
-    raise DataError(f'{split.where("inputs")}: holds no example')
-  return split
+  def is_size(value):
+    return type(value) is int and value >= 1
+
+  def is_zero(value):
+    return value == 0
+
+  size_rule = 'it must be a whole number from 1 on'
+  for key, default, is_good, rule in (
+    ('vocab_size', None, is_size, size_rule),
+    ('seq_len', None, is_size, size_rule),
+    ('num_puzzle_identifiers', None, is_size, size_rule),
+    ('vocab_size', None, lambda size: size <= 256, 'at most 256 here'),
+    ('pad_id', 0, is_zero, 'only 0 is known'),
+    ('blank_identifier_id', 0, is_zero, 'only 0 is known'),
+    (
+      'ignore_label_id', 0, lambda token: type(token) in (int, type(None)),
+      'it must be a whole number or null',
+    ),
+    ('sets', None, lambda sets: sets == ['all'], 'only ["all"] is known'),
+  ):  # fmt: skip
+    value = metadata.get(key, default)
+    if not is_good(value):
+      raise DataError(f'{where}: {key} is {value!r}; {rule}')
+  return metadata
 
 
-def _load(path: pathlib.Path, dimensions: int) -> np.ndarray:
+def _load(directory: pathlib.Path, name: str, dimensions: int) -> np.ndarray:
+  path = directory / f'all__{name}.npy'
   where = files.shown(path)
   files.check_regular(path)
   try:

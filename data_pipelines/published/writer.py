@@ -4,17 +4,18 @@ Every augmentation of every puzzle is written once, and ARC's grids are shifted
 once and for all, as the published builders do it.
 """
 
+import dataclasses
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from data_pipelines import files
-from data_pipelines.arc.tasks import Pair, Task
+from data_pipelines.arc.tasks import Task
 from data_pipelines.batches import BLANK_IDENTIFIER, PAD, Batch, padded
 from data_pipelines.errors import DataError
 from data_pipelines.progress import Progress
@@ -103,8 +104,6 @@ def _write_split(
   """Writes DIR/train or DIR/test; the last of `batches` is filled up."""
   directory.mkdir()
   count = len(puzzle_of_example)
-  puzzle_indices = _bounds(puzzle_of_example)
-  group_indices = _bounds(group_of_puzzle)
   arrays = {
     name: np.lib.format.open_memmap(
       directory / f'all__{name}.npy',
@@ -114,25 +113,25 @@ def _write_split(
     )
     for name in ('inputs', 'labels')
   }
-  identifiers = np.zeros(len(group_of_puzzle), np.int32)
+  small = {
+    'puzzle_identifiers': np.zeros(len(group_of_puzzle), np.int32),
+    'puzzle_indices': _bounds(puzzle_of_example),
+    'group_indices': _bounds(group_of_puzzle),
+  }
   progress = Progress(f'{directory.name}: examples written', count)
   for start in range(0, count, _CHUNK):
     batch = next(batches)
     end = min(start + _CHUNK, count)
     batch['labels'] = padded(batch['labels'])
+    batch = {name: array[: end - start] for name, array in batch.items()}
     for name, array in arrays.items():
-      array[start:end] = batch[name][: end - start]
-    identifiers[puzzle_of_example[start:end]] = batch['puzzle_identifiers'][
-      : end - start
-    ]
+      array[start:end] = batch[name]
+    puzzle = puzzle_of_example[start:end]
+    small['puzzle_identifiers'][puzzle] = batch['puzzle_identifiers']
     progress.add(end - start)
   for array in arrays.values():
     array.flush()
-  for name, array in (
-    ('puzzle_identifiers', identifiers),
-    ('puzzle_indices', puzzle_indices),
-    ('group_indices', group_indices),
-  ):
+  for name, array in small.items():
     np.save(directory / f'all__{name}.npy', array.astype(np.int32))
   files.write_json(
     directory / 'dataset.json',
@@ -143,9 +142,9 @@ def _write_split(
       'vocab_size': puzzles.vocab_size,
       'seq_len': puzzles.seq_len,
       'num_puzzle_identifiers': puzzles.num_identifiers,
-      'total_groups': len(group_indices) - 1,
-      'mean_puzzle_examples': count / len(identifiers),
-      'total_puzzles': len(identifiers),
+      'total_groups': len(small['group_indices']) - 1,
+      'mean_puzzle_examples': count / len(group_of_puzzle),
+      'total_puzzles': len(group_of_puzzle),
       'sets': ['all'],
     },
   )
@@ -159,15 +158,14 @@ def _bounds(numbers: np.ndarray) -> np.ndarray:
 
 def _grids(task: Task) -> dict[str, Any]:
   """A task as its JSON file has it."""
-
-  def pairs(of: Sequence[Pair]) -> list[dict[str, Any]]:
-    return [
+  return {
+    kind: [
       {
         name: grid.tolist()
-        for name, grid in (('input', pair.input), ('output', pair.output))
+        for name, grid in dataclasses.asdict(pair).items()
         if grid is not None
       }
-      for pair in of
+      for pair in pairs
     ]
-
-  return {'train': pairs(task.demonstrations), 'test': pairs(task.tests)}
+    for kind, pairs in (('train', task.demonstrations), ('test', task.tests))
+  }
