@@ -49,40 +49,32 @@ class Leak:
   @property
   def entry(self) -> str:
     """The entry of `data.known_leaks` that names this leak."""
-    names = {'trained': self.trained, 'held_out': self.held_out}
+    names = self._names
     if any(_ARROW in n or n.startswith('{') for n in names.values()):
       return json.dumps(names)
-    return self._text
+    return _ARROW.join(names.values())
 
   @property
-  def _text(self) -> str:
-    return f'{self.trained}{_ARROW}{self.held_out}'
+  def _names(self) -> dict[str, str]:
+    return {'trained': self.trained, 'held_out': self.held_out}
 
   def is_named(self, entry: str) -> bool:
     """Whether an entry of `data.known_leaks` names this leak.
 
     A text names each leak that reads like it, an object exactly one.
     """
-    return entry in (self._text, self.entry) or _parsed(entry) == {
-      'trained': self.trained,
-      'held_out': self.held_out,
-    }
+    if entry == _ARROW.join(self._names.values()):
+      return True
+    try:
+      return json.loads(entry) == self._names
+    except ValueError:
+      return False
 
   def __str__(self) -> str:
-    places = (
-      shown(self.trained),
-      self.trained_place,
-      shown(self.held_out),
-      self.held_out_place,
+    return (
+      f'{self.kind:8}  {shown(self.trained)} {self.trained_place} -> '
+      f'{shown(self.held_out)} {self.held_out_place}'
     )
-    return f'{self.kind:8}  {"{} {} -> {} {}".format(*places)}'
-
-
-def _parsed(entry: str) -> Any:
-  try:
-    return json.loads(entry)
-  except ValueError:
-    return None
 
 
 @dataclasses.dataclass(frozen=True)

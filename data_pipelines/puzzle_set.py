@@ -67,15 +67,9 @@ class PuzzleSet(abc.ABC):
   variants: np.ndarray
   members: np.ndarray
 
-  @property
-  def earlier_versions(self) -> Sequence[str]:
-    """What older code, with other digests, called the same data."""
-    return ()
-
   def recognise(self, recorded: str | None) -> None:
-    """Takes on the version that a run recorded, where it names these data."""
-    if recorded in self.earlier_versions:
-      self.version = recorded
+    """Takes on a version that older code, with other digests, recorded."""
+    del recorded
 
   @property
   def examples_per_pass(self) -> float:
@@ -116,9 +110,6 @@ class PuzzleSet(abc.ABC):
       position: number of the first batch.
       rows: part of the global batch that this process feeds.
 
-    Yields:
-      int32 `inputs` and `labels` [rows, S], `puzzle_identifiers` [rows].
-
     Raises:
       DataError: there is nothing to train on.
     """
@@ -132,33 +123,24 @@ class PuzzleSet(abc.ABC):
 
   def all_train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
     """Every example once, in order, the first group's first variant at first.
-    The last batch is filled up by repeating the last example.
 
-    Args:
-      batch_size: number of rows of each batch.
-      seed: seed of the shifts.
+    The last batch is filled up by repeating the last example. The seed is that
+    of the shifts.
     """
     rng = np.random.default_rng(seed)
     first_variant = np.cumsum(self.variants) - self.variants
     end = np.cumsum(self.members, dtype=np.int64)
+
+    def index(number):
+      puzzle = np.searchsorted(end, number, side='right')
+      group = np.searchsorted(first_variant, puzzle, side='right') - 1
+      member = number - (end[puzzle] - self.members[puzzle])
+      noise = rng.random((batch_size, 2))
+      variant = puzzle - first_variant[group]
+      return self._train_index(sampler.Examples(group, variant, member, noise))
+
     count = int(end[-1]) if len(end) else 0
-
-    def indices():
-      for begin in range(0, count, batch_size):
-        number = np.arange(begin, begin + batch_size)
-        number = np.minimum(number, count - 1)
-        puzzle = np.searchsorted(end, number, side='right')
-        group = np.searchsorted(first_variant, puzzle, side='right') - 1
-        yield self._train_index(
-          sampler.Examples(
-            group=group,
-            variant=puzzle - first_variant[group],
-            member=number - (end[puzzle] - self.members[puzzle]),
-            noise=rng.random((batch_size, 2)),
-          )
-        )
-
-    return self._batches(indices())
+    return self._batches(map(index, _in_order(count, batch_size)))
 
   def samples(self, count: int, seed: int) -> tuple[list[str], Batch, Batch]:
     """Some training examples, to be looked at.
@@ -186,9 +168,9 @@ class PuzzleSet(abc.ABC):
     )
     names = self.identifier_names()
     titles = [
-      f'puzzle {number}'
-      if identifier == BLANK_IDENTIFIER
-      else names[identifier]
+      names[identifier]
+      if identifier != BLANK_IDENTIFIER
+      else f'puzzle {number}'
       for number, identifier in zip(
         group, shown['puzzle_identifiers'], strict=True
       )
@@ -215,14 +197,10 @@ class PuzzleSet(abc.ABC):
     `labels` are those of the test outputs, none counted where an output is not
     known.
     """
-
-    def indices():
-      count = len(chosen)
-      for begin in range(0, count, batch_size):
-        index = np.arange(begin, begin + batch_size)[rows]
-        yield self._evaluation_index(chosen.take(np.minimum(index, count - 1)))
-
-    return self._batches(indices())
+    return self._batches(
+      self._evaluation_index(chosen.take(number[rows]))
+      for number in _in_order(len(chosen), batch_size)
+    )
 
   @abc.abstractmethod
   def held_out(self, chosen: EvaluationRows) -> Ballots | Asked:
@@ -254,15 +232,16 @@ class PuzzleSet(abc.ABC):
         yield batch
 
 
+def _in_order(count: int, batch_size: int) -> Iterator[np.ndarray]:
+  """Numbers below `count` in batches; the last one's are repeated."""
+  for begin in range(0, count, batch_size):
+    yield np.minimum(np.arange(begin, begin + batch_size), count - 1)
+
+
 def version_of(train: Any, evaluate: Any) -> str:
   """Which data exactly a set is made of: the versions of its sources.
 
-  Args:
-    train: has a `version`, or None.
-    evaluate: has a `version`, or None.
+  Each has a `version`, or is None.
   """
-  return '; '.join(
-    f'{role} {source.version}'
-    for role, source in (('train', train), ('evaluate', evaluate))
-    if source is not None
-  )
+  sources = {'train': train, 'evaluate': evaluate}
+  return '; '.join(f'{role} {x.version}' for role, x in sources.items() if x)

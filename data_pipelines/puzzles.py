@@ -37,7 +37,14 @@ ARC, QUESTIONS, PUBLISHED = 'ARC tasks', 'questions', 'a published directory'
 def kind(spec: str) -> str:
   """What kind of puzzles a SPEC names."""
   sources = [source.strip() for source in spec.split(',')]
-  kinds = {_kind_of_source(source) for source in sources}
+  kinds = {
+    QUESTIONS
+    if questions.is_question_spec(source)
+    else PUBLISHED
+    if is_published(pathlib.Path(source))
+    else ARC
+    for source in sources
+  }
   if len(kinds) > 1:
     raise DataError(
       f'{spec!r} mixes {" and ".join(sorted(kinds))}; name puzzles of one kind'
@@ -46,12 +53,6 @@ def kind(spec: str) -> str:
   if found != ARC and len(sources) > 1:
     raise DataError(f'{spec!r}: names several sources of {found}; name one')
   return found
-
-
-def _kind_of_source(source: str) -> str:
-  if questions.is_question_spec(source):
-    return QUESTIONS
-  return PUBLISHED if is_published(pathlib.Path(source)) else ARC
 
 
 class Shapes(NamedTuple):
@@ -71,16 +72,11 @@ def load_shapes(
   seed: int,
   allow_leaks: bool = False,
 ) -> Shapes:
-  """The shapes of what `load_puzzles` loads, without a download.
+  """The shapes of what `load_puzzles` loads from the same arguments.
 
-  What can be read or generated here is; the sizes of the sets on the hub are
-  known.
-
-  Raises:
-    DataError: a SPEC cannot be loaded, or the two do not fit together.
+  Nothing is downloaded: the sizes of the sets on the hub are known.
   """
-  known = questions.known_size(train)
-  if known:
+  if known := questions.known_size(train):
     domain, count = known
     return Shapes(domain.vocab_size, domain.seq_len, 1, float(count))
   puzzles = load_puzzles(train, evaluate, canvas, num_aug, seed, allow_leaks)
@@ -138,23 +134,16 @@ def load_puzzles(
     # TensorFlow takes half a gigabyte: only what uses it imports it.
     from data_pipelines.arc.pipeline import ArcSet
 
+    loaded = [arc.load_tasks(x) if x else None for x in (train, evaluate)]
     puzzles = ArcSet(
-      arc.load_tasks(train) if train else None,
-      arc.load_tasks(evaluate) if evaluate else None,
-      canvas,
-      num_aug,
-      seed,
-      allow_leaks,
-      identifier_names,
-      unscored,
+      *loaded, canvas, num_aug, seed, allow_leaks, identifier_names, unscored
     )
   elif found == QUESTIONS:
-    puzzles = QuestionSet(
-      questions.load_questions(train, 'train', seed) if train else None,
-      questions.load_questions(evaluate, 'test', seed) if evaluate else None,
-      num_aug,
-      seed,
-    )
+    loaded = [
+      questions.load_questions(spec, role, seed) if spec else None
+      for spec, role in ((train, 'train'), (evaluate, 'test'))
+    ]
+    puzzles = QuestionSet(*loaded, num_aug, seed)
   else:
     if train and evaluate and train != evaluate:
       raise DataError(
@@ -171,9 +160,8 @@ def load_puzzles(
 def judge_of(puzzles: PuzzleSet, chosen: EvaluationRows) -> Judge:
   """A judge of the predictions of `chosen`."""
   held_out = puzzles.held_out(chosen)
-  if isinstance(held_out, Ballots):
-    return VoteJudge(held_out)
-  return AnswerJudge(held_out)
+  judge = VoteJudge if isinstance(held_out, Ballots) else AnswerJudge
+  return judge(held_out)
 
 
 def leaks_of(puzzles: PuzzleSet) -> list[Leak]:

@@ -11,7 +11,7 @@ from data_pipelines import puzzle_set, quiet, sampler
 from data_pipelines.arc import augmentation, encoding, leaks
 from data_pipelines.arc.tasks import NamedPair, Pair, Task, TaskSet
 from data_pipelines.arc.voting import Ballots
-from data_pipelines.batches import BLANK_NAME, IGNORE_LABEL, Batch
+from data_pipelines.batches import BLANK_NAME, IGNORE_LABEL, PAD, Batch
 from data_pipelines.errors import DataError
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 
@@ -50,7 +50,8 @@ class ArcSet(PuzzleSet):
     """Chooses the tasks that fit the canvas and draws their augmentations.
 
     Args:
-      train: tasks to train on, test pairs included; None for none.
+      train: tasks to train on, test pairs included; None for none, which one
+        of the two may be.
       evaluate: tasks whose demonstrations are trained on and whose test pairs
         are held out and scored; None for none.
       canvas: side of the canvas; tasks with a larger grid are left out.
@@ -67,68 +68,58 @@ class ArcSet(PuzzleSet):
       DataError: no task fits, a setting is out of range, a task stands in both
         sets, or one that is scored has no name.
     """
-    if train is None and evaluate is None:
-      raise DataError(
-        "data.train and data.evaluate are both empty; name one, e.g. 'arc1'"
-      )
     if not 1 <= canvas <= encoding.CANVAS:
       raise DataError(f'data.canvas={canvas} must lie in 1 … {encoding.CANVAS}')
     if num_aug < 0:
       raise DataError(f'data.num_aug={num_aug} must not be negative')
-    parts = [
+    trained, held_out = (
       [task for task in tasks.tasks if task.fits(canvas)] if tasks else []
       for tasks in (train, evaluate)
-    ]
-    self._unscored = set(unscored)
-    parts[1] = self._without_answers(parts[1])
-    self.tasks: list[Task] = parts[0] + parts[1]
-    self.num_train = len(parts[0])
-    self.canvas = canvas
-    self.version = puzzle_set.version_of(train, evaluate)
-    for tasks, fitting in zip((train, evaluate), parts, strict=True):
+    )
+    for tasks, fitting in ((train, trained), (evaluate, held_out)):
       if tasks and not fitting:
         raise DataError(
           f'data.canvas={canvas}: no task of {tasks.version} fits; raise it '
           '(30 fits all) or name other tasks'
         )
-    trained_names, names = (
-      {task.name for task in part}
-      for part in (self.tasks[: self.num_train], self.evaluation_tasks)
-    )
-    twice = sorted(trained_names & names)
-    if allow_shared:
-      self.tasks[: self.num_train] = [
-        dataclasses.replace(task, name=f'{task.name}@train')
-        if task.name in names
-        else task
-        for task in self.tasks[: self.num_train]
-      ]
-    elif twice:
+    names = {task.name for task in held_out}
+    twice = sorted(names & {task.name for task in trained})
+    if twice and not allow_shared:
       raise DataError(
         f'data.train and data.evaluate share the tasks {", ".join(twice[:5])}'
         f'{" …" if len(twice) > 5 else ""}; a task can be in one of them only, '
         'or with data.allow_leaks=True in both (data.evaluate alone trains on '
         'its demonstrations too)'
       )
+    trained = [
+      dataclasses.replace(task, name=f'{task.name}@train')
+      if task.name in names
+      else task
+      for task in trained
+    ]
+    self._unscored = set(unscored)
+    self.tasks: list[Task] = trained + self._without_answers(held_out)
+    self.num_train = len(trained)
+    self.canvas = canvas
+    self.version = puzzle_set.version_of(train, evaluate)
     for name in [task.name for task in self.tasks]:
-      if name == BLANK_NAME or (
-        encoding.parse_augmentation_name(name)[0] != name
+      if (
+        name == BLANK_NAME or encoding.parse_augmentation_name(name)[0] != name
       ):
         raise DataError(
           f"task '{name}' has the name of a puzzle identifier that is not its "
           'own; rename it'
         )
 
-    trained = [
-      task.pairs if index < self.num_train else task.demonstrations
-      for index, task in enumerate(self.tasks)
-    ]
     # A training pair without its output has nothing to teach.
-    trained = [
+    members = [
       [i for i, pair in enumerate(pairs) if pair.output is not None]
-      for pairs in trained
+      for pairs in (
+        *(task.pairs for task in trained),
+        *(task.demonstrations for task in held_out),
+      )
     ]
-    self._pairs_trained = np.array([len(pairs) for pairs in trained])
+    self._pairs_trained = np.array([len(pairs) for pairs in members])
     if self._pairs_trained.max() > _MAX_PAIRS:
       name = self.tasks[int(self._pairs_trained.argmax())].name
       raise DataError(
@@ -140,10 +131,16 @@ class ArcSet(PuzzleSet):
       )
     else:
       self.table = augmentation.named(self.tasks, identifier_names)
-      self._check_scored()
     self.variants = np.diff(self.table.start)
+    lacking = np.flatnonzero(self.variants[self.num_train :] == 0)
+    if len(lacking):
+      raise DataError(
+        f'the checkpoint has no puzzle identifier of {len(lacking)} tasks that '
+        f"are to be scored, e.g. '{held_out[lacking[0]].name}'; evaluate with "
+        'the data that it was trained on'
+      )
     self.members = np.repeat(self._pairs_trained, self.variants)
-    self._pair_of_member = np.concatenate(trained)
+    self._pair_of_member = np.concatenate(members)
     self._first_member = np.cumsum(np.r_[0, self._pairs_trained])
     self._canvases, self._sizes, self._first_pair = _encode_all(
       self.tasks, canvas
@@ -165,43 +162,24 @@ class ArcSet(PuzzleSet):
       for task in held_out
     ]
 
-  def _check_scored(self) -> None:
-    counts = np.diff(self.table.start)[self.num_train :]
-    unknown = [
-      task.name
-      for task, count in zip(self.evaluation_tasks, counts, strict=True)
-      if not count
-    ]
-    if unknown:
-      raise DataError(
-        f'the checkpoint has no puzzle identifier of {len(unknown)} tasks that '
-        f"are to be scored, e.g. '{unknown[0]}'; evaluate with the data that "
-        'it was trained on'
-      )
-
   @property
   def seq_len(self) -> int:
-    """Cells of a puzzle."""
     return self.canvas**2
 
   @property
   def num_identifiers(self) -> int:
-    """Puzzle identifiers, the blank one (0) included."""
     return len(self.table) + 1
 
   @property
   def evaluation_tasks(self) -> list[Task]:
-    """The tasks that are scored."""
     return self.tasks[self.num_train :]
 
   def identifier_names(self) -> list[str]:
-    """The name of each puzzle identifier."""
     if self._names is None:
       self._names = self.table.names(self.tasks)
     return self._names
 
   def describe(self) -> str:
-    """One line for the log."""
     held_out = sum(len(task.tests) for task in self.evaluation_tasks)
     return (
       f'{self.version}: {len(self.tasks)} tasks that fit {self.canvas} × '
@@ -258,16 +236,16 @@ class ArcSet(PuzzleSet):
     self, pair: np.ndarray, row: np.ndarray, shift: np.ndarray
   ) -> Batch:
     """What TensorFlow needs to build the batch, a few bytes a row."""
-    colour_token = np.empty((len(row), encoding.VOCAB_SIZE), np.int32)
-    colour_token[:, : encoding.FIRST_COLOUR] = (encoding.PAD, encoding.END)
-    colour_token[:, encoding.FIRST_COLOUR :] = (
+    token = np.tile(
+      np.arange(encoding.VOCAB_SIZE, dtype=np.int32), (len(row), 1)
+    )
+    token[:, encoding.FIRST_COLOUR :] = (
       self.table.colours[row] + encoding.FIRST_COLOUR
     )
+    transform = self.table.dihedral[row].astype(np.int64)
     return {
-      'canvas': self.table.dihedral[row].astype(np.int64)
-      * self._canvases.shape[1]
-      + pair,
-      'token': colour_token,
+      'canvas': transform * self._canvases.shape[1] + pair,
+      'token': token,
       'shift': shift.astype(np.int32),
       'puzzle_identifiers': (row + 1).astype(np.int32),
     }
@@ -298,14 +276,12 @@ class ArcSet(PuzzleSet):
       inside = (row >= 0) & (column >= 0)
       source = tf.where(inside, row * side + column, 0)
       inputs, labels = (
-        tf.where(
-          inside, tf.gather(grids[:, i], source, batch_dims=1), encoding.PAD
-        )
+        tf.where(inside, tf.gather(grids[:, i], source, batch_dims=1), PAD)
         for i in (0, 1)
       )
       return {
         'inputs': inputs,
-        'labels': tf.where(labels == encoding.PAD, IGNORE_LABEL, labels),
+        'labels': tf.where(labels == PAD, IGNORE_LABEL, labels),
         'puzzle_identifiers': index['puzzle_identifiers'],
       }
 
@@ -343,13 +319,11 @@ def _encode_all(
   first_pair = np.cumsum([0] + [len(task.pairs) for task in tasks])
   canvases = np.zeros((8, len(pairs), 2, canvas**2), np.uint8)
   sizes = np.zeros((8, len(pairs), 2), np.int64)
-  for index, pair in enumerate(pairs):
-    for transform in range(8):
-      for role, grid in enumerate((pair.input, pair.output)):
-        if grid is not None:
-          turned = encoding.dihedral(grid, transform)
-          canvases[transform, index, role] = encoding.encode(turned, canvas)
-          sizes[transform, index] = np.maximum(
-            sizes[transform, index], turned.shape
-          )
+  for transform, (index, pair) in itertools.product(range(8), enumerate(pairs)):
+    size = sizes[transform, index]
+    for role, grid in enumerate((pair.input, pair.output)):
+      if grid is not None:
+        turned = encoding.dihedral(grid, transform)
+        canvases[transform, index, role] = encoding.encode(turned, canvas)
+        size[:] = np.maximum(size, turned.shape)
   return canvases, sizes, first_pair

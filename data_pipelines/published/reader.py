@@ -91,9 +91,10 @@ class PublishedSet(PuzzleSet):
     if self._test:
       self._rows = self._arc_rows() if self.is_arc else self._plain_rows()
 
-  @property
-  def earlier_versions(self) -> list[str]:
-    return [f'{self._label} {splits.sampled_digest(self._splits, self.names)}']
+  def recognise(self, recorded: str | None) -> None:
+    sampled = splits.sampled_digest(self._splits, self.names)
+    if recorded == f'{self._label} {sampled}':
+      self.version = recorded
 
   @property
   def num_identifiers(self) -> int:

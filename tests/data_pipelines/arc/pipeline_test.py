@@ -539,7 +539,6 @@ LONG = Task('long', TASK.demonstrations * 128, ())
     (as_set(LONG), None, {}, "task 'long' has more than 255 pairs"),
     (as_set(TASK), as_set(OTHER, TASK), {}, 'share the tasks one;'),
     (as_set(), None, {}, 'no task'),
-    (None, None, {}, 'data.train and data.evaluate are both empty'),
   ],
 )
 def test_what_cannot_be_used_says_so_in_one_line(
