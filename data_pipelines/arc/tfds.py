@@ -1,11 +1,11 @@
 """ARC as a TFDS data set: importing this module registers `arc_tasks`.
 
     import tensorflow_datasets as tfds
-    from data_pipelines import arc_tfds
+    from data_pipelines.arc.tfds import ArcConfig
 
     tfds.load('arc_tasks/arc1', split='training')
 
-    config = arc_tfds.ArcConfig(name='mine', splits={'mine': 'path/to/tasks'})
+    config = ArcConfig(name='mine', splits={'mine': 'path/to/tasks'})
     tfds.load('arc_tasks', builder_kwargs={'config': config})
 
 `arc_tasks/concept` is ConceptARC, which no package carries: the environment
@@ -42,6 +42,8 @@ _CITATION = """
   year={2019}
 }
 """
+
+_UNKNOWN = np.zeros((0, 0), np.uint8)
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -104,20 +106,14 @@ class ArcTasks(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(
     self, tasks: Sequence[arc.Task]
   ) -> Iterator[tuple[str, dict]]:
-    unknown = np.zeros((0, 0), np.uint8)
     for task in tasks:
       for role, pairs in (
         ('demonstration', task.demonstrations),
         ('test', task.tests),
       ):
         for i, pair in enumerate(pairs):
-          yield (
-            f'{task.name}/{role}/{i}',
-            {
-              'task': task.name,
-              'role': role,
-              'index': i,
-              'input': pair.input,
-              'output': unknown if pair.output is None else pair.output,
-            },
-          )
+          output = pair.output
+          example = {'task': task.name, 'role': role, 'index': i}
+          example['input'] = pair.input
+          example['output'] = _UNKNOWN if output is None else output
+          yield f'{task.name}/{role}/{i}', example
