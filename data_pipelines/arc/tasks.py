@@ -396,12 +396,8 @@ def _load_file(path: pathlib.Path) -> _Loaded:
     if os.path.lexists(beside):
       solutions = _read_json(beside, beside.name, digest)
       if not isinstance(solutions, dict):
-        raise DataError(
-          f'{shown(answers)}: must be an object of lists of grids'
-        )
-      tasks = [
-        _add_solutions(task, solutions, shown(answers)) for task in tasks
-      ]
+        raise DataError(f'{shown(beside)}: must be an object of lists of grids')
+      tasks = [_add_solutions(task, solutions, shown(beside)) for task in tasks]
   # A Kaggle file under another name, or its solutions.
   elif (
     not isinstance(contents, dict) or not {'train', 'test'} & contents.keys()
