@@ -22,7 +22,7 @@ from data_pipelines.drawing.styles import (
   SOLVED,
   WRONG,
   Style,
-)
+)  # fmt: skip
 from data_pipelines.questions.domain import Domain
 
 # Everything below is in pixels.
@@ -65,20 +65,23 @@ class _Row(NamedTuple):
   panels: list[_Panel]
 
   @property
+  def grids(self) -> list[np.ndarray]:
+    return [panel.grid for panel in self.panels if panel.grid is not None]
+
+  @property
   def cell(self) -> int:
     """Side of all cells, pixels."""
-    longest = max(
-      max(panel.grid.shape) for panel in self.panels if panel.grid is not None
-    )
+    longest = max(max(grid.shape) for grid in self.grids)
     return max(2, min(CELL, MAX_GRID // longest))
 
   @property
   def height(self) -> int:
     """Pixels."""
-    tallest = max(
-      len(panel.grid) for panel in self.panels if panel.grid is not None
-    )
-    return tallest * self.cell + 1 + 2 * LINE + ROW_GAP
+    return max(map(len, self.grids)) * self.cell + 1 + 2 * LINE + ROW_GAP
+
+
+# `path` is the file to write, which appears whole or not at all; tokens are
+# drawn in a `style`.
 
 
 def draw_predictions(
@@ -87,16 +90,11 @@ def draw_predictions(
   path: str | os.PathLike,
   max_rows: int = 40,
 ) -> None:
-  """Draws a PNG with one row for each test input of ARC tasks.
+  """Draws a PNG with one row for each test input of ARC tasks, in order.
 
   A row shows the test input, the true answer and the first two candidates,
-  each with its votes and, where the answer is known, whether it is right.
-
-  Args:
-    tasks: tasks to draw, in order; a test output may be None.
-    candidates: by (task name, test index), best first; entries may miss.
-    path: the file to write; it appears whole or not at all.
-    max_rows: test inputs beyond these are left out, and the heading says so.
+  each with its votes and, where the answer is known, whether it is right. The
+  heading says so where test inputs beyond `max_rows` are left out.
   """
   rows = [
     _task_row(task, index, candidates.get((task.name, index), ()))
@@ -136,25 +134,16 @@ def draw_answers(
     max_rows: questions beyond these are left out, and the heading says so.
   """
   rows = []
-  for row in range(min(max_rows, len(names))):
-    if found['exact'][row]:
-      mark = 'exact'
-    elif 'valid' in found and found['valid'][row]:
-      mark = 'valid'
-    else:
-      mark = 'wrong'
-    panel = _Panel(
-      canvas_of(found['tokens'][row], style),
-      style,
-      mark,
-      WRONG if mark == 'wrong' else SOLVED,
-      f'{100 * found["accuracy"][row]:.0f} % of the cells',
+  for row, name in enumerate(names[:max_rows]):
+    marks = [x for x in ('exact', 'valid') if x in found and found[x][row]]
+    mark, colour = (marks[0], SOLVED) if marks else ('wrong', WRONG)
+    note = f'{100 * found["accuracy"][row]:.0f} % of the cells'
+    asked, true, answer = (
+      canvas_of(x[row], style) for x in (questions, labels, found['tokens'])
     )
-    panels = [
-      _Panel(canvas_of(tokens[row], style), style)
-      for tokens in (questions, labels)
-    ]
-    rows.append(_Row(names[row], [*panels, panel]))
+    panels = [_Panel(asked, style), _Panel(true, style)]
+    panels.append(_Panel(answer, style, mark, colour, note))
+    rows.append(_Row(name, panels))
   heading = f'{int(found["exact"].sum())} of {len(names)} exact'
   if len(names) > len(rows):
     heading += f' (first {len(rows)} shown)'
@@ -172,13 +161,8 @@ def draw_examples(
 ) -> None:
   """Draws a PNG of examples as they are and as the model sees them.
 
-  Args:
-    style: how the tokens are drawn.
-    titles: titles of the examples.
-    originals: `inputs` and `labels` [N, S], cells that do not count being 0.
-    shown: the same, as training shows them.
-    heading: heading of the picture.
-    path: the file to write; it appears whole or not at all.
+  `originals` and `shown` hold `inputs` and `labels` [N, S]; cells that do not
+  count are 0.
   """
   rows = [
     _Row(
@@ -232,19 +216,9 @@ class Thought(NamedTuple):
 
 
 def draw_thought(
-  style: Style,
-  title: str,
-  thought: Thought,
-  path: str | os.PathLike,
+  style: Style, title: str, thought: Thought, path: str | os.PathLike
 ) -> None:
-  """Draws a PNG with one row for each segment, a panel for each update.
-
-  Args:
-    style: how the tokens are drawn.
-    title: name of the puzzle.
-    thought: the thought to draw.
-    path: the file to write; it appears whole or not at all.
-  """
+  """Draws a PNG with one row for each segment, a panel for each update."""
   rows = [
     _Row(
       f'segment {number + 1}   {thought.told(number)}',
@@ -265,32 +239,20 @@ def animate_thought(
   thought: Thought,
   path: str | os.PathLike,
 ) -> None:
-  """Draws an animated GIF: the question, and the answer as it forms beside it.
-
-  Args:
-    style: how the tokens are drawn.
-    title: name of the puzzle.
-    question: tokens, [S].
-    thought: the thought to draw.
-    path: the file to write; it appears whole or not at all.
-  """
+  """Draws an animated GIF: the question, tokens [S], and the answer as it forms
+  beside it."""
   small, large = ImageFont.load_default(15), ImageFont.load_default(17)
   question = canvas_of(question, style)
   height, width = question.shape
   cell = max(4, min(40, MAX_ANIMATED // max(height, width)))
   right = MARGIN + width * cell + BLOCK_GAP
   widest = 'q_halt -00.00  q_continue -00.00  would halt here'
+  texts = max(small.getlength(widest), large.getlength(title))
   size = (
-    math.ceil(
-      max(
-        right + width * cell, MARGIN + small.getlength(widest),
-        MARGIN + large.getlength(title),
-      )
-      + MARGIN
-    ),
+    math.ceil(max(right + width * cell, MARGIN + texts) + MARGIN),
     2 * MARGIN + 4 * LINE + height * cell + ROW_GAP,
-  )  # fmt: skip
-  frames = []
+  )
+  frames, times = [], []
   for segment, answers in enumerate(thought.tokens):
     for update, tokens in enumerate(answers):
       image = Image.new('RGB', size, PAPER)
@@ -302,18 +264,15 @@ def animate_thought(
       top += height * cell + ROW_GAP // 2
       done = f'segment {segment + 1} of {len(thought.tokens)}, update '
       done += f'{update + 1} of {len(answers)} ({thought.levels[update]})'
-      draw.text((MARGIN, top), done, INK, small)
-      draw.text((MARGIN, top + LINE), thought.right(tokens), FAINT, small)
-      if update == len(answers) - 1:
+      lines = [(done, INK), (thought.right(tokens), FAINT)]
+      is_last = update == len(answers) - 1
+      if is_last:
         colour = SOLVED if thought.halts[segment] else INK
-        draw.text(
-          (MARGIN, top + 2 * LINE), thought.told(segment), colour, small
-        )
+        lines.append((thought.told(segment), colour))
+      for number, (text, colour) in enumerate(lines):
+        draw.text((MARGIN, top + number * LINE), text, colour, small)
       frames.append(image)
-  times = [SHORT] * len(frames)
-  times[len(thought.levels) - 1 :: len(thought.levels)] = [LONG] * len(
-    thought.tokens
-  )
+      times.append(LONG if is_last else SHORT)
   times[-1] = LAST
   with files.replacing(path) as part:
     # Palettes of few colours; equal frames are kept for their time.
@@ -331,20 +290,21 @@ def canvas_of(tokens: np.ndarray, style: Style) -> np.ndarray:
 
 
 def _task_row(task: Task, index: int, candidates: Sequence[Candidate]) -> _Row:
-  title = task.name
+  title, test = task.name, task.tests[index]
   if len(task.tests) > 1:
     title += f'   test {index + 1} of {len(task.tests)}'
-  test = task.tests[index]
-  panels = [_Panel(test.input, ARC_GRID, note=_size(test.input))]
-  if test.output is None:
-    panels.append(_Panel(None, ARC_GRID, note='unknown'))
-  else:
-    panels.append(_Panel(test.output, ARC_GRID, note=_size(test.output)))
-  for attempt in (0, 1):
-    if attempt >= len(candidates):
+  panels = [
+    _Panel(
+      grid,
+      ARC_GRID,
+      note='unknown' if grid is None else '{} x {}'.format(*grid.shape),
+    )
+    for grid in (test.input, test.output)
+  ]
+  for candidate in (*candidates[:2], None, None)[:2]:
+    if candidate is None:
       panels.append(_Panel(None, ARC_GRID, note='no prediction'))
       continue
-    candidate = candidates[attempt]
     mark, colour = '', INK
     if test.output is not None:
       right = is_solved([candidate], test.output, 1)
@@ -352,11 +312,6 @@ def _task_row(task: Task, index: int, candidates: Sequence[Candidate]) -> _Row:
     votes = f'{candidate.votes} vote' + 's' * (candidate.votes != 1)
     panels.append(_Panel(candidate.grid, ARC_GRID, mark, colour, votes))
   return _Row(title, panels)
-
-
-def _size(grid: np.ndarray) -> str:
-  height, width = grid.shape
-  return f'{height} x {width}'
 
 
 def _draw(
@@ -371,12 +326,7 @@ def _draw(
     heading += f' (first {max_rows} shown)'
     rows = rows[:max_rows]
   small = ImageFont.load_default(13)
-  widths = [
-    panel.grid.shape[1] * row.cell + 1
-    for row in rows
-    for panel in row.panels
-    if panel.grid is not None
-  ]
+  widths = [x.shape[1] * row.cell + 1 for row in rows for x in row.grids]
   names = [math.ceil(small.getlength(column)) for column in columns]
   pitch = max([MIN_PANEL, *widths, *names]) + PANEL_GAP
   block_width = len(columns) * pitch - PANEL_GAP + BLOCK_GAP
@@ -447,10 +397,8 @@ def _draw_grid(
       centre = (x + cell / 2, y + cell / 2)
       draw.text(centre, style.texts[value], INK, font, anchor='mm')
   if style.box:
-    height, width = panel.grid.shape
-    for row in range(0, height + 1, style.box[0]):
-      y = top + row * cell
-      draw.line((left, y, left + width * cell, y), INK)
-    for column in range(0, width + 1, style.box[1]):
-      x = left + column * cell
-      draw.line((x, top, x, top + height * cell), INK)
+    height, width = (side * cell for side in panel.grid.shape)
+    for y in range(top, top + height + 1, style.box[0] * cell):
+      draw.line((left, y, left + width, y), INK)
+    for x in range(left, left + width + 1, style.box[1] * cell):
+      draw.line((x, top, x, top + height), INK)

@@ -7,17 +7,9 @@ from data_pipelines.arc.encoding import VOCAB_SIZE
 
 # The colours 0 to 9 as arcprize.org shows them.
 PALETTE = (
-  '#000000',
-  '#0074d9',
-  '#ff4136',
-  '#2ecc40',
-  '#ffdc00',
-  '#aaaaaa',
-  '#f012be',
-  '#ff851b',
-  '#7fdbff',
-  '#870c25',
-)
+  '#000000', '#0074d9', '#ff4136', '#2ecc40', '#ffdc00',
+  '#aaaaaa', '#f012be', '#ff851b', '#7fdbff', '#870c25',
+)  # fmt: skip
 
 PAPER, INK, FAINT, RULE = '#ffffff', '#222222', '#777777', '#d0d0d0'
 SOLVED, WRONG = '#1a7f37', '#c62828'

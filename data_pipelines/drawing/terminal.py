@@ -1,6 +1,5 @@
 """Grids as text, in colour where a terminal shows it."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +7,6 @@ import numpy as np
 from data_pipelines.drawing.styles import INK, Style
 
 _GAP = '   '
-_RESET = '\x1b[0m'
 
 
 def side_by_side(
@@ -28,17 +26,14 @@ def side_by_side(
   columns = []
   for caption, grid in panels:
     width = max(len(caption), 2 * grid.shape[1])
-    lines = [caption.ljust(width)]
-    for row in grid:
-      cells = ''.join(_cell(value, style, characters, colour) for value in row)
-      lines.append(cells + ' ' * (width - 2 * len(row)))
-    columns.append((width, lines))
-  height = max(len(lines) for _, lines in columns)
-  padded = (
-    lines + [' ' * width] * (height - len(lines)) for width, lines in columns
-  )
+    rest = ' ' * (width - 2 * grid.shape[1])
+    cells = [[_cell(x, style, characters, colour) for x in row] for row in grid]
+    lines = [caption.ljust(width), *(''.join(row) + rest for row in cells)]
+    columns.append((lines, ' ' * width))
+  height = max(len(lines) for lines, _ in columns)
+  filled = (lines + [empty] * (height - len(lines)) for lines, empty in columns)
   return '\n'.join(
-    _GAP.join(line).rstrip() for line in zip(*padded, strict=True)
+    _GAP.join(line).rstrip() for line in zip(*filled, strict=True)
   )
 
 
@@ -46,11 +41,9 @@ def _cell(value: int, style: Style, characters: str, colour: bool) -> str:
   """Two characters: about a square."""
   if not colour:
     return f'{characters[value]} '
-  red, green, blue = _rgb(style.colours[value])
-  text = style.texts[value].ljust(2)
-  ink = ';'.join(map(str, _rgb(INK)))
-  return f'\x1b[48;2;{red};{green};{blue};38;2;{ink}m{text}{_RESET}'
+  paper, ink = _rgb(style.colours[value]), _rgb(INK)
+  return f'\x1b[48;2;{paper};38;2;{ink}m{style.texts[value].ljust(2)}\x1b[0m'
 
 
-def _rgb(colour: str) -> tuple[int, ...]:
-  return tuple(int(part, 16) for part in re.findall('[0-9a-f]{2}', colour))
+def _rgb(colour: str) -> str:
+  return ';'.join(str(part) for part in bytes.fromhex(colour[1:]))
