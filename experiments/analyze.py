@@ -95,7 +95,7 @@ def run(
     record = {
       'analysis': name,
       'definition': analyses.DEFINITIONS[name],
-      'settings': {**facts, **finding.settings},
+      'settings': {**facts, **subject.measured_with, **finding.settings},
       'numbers': finding.numbers,
     }
     with command.writing(directory / f'{name}.json') as path:
@@ -114,8 +114,6 @@ def run(
     f'{solver.puzzles.version}'
   )
   print(table(found))
-  if 'numbers' in found.get('segments', {}):
-    print('\n' + segments_table(found['segments']['numbers']) + '\n')
   print(f'Written: {directory}/summary.json, and a .png and .json of each')
   return summary
 
@@ -132,18 +130,6 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     )
     for name, one in found.items()
   )
-
-
-def segments_table(numbers: dict[str, list[float]]) -> str:
-  """Scores in percent after 1, 2, 4, 8, ... segments."""
-  segments = numbers['segments']
-  names = [name for name in numbers if name != 'segments']
-  lines = ['segments' + ''.join(f'{name:>10}' for name in names)]
-  for row, count in enumerate(segments):
-    if count & (count - 1) == 0:
-      cells = (f'{100 * numbers[name][row]:10.2f}' for name in names)
-      lines.append(f'{count:8}' + ''.join(cells))
-  return '\n'.join(lines)
 
 
 if __name__ == '__main__':

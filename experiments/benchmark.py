@@ -6,7 +6,6 @@ hrm-jax benchmark halting
 hrm-jax benchmark input_pipeline
 hrm-jax benchmark generators
 hrm-jax benchmark voting
-hrm-jax benchmark saving
 hrm-jax benchmark act_evaluation --workdir=DIR
 """
 
@@ -32,7 +31,6 @@ BENCHMARKS = {
   'input_pipeline': puzzles.input_pipeline,
   'generators': puzzles.generators,
   'voting': puzzles.decode_and_vote,
-  'saving': model.saving,
   'act_evaluation': _act_evaluation,
 }
 

@@ -77,10 +77,7 @@ def main(_) -> int:
 
 
 def largest_batch(
-  config: Settings,
-  shapes: puzzles.Shapes,
-  mesh: Mesh,
-  target: targets.Target,
+  config: Settings, shapes: puzzles.Shapes, mesh: Mesh, target: targets.Target
 ) -> tuple[TrainSetup, cost.Cost]:
   """The setup and cost of the largest global batch that fits.
 
@@ -263,7 +260,7 @@ def _refusal(
     f'{target.hardware.memory / _GIB:.2f} GiB, the step needs '
     f'{found.peak_bytes / _GIB:.2f} GiB'
     + ' at least' * (found.memory_bytes is None)
-    + '. What would help:',
+    + '. What would help:'
   ]
   rows = setup.batch_size // sharding.count(mesh, 'batch')
   parts = range(2 * setup.microbatches, rows + 1)

@@ -29,7 +29,7 @@ from data_pipelines.arc import voting
 from data_pipelines.errors import ConfigError
 from data_pipelines.puzzle_set import PuzzleSet
 from experiments.cli import command, launch, shared_flags
-from experiments.reporting import gallery, paper_scale, runs
+from experiments.reporting import gallery, runs
 from experiments.reporting import published_results as published
 from experiments.reporting import training_curves as curves
 from hrm_jax.settings import Settings, flat
@@ -58,9 +58,6 @@ def run(
   max_tasks: int = 100,
 ) -> pathlib.Path:
   """Writes the report of one checkpoint; the arguments are the flags.
-
-  Returns:
-    The file.
 
   Raises:
     ConfigError, DataError: there is no such checkpoint, its data cannot be
@@ -108,6 +105,7 @@ def gather(solver: Solver, max_tasks: int) -> dict[str, Any]:
   parameters = sum(
     leaf.size for leaf in jax.tree.leaves(solver.shapes.variables['params'])
   )
+  usual = flat(Settings.published(one.config.model.kind).to_dict())
   rows, width = solver.shapes.puzzle_table.shape
   table = f'{rows:,} rows × {width:,}, beside these' if width else 'none'
   version = scores.data_version if scores else puzzles.version
@@ -132,7 +130,11 @@ def gather(solver: Solver, max_tasks: int) -> dict[str, Any]:
     'unknown_data': solver.trained_on.startswith(checkpoints.UNKNOWN_DATA),
     'charts': charts_shown,
     'analyses': analyses,
-    'settings': _settings(one),
+    # Each with its value, and the published one where that differs.
+    'settings': [
+      [key, json.dumps(v), '' if v == usual[key] else json.dumps(usual[key])]
+      for key, v in sorted(flat(one.config.to_dict()).items())
+    ],
     'kind': 'tasks' if puzzles.domain is None else 'puzzles',
     'nearly': gallery.NEARLY,
     **found,
@@ -208,15 +210,15 @@ def _published(one: runs.Run, scores: runs.Scores) -> dict[str, Any]:
     return {'reason': 'only a part, or in another way than the run is scored'}
   if one.scores.path != scores.path:
     return {'reason': f'step {one.scores.step} is the newest one scored'}
-  paper, reason = paper_scale.find(one)
-  if paper is None:
-    return {'reason': reason}
+  benchmark, remarks = published.experiment_of(one)
+  if benchmark is None:
+    return {'reason': '; '.join(remarks)}
   return {
-    'benchmark': paper.benchmark,
+    'benchmark': benchmark,
     'figures': [
       [f.system, f.parameters, f.text, published.SOURCES[f.source], f.note]
       for f in published.FIGURES
-      if f.benchmark == paper.benchmark
+      if f.benchmark == benchmark
     ],
   }
 
@@ -247,16 +249,6 @@ def _analyses(directory: pathlib.Path) -> list[dict[str, str]]:
   except (AttributeError, KeyError, TypeError) as error:
     raise ConfigError(f'{path}: damaged ({error!r}); {fix}') from None
   return found
-
-
-def _settings(one: runs.Run) -> list[list[str]]:
-  """Each setting, its value, and the published one where that differs."""
-  fields = flat(one.config.to_dict())
-  usual = flat(Settings.published(one.config.model.kind).to_dict())
-  return [
-    [key, json.dumps(v), '' if v == usual[key] else json.dumps(usual[key])]
-    for key, v in sorted(fields.items())
-  ]
 
 
 if __name__ == '__main__':

@@ -42,27 +42,22 @@ DEFINITIONS = tomllib.loads(
 
 
 class Finding(NamedTuple):
-  """What one analysis found, all of it as JSON takes it.
+  """What one analysis found, as JSON takes it, and the result in a line.
 
-  Attributes:
-    settings: rows, segments and whatever else it was measured with.
-    numbers: the results, which the figure is drawn from.
-    headline: the result in a line.
+  The settings are those in which it differs from `Subject.measured_with`.
   """
 
-  settings: dict[str, Any]
   numbers: dict[str, Any]
   headline: str
+  settings: dict[str, Any]
 
 
 class Walked(NamedTuple):
   """All that one walk of the held-out rows through the segments gave.
 
-  Attributes:
-    after: scores after 1, 2, ... segments.
-    act: scores where each row ends at its own halt.
-    votes: scores by the number of augmentations that vote, at halt_max_steps.
-    calibration: calibration of q_halt at halt_max_steps.
+  Scores are those after 1, 2, ... segments, those where each row ends at its
+  own halt, and those by the number of augmentations that vote. These, and the
+  calibration of q_halt, are at halt_max_steps.
   """
 
   after: list[Result]
@@ -75,12 +70,8 @@ class Walked(NamedTuple):
 class Subject:
   """A model, and the held-out puzzles that it is looked at with.
 
-  Attributes:
-    solver: the model.
-    query: held-out rows, and the weights that they need.
-    batch_size: number of rows at a time.
-    segments: number of segments of a walk, `halt_max_steps` at least.
-    seed: seed of the order of the tasks, and of the swapped identifiers.
+  A walk has `segments`, `halt_max_steps` at least; the order of the tasks and
+  the swapped identifiers have the seed.
   """
 
   solver: Solver
@@ -105,6 +96,18 @@ class Subject:
     return self.solver.settings.act.halt_max_steps
 
   @functools.cached_property
+  def measured_with(self) -> dict[str, int]:
+    """The settings of an analysis, as JSON takes them."""
+    return {
+      'rows': len(self.chosen),
+      'puzzles': len(np.unique(self.chosen.group)),
+      'most_augmentations': int(evaluation.place(self.chosen).max()) + 1,
+      'segments': self.halt_max_steps,
+      'halt_max_steps': self.halt_max_steps,
+      'seed': self.seed,
+    }
+
+  @functools.cached_property
   def walked(self) -> Walked:
     """One walk for all analyses that need one."""
     return _walk(self)
@@ -118,16 +121,10 @@ def prepare(
   segments: int | None = None,
   seed: int = 0,
 ) -> Subject:
-  """A model with the puzzles that its run holds out.
+  """A model with the puzzles that its run holds out, see `Subject`.
 
-  Args:
-    solver: the model.
-    max_augmentations: as `Solver.evaluate` takes it, like the next two.
-    max_puzzles: see there.
-    batch_size: see there.
-    segments: number of segments of a walk; None for twice the run's, 16 at
-      least.
-    seed: see `Subject`.
+  The arguments are those of `Solver.held_out` and `Solver.evaluate`; without
+  `segments` a walk has twice as many as the run, 16 at least.
 
   Raises:
     ConfigError, DataError: the data or the weights cannot be used.
@@ -226,14 +223,6 @@ def dimensions(subject: Subject) -> Finding:
     for state, pooled in moments.items()
   }
   return Finding(
-    {
-      'seed': subject.seed,
-      'initial_seed': solver.settings.seed,
-      'segments': segments,
-      'rows': len(rows),
-      'hidden_size': model.settings.hidden_size,
-      'vectors': vectors,
-    },
     {'tasks': ends.tolist(), 'participation_ratio': ratios},
     '; '.join(
       f'{network} '
@@ -241,6 +230,13 @@ def dimensions(subject: Subject) -> Finding:
       for network, of in ratios.items()
     )
     + f' of {model.settings.hidden_size}, {ends[-1]} tasks',
+    {
+      'initial_seed': solver.settings.seed,
+      'segments': segments,
+      'rows': len(rows),
+      'hidden_size': model.settings.hidden_size,
+      'vectors': vectors,
+    },
   )
 
 
@@ -281,38 +277,29 @@ def residuals(subject: Subject) -> Finding:
       },
     }
   return Finding(
-    {
-      'segments': subject.segments,
-      'halt_max_steps': subject.halt_max_steps,
-      'updates_of_a_segment': levels,
-      'rows': len(rows),
-    },
     numbers,
     '; '.join(
       f'{state} {values["mean"][0]:.1f} at first, {values["mean"][-1]:.2f} at '
       'last'
       for state, values in numbers.items()
     ),
+    {
+      'segments': subject.segments,
+      'updates_of_a_segment': levels,
+      'rows': len(rows),
+    },
   )
 
 
 def segments(subject: Subject) -> Finding:
   """Accuracy after 1, 2, ... segments, from one walk."""
   scores = [_scores(judge) for judge in subject.walked.after]
-  name = _headline_score(scores[0])
   count = len(scores)
+  shown = [2**power for power in range(count.bit_length())]
   return Finding(
-    {
-      **_rows_of(subject),
-      'segments': count,
-      'halt_max_steps': subject.halt_max_steps,
-    },
     {'segments': list(range(1, count + 1)), **_columns(scores)},
-    f'{name} '
-    + ', '.join(
-      f'{_percent(scores[k - 1][name])} at {k}'
-      for k in (2**power for power in range(count.bit_length()))
-    ),
+    _headline({f'at {k}': scores[k - 1] for k in shown}),
+    {'segments': count},
   )
 
 
@@ -320,14 +307,11 @@ def augmentations(subject: Subject) -> Finding:
   """Accuracy by the number of augmentations that vote."""
   votes = subject.walked.votes
   scores = [_scores(judge) for judge in votes.values()]
+  by_count = zip(votes, scores, strict=True)
   return Finding(
-    {**_rows_of(subject), 'segments': subject.halt_max_steps},
     {'augmentations': list(votes), **_columns(scores)},
-    'pass@2 '
-    + ', '.join(
-      f'{_percent(score["pass@2"])} of {count}'
-      for count, score in zip(votes, scores, strict=True)
-    ),
+    _headline({f'of {count}': score for count, score in by_count}),
+    {},
   )
 
 
@@ -338,14 +322,15 @@ def halting(subject: Subject) -> Finding:
     mode: {**_scores(judge), 'segments': judge.metrics['eval/steps']}
     for mode, judge in (('fixed', fixed), ('act', subject.walked.act))
   }
-  name = _headline_score(numbers['fixed'])
   return Finding(
-    {**_rows_of(subject), 'halt_max_steps': subject.halt_max_steps},
     numbers,
-    '; '.join(
-      f'{mode} {name} {_percent(found[name])}, {found["segments"]:.2f} segments'
-      for mode, found in numbers.items()
+    _headline(
+      {
+        f'{mode} in {found["segments"]:.2f} segments': found
+        for mode, found in numbers.items()
+      }
     ),
+    {},
   )
 
 
@@ -359,25 +344,11 @@ def identifiers(subject: Subject) -> Finding:
     ('swapped', known[_swapped(subject)]),
   ):
     logging.info('Identifiers: %s', way)
-    judge = subject.solver.predict(
-      dataclasses.replace(query, identifiers=rows),
-      'fixed',
-      batch_size=subject.batch_size,
-    )
+    asked = dataclasses.replace(query, identifiers=rows)
+    size = subject.batch_size
+    judge = subject.solver.predict(asked, 'fixed', batch_size=size)
     numbers[way] = _scores(judge)
-  name = _headline_score(numbers['right'])
-  return Finding(
-    {
-      **_rows_of(subject),
-      'segments': subject.halt_max_steps,
-      'seed': subject.seed,
-    },
-    numbers,
-    f'{name} '
-    + ', '.join(
-      f'{_percent(scores[name])} {way}' for way, scores in numbers.items()
-    ),
-  )
+  return Finding(numbers, _headline(numbers), {})
 
 
 def calibration(subject: Subject) -> Finding:
@@ -388,7 +359,6 @@ def calibration(subject: Subject) -> Finding:
     float(part.sum() / max(rows, 1)) for part in (found.confidence, found.right)
   )
   return Finding(
-    {'rows': rows, 'segments': subject.halt_max_steps, 'bins': found.bins},
     {
       'edges': np.linspace(0, 1, found.bins + 1).tolist(),
       'count': found.count.tolist(),
@@ -400,22 +370,17 @@ def calibration(subject: Subject) -> Finding:
     },
     f'ECE {found.error:.3f}; mean confidence {confidence:.3f}, exact '
     f'{exact:.3f}',
+    {'rows': rows, 'bins': found.bins},
   )
 
 
 # By name, in the order in which they are made.
 ANALYSES: dict[str, Callable[[Subject], Finding]] = {
-  analyse.__name__: analyse
-  for analyse in (
-    dimensions,
-    residuals,
-    segments,
-    augmentations,
-    halting,
-    identifiers,
+  one.__name__: one for one in (
+    dimensions, residuals, segments, augmentations, halting, identifiers,
     calibration,
   )
-}
+}  # fmt: skip
 
 
 def _walk(subject: Subject) -> Walked:
@@ -514,25 +479,15 @@ def _scores(result: Result) -> dict[str, float]:
   }
 
 
-def _headline_score(scores: dict[str, float]) -> str:
-  return 'pass@2' if 'pass@2' in scores else 'exact'
-
-
-def _percent(fraction: float) -> str:
-  return f'{100 * fraction:.1f} %'
+def _headline(ways: dict[str, dict[str, float]]) -> str:
+  """The score that counts most, for each way."""
+  name = next(n for n in ('pass@2', 'exact') if n in next(iter(ways.values())))
+  texts = (f'{100 * found[name]:.1f} % {way}' for way, found in ways.items())
+  return f'{name} {", ".join(texts)}'
 
 
 def _columns(scores: list[dict[str, float]]) -> dict[str, list[float]]:
   return {name: [score[name] for score in scores] for name in scores[0]}
-
-
-def _rows_of(subject: Subject) -> dict[str, int]:
-  chosen = subject.chosen
-  return {
-    'rows': len(chosen),
-    'puzzles': len(np.unique(chosen.group)),
-    'most_augmentations': int(evaluation.place(chosen).max()) + 1,
-  }
 
 
 def _shares(part: np.ndarray, count: np.ndarray) -> list[float | None]:

@@ -15,14 +15,10 @@ import numpy as np
 import hrm_jax.solver
 from experiments.benchmarks import step as benchmark_step
 from experiments.benchmarks import timing
-from experiments.configs import arc1
-from hrm_jax import build
 from hrm_jax.inference import predict as inference
 from hrm_jax.parallel import sharding
-from hrm_jax.settings import Settings
 from hrm_jax.training import optimizers
 from hrm_jax.training import step as train_step
-from hrm_jax.workdir import checkpoints
 
 
 def training_step() -> None:
@@ -106,49 +102,6 @@ def halting() -> None:
       f'cells, HRM 128 wide, 2 + 2 blocks (median of {repeats})'
     )
   print(f'ratio: {medians["halt_only"] / medians["q_learning"]:.2f}')
-
-
-def saving() -> None:
-  """Times the demo's steps until on disk, with checkpoints and without any."""
-  steps, every, repeats = 200, 50, 5
-  config = Settings.from_config(arc1.get_config('demo'))
-  puzzles = build.puzzle_set(config)
-  setup, mesh = build.train_setup(config, puzzles), build.mesh(config)
-  names = puzzles.identifier_names()
-  step = train_step.sharded_step(setup, mesh)
-  batches = puzzles.train_batches(setup.batch_size, config.seed)
-  state = train_step.sharded_init(setup, mesh)
-  with tempfile.TemporaryDirectory() as workdir:
-    saved = checkpoints.Checkpoints(
-      workdir, checkpoints.Keep(config.keep_checkpoints)
-    )
-
-    def run(save):
-      nonlocal state
-      for number in range(1, steps + 1):
-        batch = sharding.global_batch(mesh, next(batches))
-        state, *rest = step(state, batch)
-        jax.block_until_ready(rest)
-        if save and number % every == 0:
-          position = checkpoints.Position(number, names, puzzles.version)
-          saved.save(state, position)
-      saved.wait()
-
-    medians = timing.in_turns(
-      {'without': lambda: run(False), 'with': lambda: run(True)}, repeats
-    )
-    saved.close()
-    written = sum(p.stat().st_size for p in saved.directory.rglob('*'))
-    size = written / len(saved.steps()) / 2**20
-  for kind, median in medians.items():
-    print(
-      f'{kind:7} checkpoints: {median:.2f} s for {steps} steps of the demo '
-      f'(median of {repeats})'
-    )
-  print(
-    f'a checkpoint is {size:.1f} MiB; one every {every} steps costs '
-    f'{100 * (medians["with"] / medians["without"] - 1):.1f} % of the time'
-  )
 
 
 def act_evaluation(workdir: pathlib.Path, step: int | None) -> None:

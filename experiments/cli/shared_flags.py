@@ -3,13 +3,21 @@
 A SPEC names puzzles, see `data_pipelines.puzzles`.
 """
 
+import difflib
 import functools
+import importlib
+import importlib.util
 import pathlib
+import re
+import sys
+from collections.abc import Callable
 from typing import Any
 
+import ml_collections
 from absl import flags
+from ml_collections import config_flags
 
-from experiments.cli import config_flag
+from hrm_jax.settings import flat
 
 # Flags of commands that run JAX; of those that several processes may run.
 JAX = ('cpu_devices',)
@@ -19,6 +27,7 @@ BOUNDS = ('max_augmentations', 'max_puzzles', 'batch_size', 'segments')
 # How a task that was never trained on gets its rows: `hrm_jax.Fitting`, which
 # has the defaults.
 FITTING = ('adapt', 'steps', 'seconds', 'num_aug', 'seed')
+_FOLDER = pathlib.Path(__file__).parents[1] / 'configs'
 
 
 def define(*names: str, **defaults: Any) -> flags.FlagValues:
@@ -69,8 +78,73 @@ class _PathParser(flags.ArgumentParser):
       raise ValueError('give a path')
     return pathlib.Path(argument)
 
-  def flag_type(self) -> str:
-    return 'path'
+
+def _define_config(
+  name: str, default: None, help: str, flag_values: flags.FlagValues
+) -> None:
+  """Defines the flag, and --NAME.KEY=VALUE for each setting."""
+  config_flags.DEFINE_config_file(name, default, help, flag_values=flag_values)
+  flag_values[name].parser = _ConfigParser()
+
+
+def configs() -> list[str]:
+  """The experiments that --config takes by name."""
+  found = {file.stem for file in _FOLDER.glob('*.py')}
+  return sorted(found - {'__init__', 'base'})
+
+
+class _ConfigParser(flags.ArgumentParser):
+  """Loads an experiment, and checks the names of the settings to change."""
+
+  def parse(self, argument: str) -> ml_collections.ConfigDict:
+    name, *variant = argument.split(':', 1)
+    try:
+      found = _get_config(name)(*variant)
+    except ValueError:
+      raise
+    except Exception as error:  # A file may raise anything.
+      raise ValueError(f'{type(error).__name__}: {error}') from None
+    if not isinstance(found, ml_collections.ConfigDict):
+      raise ValueError('its get_config returns no ConfigDict')
+    known = [*flat(found.to_dict())]
+    for word in sys.argv:
+      if given := re.match(r'--?(?:no)?config\.([^=\[]*)', word):
+        _check_setting(given[1], known)
+    return found.lock()
+
+
+def _get_config(name: str) -> Callable[..., Any]:
+  """The function get_config that a name or a path stands for."""
+  known = configs()
+  if name in known:
+    return importlib.import_module(f'experiments.configs.{name}').get_config
+  others = f'name one of {", ".join(known)}, or a Python file with get_config'
+  if not name.endswith('.py') or not pathlib.Path(name).is_file():
+    what = 'file' if name.endswith('.py') else 'config'
+    raise ValueError(f'there is no such {what}; {others}')
+  spec = importlib.util.spec_from_file_location('config', name)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  if not hasattr(module, 'get_config'):
+    raise ValueError(f'it has no function get_config; {others}')
+  return module.get_config
+
+
+def _check_setting(name: str, known: list[str]) -> None:
+  """Raises a ValueError where a name is not one of a setting."""
+  if name in known:
+    return
+  inside = [other for other in known if other.startswith(f'{name}.')]
+  if inside:
+    raise ValueError(
+      f'{name} is a group of settings; change one of them, such as '
+      f'--config.{inside[0]}'
+    )
+  close = difflib.get_close_matches(name, known, 1)
+  raise ValueError(
+    f"the config has no setting '{name}'"
+    + (f"; did you mean '{close[0]}'?" if close else '')
+  )
 
 
 _SPEC = 'as a SPEC such as arc1:training, sudoku:box=2x2 or a path.'
@@ -80,11 +154,11 @@ _INT, _FLOAT = flags.DEFINE_integer, flags.DEFINE_float
 _ADAPT = functools.partial(
   flags.DEFINE_enum, enum_values=('rows', 'all', 'none')
 )
-_CONFIGS = ', '.join(config_flag.names())
+_CONFIGS = ', '.join(configs())
 # How each flag is defined, its default, its sentence, and its least value.
 # fmt: off
 _SHARED = {
-  'config': (config_flag.define, None,
+  'config': (_define_config, None,
     f'Experiment, which is the name of a config ({_CONFIGS}) or the path of a '
     'Python file with a function get_config, with a variant after a colon as '
     'in arc1:demo. --config.KEY=VALUE changes one of its settings, as in '

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from data_pipelines.errors import ConfigError
 from experiments.planning import hlo
-from experiments.planning.targets import Hardware, Target
+from experiments.planning.targets import Target
 from hrm_jax.parallel import sharding
 from hrm_jax.training import flops, rngs
 from hrm_jax.training import step as train_step
@@ -29,16 +29,14 @@ class Cost:
     peak_bytes: peak of memory; where the step does not fit, at least that.
     ideal_flops: operations that the step's definition asks for, see
       `hrm_jax.training.flops.ideal_step_flops`.
-    least_collective_bytes: see `least_collective_bytes`.
-    compile_seconds: time that the compiler took.
     memory_bytes: bytes of memory by kind; `aliased` are outputs that lie where
       arguments lay.
-    flops: operations that the program computes.
-    uncounted: names of operations that are missing in `flops`.
+    flops: operations that the program computes, without the `uncounted`.
     accessed_bytes: bytes of memory that the program reads and writes.
-    collectives: exchanges between devices.
+    collective_bytes: bytes that a device puts into exchanges, by kind.
+    largest_operand_bytes: bytes of the largest operand of an exchange.
+    sent_bytes: bytes that a device sends, as in a ring.
     times: seconds at full rate for 'arithmetic', 'memory' and 'network'.
-    compiled: the program.
   """
 
   fits: bool
@@ -50,35 +48,11 @@ class Cost:
   flops: float | None = None
   uncounted: tuple[str, ...] = ()
   accessed_bytes: float | None = None
-  collectives: list[hlo.Collective] | None = None
+  collective_bytes: dict[str, int] | None = None
+  largest_operand_bytes: int | None = None
+  sent_bytes: float | None = None
   times: dict[str, float] | None = None
-  compiled: jax.stages.Compiled | None = dataclasses.field(
-    default=None, repr=False
-  )
-
-  @property
-  def collective_bytes(self) -> dict[str, int] | None:
-    """Bytes that a device puts into exchanges, by kind."""
-    if self.collectives is None:
-      return None
-    total = dict.fromkeys(hlo.KINDS, 0)
-    for exchange in self.collectives:
-      total[exchange.kind] += exchange.times * exchange.operand_bytes
-    return total
-
-  @property
-  def largest_operand_bytes(self) -> int | None:
-    """Bytes of the largest operand of an exchange."""
-    if self.collectives is None:
-      return None
-    return max((c.operand_bytes for c in self.collectives), default=0)
-
-  @property
-  def sent_bytes(self) -> float | None:
-    """Bytes that a device sends, as in a ring."""
-    if self.collectives is None:
-      return None
-    return sum(c.times * c.sent_bytes for c in self.collectives)
+  compiled: jax.stages.Compiled | None = None
 
   @property
   def bound(self) -> str | None:
@@ -148,24 +122,34 @@ def of_step(setup: train_step.TrainSetup, mesh: Mesh, target: Target) -> Cost:
   except (jax.errors.JaxRuntimeError, hlo.UnknownForm):
     return cost
   arithmetic, accessed = _work(compiled, program, platform)
+  exchanges = program.collectives()
+  put = dict.fromkeys(hlo.KINDS, 0)
+  for exchange in exchanges:
+    put[exchange.kind] += exchange.times * exchange.operand_bytes
   cost = dataclasses.replace(
     cost,
     flops=arithmetic,
     accessed_bytes=accessed,
     uncounted=program.uncounted(),
-    collectives=program.collectives(),
+    collective_bytes=put,
+    largest_operand_bytes=max((e.operand_bytes for e in exchanges), default=0),
+    sent_bytes=sum(e.times * e.sent_bytes for e in exchanges),
   )
-  return dataclasses.replace(cost, times=_times(cost, target.hardware))
+  hardware = target.hardware
+  if hardware.flops is None:
+    return cost
+  times = {
+    'arithmetic': cost.flops / hardware.flops,
+    'memory': cost.accessed_bytes / hardware.memory_bandwidth,
+    'network': cost.sent_bytes / hardware.network_bandwidth,
+  }
+  return dataclasses.replace(cost, times=times)
 
 
 class Run(NamedTuple):
-  """The measured cost of a step.
+  """The median seconds of so many steps after the first.
 
-  Attributes:
-    steps: number of steps measured; the first one is not.
-    seconds: median time of a step.
-    peak_bytes: peak of a device's memory since JAX started; None where it is
-      not known.
+  `peak_bytes` is the peak of a device's memory since JAX started, if known.
   """
 
   steps: int
@@ -251,16 +235,6 @@ def _work(
     once, all_loops = count(loops=False), count(loops=True)
     out.append(told[name] * all_loops / once if told and once else all_loops)
   return tuple(out)
-
-
-def _times(cost: Cost, hardware: Hardware) -> dict[str, float] | None:
-  if hardware.flops is None:
-    return None
-  return {
-    'arithmetic': cost.flops / hardware.flops,
-    'memory': cost.accessed_bytes / hardware.memory_bandwidth,
-    'network': cost.sent_bytes / hardware.network_bandwidth,
-  }
 
 
 def needed_bytes(message: str) -> int:

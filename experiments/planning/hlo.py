@@ -14,12 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 KINDS = (
-  'all-reduce',
-  'reduce-scatter',
-  'all-gather',
-  'all-to-all',
+  'all-reduce', 'reduce-scatter', 'all-gather', 'all-to-all',
   'collective-permute',
-)
+)  # fmt: skip
 # Operations that neither read nor write memory.
 _FREE = {
   'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'while',
@@ -39,11 +36,9 @@ _CALLS = {
   'async-start': ('calls',),
   'call': ('to_apply',),
   'conditional': (
-    'branch_computations',
-    'true_computation',
-    'false_computation',
+    'branch_computations', 'true_computation', 'false_computation',
   ),
-}
+}  # fmt: skip
 _SHAPE = re.compile(r'\b([a-z]+[0-9][a-z0-9]*|pred|token)\[([0-9,]*)\]')
 _COMPUTATION = re.compile(r'(ENTRY )?%?([^\s(]+) \(.*\) -> .* \{$')
 _INSTRUCTION = re.compile(r'(?:ROOT )?%?(\S+) = ')
@@ -71,15 +66,10 @@ class Shape(NamedTuple):
 
 
 class Instruction(NamedTuple):
-  """A line of the text.
+  """A line of the text: a result's name, and what makes it.
 
-  Attributes:
-    computation: name of the computation that it is part of.
-    name: name of the result, without the %.
-    opcode: the operation as XLA writes it.
-    shapes: shapes of the result, several where it is a tuple.
-    operands: the instructions whose results it takes.
-    rest: the text behind the operands.
+  The result has several `shapes` where it is a tuple; `operands` are the
+  instructions whose results it takes, and `rest` is the text behind them.
   """
 
   computation: str
@@ -102,13 +92,9 @@ class Instruction(NamedTuple):
 
 
 class Collective(NamedTuple):
-  """An exchange between devices.
+  """An exchange of one of KINDS, which a run of the program does `times` times.
 
-  Attributes:
-    kind: one of KINDS.
-    times: how often a run of the program does it.
-    operand_bytes: bytes that a device puts in each time.
-    devices: number of devices that take part in one exchange.
+  A device puts in so many bytes each time; so many devices take part in one.
   """
 
   kind: str
@@ -134,12 +120,9 @@ class Program:
   """The text of a compiled program (`jax.stages.Compiled.as_text()`)."""
 
   def __init__(self, text: str, num_devices: int):
-    """Reads the text.
+    """Reads the text, of any backend, scheduled or not.
 
-    Args:
-      text: text of any backend, scheduled or not.
-      num_devices: number of devices that run the program; an exchange without
-        named groups is between all of them.
+    An exchange without named groups is between all of the program's devices.
 
     Raises:
       UnknownForm: there is no entry computation that this reader understands.
@@ -163,10 +146,7 @@ class Program:
     return self._computations.get(computation, {}).values()
 
   def _runs(self, loops: bool = True) -> Iterator[tuple[Instruction, int]]:
-    """Yields each instruction, those in fusions too, with how often it runs.
-
-    Unless `loops`, the body of a loop counts once.
-    """
+    """Yields each instruction, those in fusions too, with how often it runs."""
     times = collections.Counter()
 
     def count(name: str, runs: int) -> None:
@@ -235,17 +215,11 @@ class Program:
   def flops(self, loops: bool = True) -> float:
     """Counts the operations of matrix products and of kernels that tell.
 
-    A multiply-add counts as two. `uncounted` names what is missing here.
-
-    Args:
-      loops: whether a loop's body counts as often as it runs, not once.
+    A multiply-add counts as two. `uncounted` names what is missing here. Unless
+    `loops`, the body of a loop counts once.
     """
-    return float(
-      sum(
-        times * (_flops_of(instruction) or 0)
-        for instruction, times in self._runs(loops)
-      )
-    )
+    runs = self._runs(loops)
+    return float(sum(times * (_flops_of(one) or 0) for one, times in runs))
 
   def uncounted(self) -> tuple[str, ...]:
     """Names the operations whose work this reader does not know."""
@@ -262,9 +236,7 @@ class Program:
     """Counts the bytes that operations outside of fusions read and write.
 
     Where an operation only looks up parts of an input, these parts count.
-
-    Args:
-      loops: whether a loop's body counts as often as it runs, not once.
+    Unless `loops`, the body of a loop counts once.
     """
     fused = {
       called

@@ -27,13 +27,10 @@ _H100 = pathlib.Path(__file__).with_name('h100.txtpb')
 
 
 class Hardware(NamedTuple):
-  """The memory and the full rates of one device; None where not known.
+  """What one device has; rates are None where they are not known.
 
-  Attributes:
-    memory: bytes that the compiler gives out.
-    flops: operations per second of bfloat16 matrix products.
-    memory_bandwidth: bytes read or written per second.
-    network_bandwidth: bytes sent to other devices per second.
+  That is the bytes that the compiler gives out; bfloat16 operations of matrix
+  products, bytes read or written, and bytes sent to other devices per second.
   """
 
   memory: float
@@ -73,15 +70,7 @@ _KINDS = {
 
 
 class Target(NamedTuple):
-  """Devices to compile for.
-
-  Attributes:
-    name: the target as it was asked for.
-    devices: the devices as JAX has them.
-    hardware: figures of one device.
-    compiler_options: options for `jax.stages.Lowered.compile`.
-    here: whether the devices can run the program.
-  """
+  """Devices to compile for; those that are `here` can run the program."""
 
   name: str
   devices: list[jax.Device]

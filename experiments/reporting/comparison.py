@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from data_pipelines.errors import ConfigError
-from experiments.reporting import paper_scale, runs
 from experiments.reporting import published_results as published
+from experiments.reporting import runs
 from hrm_jax.workdir import checkpoints
 
 _PASS = 'eval/pass@2/'
@@ -36,17 +36,9 @@ class Measured(NamedTuple):
   """The result of runs that differ in their seed alone.
 
   Attributes:
-    label: name of the runs' system, and what sets it apart from others.
-    held_out: puzzles that were scored.
-    metric: the metric in words.
     percent: the metric of each run.
     by_rule: mean of each rule in percent, for ARC alone.
-    parameters: number of trained values, None where no run has a checkpoint.
-    seeds: seed of each run.
-    step: step of the checkpoints that were scored.
-    halting: 'fixed' or 'act'.
     leaking: how many held-out answers were trained on.
-    data_version: which data the runs trained on and were scored on.
     benchmark: the published experiment that the runs are, None for none.
     notes: what a row of the table has no room for.
     runs: directory of each run.
@@ -79,7 +71,7 @@ def measure(found: Sequence[runs.Run]) -> list[Measured]:
   Raises:
     ConfigError: a run has no scores, or they cannot be used.
   """
-  scale = {run.directory: paper_scale.find(run) for run in found}
+  scale = {run.directory: published.experiment_of(run) for run in found}
 
   def scored(run: runs.Run):
     scores = run.scores
@@ -93,7 +85,7 @@ def measure(found: Sequence[runs.Run]) -> list[Measured]:
 
 
 def _measured(
-  label: str, group: runs.Group, paper: paper_scale.PaperSet | None, reason: str
+  label: str, group: runs.Group, benchmark: str | None, remarks: Sequence[str]
 ) -> Measured:
   run = group[0]
 
@@ -107,12 +99,12 @@ def _measured(
     return [100 * one.scores.metrics[metric] for one in group]
 
   is_arc = _is_arc(run)
-  if paper:
-    notes = [f'published scale: {paper.benchmark}']
-    if unlike := paper_scale.unlike(run, paper):
-      notes.append(f'unlike the published settings: {", ".join(unlike)}')
+  if benchmark:
+    notes = [f'published scale: {benchmark}']
+    if remarks:
+      notes.append(f'unlike the published settings: {", ".join(remarks)}')
   else:
-    notes = [f'not at published scale: {reason}']
+    notes = [f'not at published scale: {"; ".join(remarks)}']
     if run.changes:
       notes.append(f"unlike the system's for ARC: {', '.join(run.changes)}")
   return Measured(
@@ -131,7 +123,7 @@ def _measured(
     halting=run.scores.halting,
     leaking=_leaking(run),
     data_version=run.data_version,
-    benchmark=paper and paper.benchmark,
+    benchmark=benchmark,
     notes=notes,
     runs=[str(one.directory) for one in group],
   )

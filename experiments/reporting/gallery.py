@@ -45,16 +45,10 @@ def gather(
   fraction `NEARLY` of its cells, which are the cells to be filled for a Sudoku
   or maze, or the true answer is among the ranked ones), `failed` or `unscored`.
 
-  Args:
-    solver: model that predicted the puzzles of its run.
-    directory: where the evaluation was written; None if nothing was scored.
-    num_rows: number of rows that it predicted, augmentations included.
-    max_puzzles: most puzzles that are shown.
-
-  Returns:
-    `entries`; `counts` of each status, over all that were scored; `styles` of
-    grids and of canvases; `copied_cells`, for Sudokus and mazes the fraction
-    of cells that are right where the question is its own answer.
+  Without a `directory` of an evaluation, of `num_rows` augmentations included,
+  nothing was scored. Returned are `entries`; `counts` of each status, over all
+  that were scored; `styles` of grids and of canvases; `copied_cells`, for
+  Sudokus and mazes the fraction of cells that the question has right.
 
   Raises:
     ConfigError, DataError: the files of the evaluation are damaged, or are not

@@ -38,21 +38,17 @@ _SYSTEMS = {
 # that is held out.
 _WHOLE = re.compile(rf'step_(\d+)(?:_({"|".join(inference.HALTING_MODES)}))?')
 _METRIC = 'eval/'
-# Settings that are too long for a label.
+# Number of settings that a label has at most, and those too long for one.
+_MOST = 3
 _NOT_IN_LABELS = {'data_version', 'data.known_leaks'}
 # Beginnings of the settings that make a system what it is.
 _OF_SYSTEM = ('model.', 'act.', 'loss', 'optimizer.ema_decay')
 
 
 class Scores(NamedTuple):
-  """The result of one evaluation.
+  """The result of one evaluation, as its scores.json has it.
 
   Attributes:
-    path: the file scores.json.
-    step: step of the checkpoint.
-    halting: 'fixed' or 'act'.
-    data_version: which data were scored.
-    trained_on: which data the checkpoint was trained on.
     rows: number of inputs predicted, augmentations included.
     leaks: record of the leak check, see `data_pipelines.leaks.Verdict.record`.
     metrics: metrics by name, `eval/...`.
@@ -72,11 +68,8 @@ class Scores(NamedTuple):
 class Run:
   """A directory that `experiments.train` wrote.
 
-  Attributes:
-    directory: the directory.
-    config: settings of the run; those that did not exist then have their
-      defaults.
-    data_version: which data the run trains on and holds out.
+  `data_version` says which data the run trains on and holds out; settings that
+  did not exist when it began have their defaults.
   """
 
   directory: pathlib.Path
@@ -303,13 +296,7 @@ def labelled(
   also_by: Callable[[Run], Hashable],
   table: Callable[[Run], str],
 ) -> list[tuple[str, Group]]:
-  """Groups with their labels, those of one table after another.
-
-  Args:
-    runs: the runs to group.
-    also_by: see `group`.
-    table: function of what is the same for all that stand beside each other.
-  """
+  """Groups with their labels; those beside each other have one `table`."""
   tables: dict[str, list[Group]] = {}
   for one in group(runs, also_by):
     tables.setdefault(table(one[0]), []).append(one)
@@ -320,13 +307,8 @@ def labelled(
   ]
 
 
-def labels(groups: Sequence[Group], most: int = 3) -> list[str]:
-  """Names each group by its system and what sets it apart within that system.
-
-  Args:
-    groups: groups that stand beside each other.
-    most: number of settings that a name has at most.
-  """
+def labels(groups: Sequence[Group]) -> list[str]:
+  """Names groups by their system and what sets them apart within it."""
   firsts = [group[0] for group in groups]
   out = []
   for run in firsts:
@@ -338,11 +320,11 @@ def labels(groups: Sequence[Group], most: int = 3) -> list[str]:
     ]
     parts = [
       f'{key}={textwrap.shorten(run.settings[key], 24, placeholder=" …")}'
-      for key in differing[:most]
+      for key in differing[:_MOST]
       if key in run.settings
     ]
-    if len(differing) > most:
-      parts.append(f'{len(differing) - most} more')
+    if len(differing) > _MOST:
+      parts.append(f'{len(differing) - _MOST} more')
     out.append(run.system + (f' ({", ".join(parts)})' if parts else ''))
   # Equal names are of groups that differ in their data or in the step scored.
   return [

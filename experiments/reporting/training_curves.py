@@ -64,13 +64,9 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 def collect(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   """Collects the points of the charts; those without any are left out.
 
-  Args:
-    lines: lines of a metrics.jsonl, see `read`.
-
-  Returns:
-    For each chart its `title`, whether it is in `percent`, and its `series`,
-    each with a `name` and `points`: pairs of a step and a value, which is None
-    where it is no finite number.
+  A chart has a `title`, whether it is in `percent`, and `series`, each with a
+  `name` and `points`: pairs of a step and a value, which is None where it is no
+  finite number.
   """
   found = []
   for title, percent, names in _CHARTS:

@@ -16,7 +16,7 @@ from absl.testing import flagsaver
 
 from data_pipelines.errors import ConfigError
 from experiments import __main__ as script
-from experiments.cli import command, config_flag
+from experiments.cli import command, shared_flags
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _DEMO = '--config=experiments/configs/arc1.py:demo'
@@ -268,7 +268,13 @@ def test_configs_go_by_name_or_path_and_flags_in_any_order(config, parse):
 
 
 def test_names_of_configs():
-  assert config_flag.names() == ['arc1', 'arc2', 'comparison', 'maze', 'sudoku']
+  assert shared_flags.configs() == [
+    'arc1',
+    'arc2',
+    'comparison',
+    'maze',
+    'sudoku',
+  ]
 
 
 def test_commands_that_only_read_puzzles_do_without_jax():

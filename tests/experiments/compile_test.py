@@ -145,7 +145,7 @@ def test_work_that_is_not_known_stands_in_the_table():
     flops=2e12,
     uncounted=('custom-call flash',),
     accessed_bytes=1e9,
-    collectives=[],
+    collective_bytes={},
   )
   text = dict(command._work_rows(found))
   assert text['arithmetic'] == '2 TFLOP, 2.00 × the ideal 1'

@@ -12,7 +12,7 @@ from markdown.extensions import toc
 
 import hrm_jax
 from experiments.__main__ import COMMANDS
-from experiments.cli import config_flag
+from experiments.cli import shared_flags
 from hrm_jax import settings
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def test_commands_have_the_flags_that_are_shown(path):
 @_of_documents
 def test_configs_and_settings_exist(path):
   text = path.read_text()
-  names = config_flag.names()
+  names = shared_flags.configs()
   for config in re.findall(r'--config=([\w/.]+)', text):
     assert config in names or config.isupper() or (_ROOT / config).exists()
   # A page may add settings of its own.
