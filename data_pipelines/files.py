@@ -14,8 +14,7 @@ from data_pipelines.errors import DataError
 
 def cache_folder() -> pathlib.Path:
   """Where what can be made again is kept: HRM_JAX_CACHE or ~/.cache/hrm_jax."""
-  folder = os.environ.get('HRM_JAX_CACHE')
-  if folder:
+  if folder := os.environ.get('HRM_JAX_CACHE'):
     return pathlib.Path(folder)
   folder = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
   return pathlib.Path(folder) / 'hrm_jax'
@@ -49,11 +48,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def read(path: pathlib.Path) -> bytes:
-  """The bytes of a file.
-
-  Raises:
-    DataError: it cannot be read.
-  """
+  """The bytes of a file; a DataError where it cannot be read."""
   check_regular(path)
   try:
     return path.read_bytes()
@@ -86,11 +81,7 @@ def decoded(data: bytes, path: pathlib.Path) -> str:
 
 
 def parse_json(data: bytes, path: pathlib.Path) -> Any:
-  """The value of a JSON file, each key of an object being there once.
-
-  Args:
-    data: the file's bytes.
-    path: the file, for errors.
+  """The value of a JSON file's bytes, each key of an object being there once.
 
   Raises:
     DataError: it is not JSON.
@@ -101,16 +92,15 @@ def parse_json(data: bytes, path: pathlib.Path) -> Any:
       text, object_pairs_hook=_object, parse_constant=_no_constant
     )
   except json.JSONDecodeError as e:
-    raise DataError(
-      f'{where}: not JSON (line {e.lineno}, column {e.colno}: {e.msg})'
-    ) from e
-  except RecursionError as e:
-    raise DataError(
-      f'{where}: cannot be used (nested beyond the recursion limit); write it '
-      'with fewer levels'
-    ) from e
+    fault = f'not JSON (line {e.lineno}, column {e.colno}: {e.msg})'
+  except RecursionError:
+    fault = (
+      'cannot be used (nested beyond the recursion limit); write it with fewer '
+      'levels'
+    )
   except ValueError as e:
-    raise DataError(f'{where}: cannot be used ({e})') from e
+    fault = f'cannot be used ({e})'
+  raise DataError(f'{where}: {fault}')
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict:

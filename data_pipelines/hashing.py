@@ -12,6 +12,6 @@ def mix(x: np.ndarray) -> np.ndarray:
   Neighbouring numbers come out unrelated, and sums of what comes out tell
   multisets apart.
   """
-  x = (x ^ (x >> 30)) * np.uint64(0xBF58476D1CE4E5B9)
-  x = (x ^ (x >> 27)) * np.uint64(0x94D049BB133111EB)
-  return x ^ (x >> 31)
+  x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+  x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+  return x ^ (x >> np.uint64(31))

@@ -31,8 +31,7 @@ class Leak:
     trained: name of the trained puzzle.
     trained_place: where its first pair that is the same stands.
     kind: what is the same: `both`, `input` or `output`; `question` for an input
-      whose output is not known here. `both` and `question` make the answer
-      reachable.
+      whose output is not known here.
   """
 
   held_out: str
@@ -103,19 +102,17 @@ class Verdict:
   @property
   def refused(self) -> list[Leak]:
     """The leaks that keep the run from starting."""
-    if self.allowed:
-      return []
     return [
       leak
       for leak in self.leaks
-      if leak.reaches_answer and not any(map(leak.is_named, self.known))
+      if leak.reaches_answer
+      and not self.allowed
+      and not any(map(leak.is_named, self.known))
     ]
 
   def note(self) -> str:
     """A line to stand beside every score; empty where nothing leaks."""
-    if not self.answers:
-      return ''
-    return f'\nTrained on {_listed(self.answers)}'
+    return f'\nTrained on {_listed(self.answers)}' if self.answers else ''
 
   def metrics(self) -> dict[str, float]:
     """Numbers for the log."""

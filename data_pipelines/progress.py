@@ -34,21 +34,16 @@ class Progress:
     """Counts `count` more things as done, and logs a line where one is due."""
     self.done += count
     now = time.monotonic()
-    unfinished = self._total is None or self.done < self._total
-    if unfinished and now - self._logged > self._seconds:
+    if self.done != self._total and now - self._logged > self._seconds:
       self._logged = now
       logging.info('%s', self)
 
-  def left(self) -> datetime.timedelta | None:
-    """Time left at the pace so far; None where it cannot be known."""
-    if self._total is None or not self.done:
-      return None
-    left = self.passed / self.done * (self._total - self.done)
-    return datetime.timedelta(seconds=round(left))
-
   def __str__(self) -> str:
     text = f'{self._what}: {self.done:,}'
-    if self._total is not None:
-      text += f' of {self._total:,}'
-    left = self.left()
-    return text if left is None else f'{text}, {left} left'
+    if self._total is None:
+      return text
+    text += f' of {self._total:,}'
+    if not self.done:
+      return text
+    left = self.passed / self.done * (self._total - self.done)
+    return f'{text}, {datetime.timedelta(seconds=round(left))} left'

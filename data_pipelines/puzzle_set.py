@@ -74,9 +74,8 @@ class PuzzleSet(abc.ABC):
   @property
   def examples_per_pass(self) -> float:
     """Number of groups × mean examples of a variant: the paper's epoch."""
-    equal = sampler.all_equal(self.members)
-    mean = self.members[0] if equal else self.members.mean()
-    return len(self.variants) * float(mean)
+    some = self.members[:1] if sampler.all_equal(self.members) else self.members
+    return len(self.variants) * float(some.mean())
 
   @property
   def num_identifiers(self) -> int:

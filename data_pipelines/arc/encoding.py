@@ -199,13 +199,8 @@ def decode(
 
   The crop is the largest rectangle at the canvas's top left, by area, without
   PAD or END; then the augmentation of each prediction is undone. The inverse
-  of `encode` at (0, 0) after `augment`. Works in arrays of N canvases: give it
-  the predictions of one test input at a time and they stay in the cache.
-
-  Args:
-    tokens_NS: uint8 [N, C * C], tokens below `VOCAB_SIZE`.
-    dihedral_N: [N], the transform of each prediction's augmentation.
-    colours_N10: [N, 10], the permutation of each prediction's augmentation.
+  of `encode` at (0, 0) after `augment`. Give it the predictions of one test
+  input at a time, tokens uint8, and they stay in the cache.
 
   Returns:
     Grids, uint8 [N, C, C], each at the top left and `OUTSIDE` (255) elsewhere,
@@ -236,9 +231,8 @@ def decode(
   grids_NCC = table_NV.ravel()[tokens_NCC * inside_NCC + table_start_N11]
 
   # Whole canvases are turned at once, which moves a grid away from the top
-  # left. In a flat canvas the way back is a single shift: to the first cell of
-  # the grid, since everything before it is OUTSIDE. The second half of each
-  # row is what gets shifted in.
+  # left. In a flat canvas the way back is a single shift, to the first cell of
+  # the grid; the second half of each row is what gets shifted in.
   turned_NS2 = np.full((count, 2 * size), OUTSIDE, np.uint8)
   for transform, inverse in enumerate(INVERSE_DIHEDRAL):
     rows = np.flatnonzero(dihedral_N == transform)

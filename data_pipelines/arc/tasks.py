@@ -128,9 +128,8 @@ def load_tasks(spec: str) -> TaskSet:
       * `PATH/TASK.json`, the file of a single task.
       SUBSET is training or evaluation; without it both are loaded.
 
-  Returns:
-    The tasks, and a version that holds the names of files and directories and
-    a digest of what was read, not the path: data that moved are the same data.
+  The version holds the names of files and directories and a digest of what was
+  read, not the path: data that moved are the same data.
 
   Raises:
     DataError: the spec or its data cannot be used.

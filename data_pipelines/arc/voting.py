@@ -21,10 +21,8 @@ ATTEMPTS = (1, 2, 5, 10, 100, 1000)
 class Candidate(NamedTuple):
   """A grid that was predicted for a test input.
 
-  Attributes:
-    grid: uint8 [h, w], colours 0 to 9.
-    votes: number of predictions that equal it.
-    confidence: the mean of their confidences.
+  The grid is uint8 [h, w] of colours 0 to 9; `votes` is the number of
+  predictions that equal it, and `confidence` the mean of theirs.
   """
 
   grid: np.ndarray
@@ -64,7 +62,7 @@ class Tally(NamedTuple):
 
   @property
   def rate(self) -> float:
-    """The fraction that was solved, 0 to 1; NaN where nothing was scored."""
+    """The fraction that was solved; NaN where nothing was scored."""
     return self.solved / self.scored if self.scored else float('nan')
 
 
@@ -96,16 +94,9 @@ def vote(
   canvas when compared as bytes: the order of the predictions never matters. A
   prediction of 0 x 0 is no grid and is dropped.
 
-  Args:
-    grids_NCC: uint8 [N, C, C] of `encoding.decode`: equal grids are equal
-      canvases.
-    height_N: [N], rows of each grid.
-    width_N: [N], columns of each grid.
-    confidence_N: [N], sigmoid of the q_halt of each prediction.
-    first: number of candidates to return; None for all.
-
-  Returns:
-    Candidates, best first; none if all predictions are 0 x 0.
+  The first three arrays are those of `encoding.decode`. `confidence_N` is the
+  sigmoid of the q_halt of each prediction, and `first` the number of candidates
+  to return; None for all.
   """
   # By rising confidence: rounding does not depend on the order either.
   order = np.argsort(confidence_N)

@@ -27,22 +27,6 @@ _CHECK_CHUNK = 100_000
 _NAMED = 3
 
 
-class _HashedFile(io.RawIOBase):
-  """A file's bytes, which are digested on their way."""
-
-  def __init__(self, file: io.RawIOBase):
-    self._file = file
-    self.digest = hashlib.sha256()
-
-  def readable(self) -> bool:
-    return True
-
-  def readinto(self, buffer) -> int:
-    count = self._file.readinto(buffer)
-    self.digest.update(memoryview(buffer)[:count])
-    return count
-
-
 class _Faults:
   """Counts rows at fault and keeps what is wrong with the first ones."""
 
@@ -95,18 +79,13 @@ def read(path: pathlib.Path, domain: Domain | None) -> Questions:
     raise DataError(f'{shown(path)}: no such file; give a .csv file')
   files.check_regular(path)
   try:
-    with open(path, 'rb', buffering=0) as raw:
-      hashed = _HashedFile(raw)
+    with open(path, 'rb') as raw:
+      digest = hashlib.file_digest(raw, 'sha256').hexdigest()[:12]
+      raw.seek(0)
       # Bytes that are not UTF-8 come as lone surrogates, so that the row can
       # be named and other columns may hold what they like.
-      text = io.TextIOWrapper(
-        io.BufferedReader(hashed, 1 << 20),
-        encoding='utf-8-sig',
-        errors='surrogateescape',
-        newline='',
-      )
+      text = io.TextIOWrapper(raw, 'utf-8-sig', 'surrogateescape', newline='')
       parsed = _parse(shown(path), text, domain)
-      digest = hashed.digest.hexdigest()[:12]
   except OSError as e:
     raise DataError(f'{shown(path)}: cannot be read ({e.strerror})') from e
   return parsed._replace(version=f'{path.name} {digest}')

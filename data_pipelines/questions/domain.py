@@ -77,11 +77,8 @@ class Domain(abc.ABC):
   ) -> tuple[np.ndarray, np.ndarray]:
     """Replaces each puzzle by one that is essentially the same.
 
-    Args:
-      questions: tokens, uint8 [B, S].
-      answers: tokens, uint8 [B, S].
-      variant: int [B]; puzzles of variant 0 stay as they are.
-      key: uint64 [B], the source of randomness of each puzzle's variant.
+    Puzzles of `variant` 0, int [B], stay as they are; `key`, uint64 [B], is the
+    source of randomness of each puzzle's variant.
     """
 
   @abc.abstractmethod

@@ -79,12 +79,7 @@ def find_faults(
   ]
 
 
-@compiled
-def mix_one(x):
-  """`hashing.mix` of one number."""
-  x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-  x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-  return x ^ (x >> np.uint64(31))
+mix_one = compiled(mix)
 
 
 @compiled

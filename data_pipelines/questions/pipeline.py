@@ -19,11 +19,6 @@ class QuestionSet(PuzzleSet):
   (section 3): variant 0 is the question itself, each other one a symmetric
   image of it, always the same for the same seed. Images are made when they are
   needed. Evaluation sees the questions as they are.
-
-  Attributes:
-    domain: domain of the questions.
-    train: puzzles to train on, or None.
-    evaluate: puzzles that are scored, or None.
   """
 
   def __init__(
@@ -55,28 +50,25 @@ class QuestionSet(PuzzleSet):
         f'data.num_aug={num_aug}: {self.domain} have {most - 1} augmentations '
         'besides the puzzle itself; lower it'
       )
-    self.train, self.evaluate = train, evaluate
+    self.train, self.evaluate, self._seed = train, evaluate, seed
     self.version = puzzle_set.version_of(train, evaluate)
     self.vocab_size = self.domain.vocab_size
     self.seq_len = self.domain.seq_len
-    count = len(train.questions) if train else 0
+    count, self._held_out = (len(x.rows) if x else 0 for x in (train, evaluate))
     self.variants = np.full(count, num_aug + 1)
     self.members = np.broadcast_to(np.uint8(1), count * (num_aug + 1))
-    self._seed = seed
 
   def describe(self) -> str:
-    held_out = len(self.evaluate.questions) if self.evaluate else 0
     return (
       f'{self.version}: {self.domain}, {len(self.variants):,} puzzles to train '
-      f'on, {len(self.members):,} with their augmentations, {held_out:,} held '
-      'out'
+      f'on, {len(self.members):,} with their augmentations, '
+      f'{self._held_out:,} held out'
     )
 
   def evaluation_rows(
     self, max_augmentations: int | None = None, max_puzzles: int | None = None
   ) -> EvaluationRows:
-    count = len(self.evaluate.questions) if self.evaluate else 0
-    chosen = sampler.spread(count, max_puzzles)
+    chosen = sampler.spread(self._held_out, max_puzzles)
     nothing = np.zeros_like(chosen)
     return EvaluationRows(chosen, nothing, nothing, chosen)
 

@@ -181,11 +181,11 @@ class Sudoku(Domain):
     variant: np.ndarray,
     key: np.ndarray,
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Replaces each puzzle by one that is essentially the same.
+    """Replaces each puzzle by a symmetric image, a function of its key.
 
     The digits are permuted at random, and so are the bands, the rows in each
     band, the stacks and the columns in each stack; where boxes are square, the
-    grid is transposed with probability 1/2. A variant is a function of its key.
+    grid is transposed with probability 1/2.
     """
     n = self.side
     ends = np.cumsum([n, n // self.box_rows, n, n // self.box_columns, n, 1])

@@ -30,9 +30,9 @@ def test_lines_come_at_most_every_so_many_seconds(clock):
     assert len(info.call_args_list) == 3  # What is done needs no line.
 
 
-def test_without_a_total_nothing_is_left_to_tell(clock):
+def test_without_a_total_no_time_left_is_told(clock):
   work = Progress('rows read', None)
   assert str(work) == 'rows read: 0'
   clock[0] += 5
   work.add(3)
-  assert str(work) == 'rows read: 3' and work.left() is None
+  assert str(work) == 'rows read: 3'
