@@ -47,23 +47,26 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
   write_text(path, json.dumps(value))
 
 
-def read(path: pathlib.Path) -> bytes:
-  """The bytes of a file; a DataError where it cannot be read."""
-  check_regular(path)
-  try:
-    return path.read_bytes()
-  except OSError as e:
-    raise DataError(f'{shown(path)}: cannot be read ({e.strerror})') from e
+@contextlib.contextmanager
+def reading(path: str | os.PathLike) -> Iterator[None]:
+  """A DataError in place of an OSError, and of waiting for a pipe's other end.
 
-
-def check_regular(path: pathlib.Path) -> None:
-  """Raises a DataError for a pipe: reading would wait for its other end."""
+  Raises:
+    DataError: it cannot be read.
+  """
   try:
     mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+      raise DataError(f'{shown(path)}: cannot be read; make it a regular file')
+    yield
   except OSError as e:
-    raise DataError(f'{shown(path)}: cannot be read ({e.strerror})') from e
-  if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-    raise DataError(f'{shown(path)}: cannot be read; make it a regular file')
+    raise DataError(f'{shown(path)}: cannot be read ({e.strerror or e})') from e
+
+
+def read(path: pathlib.Path) -> bytes:
+  """The bytes of a file; a DataError where it cannot be read."""
+  with reading(path):
+    return path.read_bytes()
 
 
 def decoded(data: bytes, path: pathlib.Path) -> str:

@@ -368,12 +368,10 @@ def _task_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _listed(folder: pathlib.Path) -> list[pathlib.Path]:
   """What a directory holds, sorted; nothing where there is no directory."""
-  try:
-    return sorted(folder.iterdir())
-  except FileNotFoundError:
+  if not os.path.lexists(folder):
     return []
-  except OSError as e:
-    raise DataError(f'{shown(folder)}: cannot be read ({e.strerror})') from e
+  with files.reading(folder):
+    return sorted(folder.iterdir())
 
 
 def _load_file(path: pathlib.Path) -> _Loaded:

@@ -235,13 +235,11 @@ def _metadata(path: pathlib.Path) -> dict[str, Any]:
 def _load(directory: pathlib.Path, name: str, dimensions: int) -> np.ndarray:
   path = directory / f'all__{name}.npy'
   where = files.shown(path)
-  files.check_regular(path)
   try:
-    array = np.load(path, mmap_mode='r')
-  except OSError as error:
-    raise DataError(
-      f'{where}: cannot be read ({error.strerror or error})'
-    ) from None
+    with files.reading(path):
+      array = np.load(path, mmap_mode='r')
+  except DataError:
+    raise
   # numpy's reader has many errors for a damaged header.
   except Exception as error:
     reason = ' '.join(str(error).split())[:100] or type(error).__name__

@@ -77,17 +77,13 @@ def read(path: pathlib.Path, domain: Domain | None) -> Questions:
   """
   if not os.path.exists(path):
     raise DataError(f'{shown(path)}: no such file; give a .csv file')
-  files.check_regular(path)
-  try:
-    with open(path, 'rb') as raw:
-      digest = hashlib.file_digest(raw, 'sha256').hexdigest()[:12]
-      raw.seek(0)
-      # Bytes that are not UTF-8 come as lone surrogates, so that the row can
-      # be named and other columns may hold what they like.
-      text = io.TextIOWrapper(raw, 'utf-8-sig', 'surrogateescape', newline='')
-      parsed = _parse(shown(path), text, domain)
-  except OSError as e:
-    raise DataError(f'{shown(path)}: cannot be read ({e.strerror})') from e
+  with files.reading(path), open(path, 'rb') as raw:
+    digest = hashlib.file_digest(raw, 'sha256').hexdigest()[:12]
+    raw.seek(0)
+    # Bytes that are not UTF-8 come as lone surrogates, so that the row can be
+    # named and other columns may hold what they like.
+    text = io.TextIOWrapper(raw, 'utf-8-sig', 'surrogateescape', newline='')
+    parsed = _parse(shown(path), text, domain)
   return parsed._replace(version=f'{path.name} {digest}')
 
 
