@@ -150,11 +150,10 @@ class Maze(Domain):
 
   def solve(self, question: np.ndarray) -> np.ndarray | None:
     """The question, of one start and one goal, with a shortest path in it."""
-    distance, queue = np.zeros((2, len(question)), np.int64)
     start, goal = (
       int(np.flatnonzero(question == token)[0]) for token in (START, GOAL)
     )
-    _flood(question != WALL, start, self.width, distance, queue)
+    distance, _ = _flood(question != WALL, start, self.width)
     if distance[goal] < 0:
       return None
     answer = question.copy()
@@ -261,10 +260,11 @@ def _neighbours(cell, width, size):
 
 
 @compiled
-def _flood(is_open, start, width, distance, queue):
-  """Breadth-first search: sets the steps from `start` to each cell, -1 where
-  no way leads, and the queue to the cells reached; returns their number."""
-  distance[:] = -1
+def _flood(is_open, start, width):
+  """Breadth-first search: the steps from `start` to each cell, -1 where no way
+  leads, and the cells reached in the order of their distance."""
+  distance = np.full(len(is_open), -1)
+  queue = np.zeros(len(is_open), np.int64)
   distance[start] = 0
   queue[0] = start
   head = 0
@@ -277,7 +277,7 @@ def _flood(is_open, start, width, distance, queue):
         distance[other] = distance[cell] + 1
         queue[tail] = other
         tail += 1
-  return tail
+  return distance, queue[:tail]
 
 
 @compiled
@@ -293,8 +293,9 @@ def _draw_path(distance, goal, width, answer):
 
 
 @compiled
-def _check_maze(question, answer, width, where, is_open, distance, queue):
+def _check_maze(question, answer, width, where):
   size = len(question)
+  is_open = answer >= START
   starts = goals = start = 0
   for cell in range(size):
     where[0] = cell
@@ -319,7 +320,6 @@ def _check_maze(question, answer, width, where, is_open, distance, queue):
     is_path = answer[cell] == PATH and question[cell] == FREE
     if answer[cell] != question[cell] and not is_path:
       return _ALTERED
-    is_open[cell] = answer[cell] >= START
   for cell in range(size):
     if is_open[cell]:
       on_path = 0
@@ -331,7 +331,7 @@ def _check_maze(question, answer, width, where, is_open, distance, queue):
         return _NEIGHBOURS
   # Each cell has as many neighbours as it should: a line from S to G, and
   # perhaps loops elsewhere.
-  _flood(is_open, start, width, distance, queue)
+  distance, _ = _flood(is_open, start, width)
   for cell in range(size):
     if is_open[cell] and distance[cell] < 0:
       where[0] = cell
@@ -341,28 +341,19 @@ def _check_maze(question, answer, width, where, is_open, distance, queue):
 
 @compiled
 def _check(questions, answers, width, code, where):
-  size = questions.shape[1]
-  is_open = np.zeros(size, np.bool_)
-  distance = np.zeros(size, np.int64)
-  queue = np.zeros(size, np.int64)
   for i in range(questions.shape[0]):
-    code[i] = _check_maze(
-      questions[i], answers[i], width, where[i], is_open, distance, queue
-    )
+    code[i] = _check_maze(questions[i], answers[i], width, where[i])
 
 
 @compiled
 def _is_shortest(questions, is_path, width, result):
   """Whether the path cells, being free ones, are a shortest path."""
-  size = questions.shape[1]
-  distance = np.zeros(size, np.int64)
-  queue = np.zeros(size, np.int64)
   for i in range(questions.shape[0]):
     start = np.argmax(questions[i] == START)
     goal = np.argmax(questions[i] == GOAL)
     if questions[i, start] != START or questions[i, goal] != GOAL:
       continue
-    _flood(questions[i] != WALL, start, width, distance, queue)
+    distance, _ = _flood(questions[i] != WALL, start, width)
     shortest = distance[goal]
     if shortest < 0 or is_path[i].sum() != shortest - 1:
       continue
@@ -370,16 +361,16 @@ def _is_shortest(questions, is_path, width, result):
     # of them are used and none is spare.
     on_path = is_path[i].copy()
     on_path[start] = on_path[goal] = True
-    _flood(on_path, start, width, distance, queue)
+    distance, _ = _flood(on_path, start, width)
     result[i] = distance[goal] == shortest
 
 
 @compiled
-def _carve(is_open, width, stack, state):
+def _carve(size, width, state):
   """Opens corridors, all joined, with one way between any two cells."""
-  size = len(is_open)
+  is_open = np.zeros(size, np.bool_)
+  stack = np.zeros(size, np.int64)
   beside = np.zeros(4, np.int64)
-  is_open[:] = False
   stack[0] = below(state, size)
   is_open[stack[0]] = True
   depth = 1
@@ -398,35 +389,33 @@ def _carve(is_open, width, stack, state):
       depth += 1
     else:
       depth -= 1
+  return is_open
 
 
 @compiled
 def _generate(keys, width, min_path, questions, answers, ratings):
   """Makes a maze for each key; its rating is -1 where no path is so long."""
   size = questions.shape[1]
-  is_open = np.zeros(size, np.bool_)
-  distance = np.zeros(size, np.int64)
-  queue = np.zeros(size, np.int64)
   state = np.zeros(1, np.uint64)
   for i in range(keys.shape[0]):
     state[0] = keys[i]
     questions[i] = answers[i] = WALL
-    _carve(is_open, width, queue, state)
+    is_open = _carve(size, width, state)
     cells = np.flatnonzero(is_open)
     start = cells[below(state, len(cells))]
-    reached = _flood(is_open, start, width, distance, queue)
-    if distance[queue[reached - 1]] < min_path:
+    distance, queue = _flood(is_open, start, width)
+    if distance[queue[-1]] < min_path:
       # In a tree, the cell farthest from any is an end of a longest path.
-      start = queue[reached - 1]
-      reached = _flood(is_open, start, width, distance, queue)
+      start = queue[-1]
+      distance, queue = _flood(is_open, start, width)
     # The queue is in order of distance: the far cells are its end.
     far = 1
-    while far < reached and distance[queue[far]] < min_path:
+    while far < len(queue) and distance[queue[far]] < min_path:
       far += 1
-    if far >= reached:
+    if far >= len(queue):
       ratings[i] = -1
       continue
-    goal = queue[far + below(state, reached - far)]
+    goal = queue[far + below(state, len(queue) - far)]
     for cell in cells:
       questions[i, cell] = answers[i, cell] = FREE
     questions[i, start] = answers[i, start] = START
