@@ -163,16 +163,11 @@ class Sudoku(Domain):
     """A solution of a question; the first that is found of several."""
     if not ((question >= BLANK) & (question < self.vocab_size)).all():
       return None
-    full = (1 << self.side) - 1
-    stack, pending, queue = solver.scratch(self.seq_len)
-    tail = solver.start(question, stack[0], queue, full)
-    found, _, depth = solver.search(
-      stack, pending, queue, tail, 1, full, self._geometry
-    )
+    candidates = solver.candidates_of(question, self._geometry)
+    found, _, solution = solver.search(candidates, 1, self._geometry)
     if not found:
       return None
-    digits = [int(bit).bit_length() for bit in stack[depth]]
-    return np.array(digits, np.uint8) + BLANK
+    return np.array([int(x).bit_length() for x in solution], np.uint8) + BLANK
 
   def augment(
     self,

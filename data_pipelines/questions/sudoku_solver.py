@@ -97,9 +97,10 @@ def _tell_peers(candidates, queue, tail, peers):
 
 
 @compiled
-def _propagate(candidates, queue, tail, full, geometry):
+def _propagate(candidates, queue, tail, geometry):
   """Follows all that is certain; false for a contradiction."""
   units = geometry.units
+  full = (1 << units.shape[1]) - 1
   meet, line, box = geometry.meet, geometry.line, geometry.box
   while True:
     if not _tell_peers(candidates, queue, tail, geometry.peers):
@@ -194,18 +195,26 @@ def _choose(candidates, peers):
 
 
 @compiled
-def search(stack, pending, queue, tail, limit, full, geometry):
-  """Counts solutions up to `limit`, the guesses made for that, and the depth
-  where it ended: with `limit` found, stack[depth] holds the last one.
+def search(given, limit, geometry):
+  """Counts solutions up to `limit`, and the guesses made for that.
 
-  stack[0] holds the candidates to start from, `pending` the cell guessed at
-  each depth, the first `tail` cells of `queue` are queued, and `full` is the
-  bits of all digits.
+  The third result is the last solution where `limit` were found; both it and
+  what is given to start from are candidates.
   """
-  depth = found = guesses = 0
+  size = len(given)
+  # What is left to try at each depth, and the cell that is guessed there.
+  stack = np.zeros((size + 1, size), np.uint16)
+  pending = np.zeros(size + 1, np.uint8)
+  queue = np.zeros(size + 1, np.uint8)
+  stack[0] = given
+  tail = depth = found = guesses = 0
+  for cell in range(size):
+    if given[cell] & (given[cell] - 1) == 0:
+      queue[tail] = cell
+      tail += 1
   while True:
     candidates = stack[depth]
-    if _propagate(candidates, queue, tail, full, geometry):
+    if _propagate(candidates, queue, tail, geometry):
       cell = _choose(candidates, geometry.peers)
       if cell >= 0:
         guesses += 1
@@ -229,30 +238,18 @@ def search(stack, pending, queue, tail, limit, full, geometry):
     queue[0] = pending[depth]
     left = stack[depth, pending[depth]]
     tail = 1 if left & (left - 1) == 0 else 0
-  return found, guesses, depth
+  return found, guesses, stack[depth]
 
 
 @compiled
-def start(question, candidates, queue, full):
-  """Sets candidates and queue to a question's clues; the queue's end."""
-  tail = 0
-  for cell in range(question.shape[0]):
+def candidates_of(question, geometry):
+  """The digit of each clue, all digits elsewhere."""
+  every = (1 << geometry.units.shape[1]) - 1
+  candidates = np.full(len(question), every, np.uint16)
+  for cell in range(len(question)):
     if question[cell] >= FIRST_DIGIT:
       candidates[cell] = 1 << (question[cell] - FIRST_DIGIT)
-      queue[tail] = cell
-      tail += 1
-    else:
-      candidates[cell] = full
-  return tail
-
-
-@compiled
-def scratch(size):
-  return (
-    np.zeros((size + 1, size), np.uint16),
-    np.zeros(size + 1, np.uint8),
-    np.zeros(size + 1, np.uint8),
-  )
+  return candidates
 
 
 @compiled
@@ -285,33 +282,30 @@ def _check_cells(question, answer, units, where):
 
 @compiled
 def check(questions, answers, geometry, code, where):
-  size = questions.shape[1]
-  full = (1 << geometry.units.shape[1]) - 1
-  stack, pending, queue = scratch(size)
+  """Sets a code of what is wrong with each puzzle, and where that is."""
   for i in range(questions.shape[0]):
     code[i] = _check_cells(questions[i], answers[i], geometry.units, where[i])
     if code[i] == FINE:
-      tail = start(questions[i], stack[0], queue, full)
-      found, _, _ = search(stack, pending, queue, tail, 2, full, geometry)
-      if found > 1:
+      candidates = candidates_of(questions[i], geometry)
+      if search(candidates, 2, geometry)[0] > 1:
         code[i] = AMBIGUOUS
 
 
 @compiled
-def _shuffle(order, state):
-  for i in range(order.shape[0]):
-    order[i] = i
-  for i in range(order.shape[0] - 1, 0, -1):
+def _shuffled(size, state):
+  order = np.arange(size)
+  for i in range(size - 1, 0, -1):
     j = below(state, i + 1)
     order[i], order[j] = order[j], order[i]
+  return order
 
 
 @compiled
-def _fill(candidates, queue, order, state, full, geometry):
+def _fill(candidates, state, geometry):
   """Fills a grid at random; false where that came to a dead end."""
-  candidates[:] = full
-  _shuffle(order, state)
-  for cell in order:
+  candidates[:] = (1 << geometry.units.shape[1]) - 1
+  queue = np.zeros(len(candidates) + 1, np.uint8)
+  for cell in _shuffled(len(candidates), state):
     left = np.int64(candidates[cell])
     if left & (left - 1) == 0:
       continue
@@ -324,7 +318,7 @@ def _fill(candidates, queue, order, state, full, geometry):
       left &= left - 1
     candidates[cell] = left & -left
     queue[0] = cell
-    if not _propagate(candidates, queue, 1, full, geometry):
+    if not _propagate(candidates, queue, 1, geometry):
       return False
   return True
 
@@ -333,34 +327,30 @@ def _fill(candidates, queue, order, state, full, geometry):
 def generate(keys, max_clues, geometry, questions, answers, ratings):
   """Makes one puzzle for each key; it may keep more clues than wanted."""
   size = questions.shape[1]
-  full = (1 << geometry.units.shape[1]) - 1
-  stack, pending, queue = scratch(size)
-  order = np.zeros(size, np.int64)
   state = np.zeros(1, np.uint64)
+  grid = np.zeros(size, np.uint16)
   for i in range(keys.shape[0]):
     state[0] = keys[i]
-    while not _fill(stack[0], queue, order, state, full, geometry):
+    while not _fill(grid, state, geometry):
       pass
     question, answer = questions[i], answers[i]
     for cell in range(size):
       digit = 0
-      while stack[0, cell] >> digit != 1:
+      while grid[cell] >> digit != 1:
         digit += 1
       question[cell] = answer[cell] = digit + FIRST_DIGIT
     clues = size
-    _shuffle(order, state)
-    for cell in order:
+    for cell in _shuffled(size, state):
       if clues <= max_clues:
         break
       # The digit may go if no solution has another one in its place.
       question[cell] = BLANK
-      tail = start(question, stack[0], queue, full)
-      stack[0, cell] = full ^ (1 << (answer[cell] - FIRST_DIGIT))
-      found, _, _ = search(stack, pending, queue, tail, 1, full, geometry)
-      if found:
+      candidates = candidates_of(question, geometry)
+      candidates[cell] ^= grid[cell]
+      if search(candidates, 1, geometry)[0]:
         question[cell] = answer[cell]
       else:
         clues -= 1
-    tail = start(question, stack[0], queue, full)
-    found, guesses, _ = search(stack, pending, queue, tail, 2, full, geometry)
+    candidates = candidates_of(question, geometry)
+    found, guesses, _ = search(candidates, 2, geometry)
     ratings[i] = guesses if found == 1 else -1
