@@ -10,21 +10,10 @@ from experiments.cli import command
 
 # As they are listed: what a newcomer wants first.
 COMMANDS = (
-  'demo',
-  'train',
-  'evaluate',
-  'predict',
-  'report',
-  'analyze',
-  'compare',
-  'show',
-  'leaks',
-  'export_puzzles',
-  'convert',
-  'compile',
-  'verify_parity',
+  'demo', 'train', 'evaluate', 'predict', 'report', 'analyze', 'compare',
+  'show', 'leaks', 'export_puzzles', 'convert', 'compile', 'verify_parity',
   'benchmark',
-)
+)  # fmt: skip
 
 
 def main() -> None:

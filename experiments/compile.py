@@ -95,12 +95,10 @@ def largest_batch(
     setup = build.train_setup(asked, shapes)
     found = cost.of_step(setup, mesh, target)
     logging.info(
-      'Batch size %d: %s %.2f of %.2f GiB',
-      setup.batch_size,
-      'fits,' if found.fits else 'does not fit,',
-      found.peak_bytes / _GIB,
+      'Batch size %d: %s, %.2f of %.2f GiB', setup.batch_size,
+      'fits' if found.fits else 'does not fit', found.peak_bytes / _GIB,
       memory / _GIB,
-    )
+    )  # fmt: skip
     seen[tried] = found.peak_bytes
     if found.fits:
       fitting, best = tried, (setup, found)
@@ -130,12 +128,9 @@ def _next(
 
 
 def report(
-  setup: TrainSetup,
-  mesh: Mesh,
-  target: targets.Target,
-  found: cost.Cost,
+  setup: TrainSetup, mesh: Mesh, target: targets.Target, found: cost.Cost,
   run: cost.Run | None = None,
-) -> dict:
+) -> dict:  # fmt: skip
   """The fields of the JSON line that ends the output."""
   seconds, projection = None, None
   if run:
@@ -180,24 +175,6 @@ def report(
 
 def _table(found: cost.Cost, fields: dict) -> str:
   """Writes `fields` as a person reads them."""
-  rows = [*_machine_rows(found, fields), *_work_rows(found)]
-  if found.times:
-    times = ', '.join(f'{kind} {t:.3g} s' for kind, t in found.times.items())
-    rows.append(('a step at full rate', f'{times}: {found.bound} bounds it'))
-  if seconds := fields['measured_seconds_per_step']:
-    text = f'{seconds:.3g} s (median of {fields["measured_steps"]})'
-    if found.times:
-      text += f', {seconds / found.seconds:.2f} × that'
-    rows.append(('a step measured', text))
-  if peak := fields['measured_peak_bytes_per_device']:
-    rows.append(('memory measured', f'{peak / _GIB:.2f} GiB at its peak'))
-  if hours := fields['projected_hours']:
-    text = f'{fields["total_steps"]:,} steps in {hours:.3g} hours, '
-    rows.append(('the whole run', text + fields['projection']))
-  return '\n'.join(f'{name:20} {text}' for name, text in rows)
-
-
-def _machine_rows(found: cost.Cost, fields: dict) -> list[tuple[str, str]]:
   shape = ' × '.join(f'{axis} {n}' for axis, n in fields['mesh'].items())
   parts = fields['microbatches']
   text = (
@@ -216,20 +193,33 @@ def _machine_rows(found: cost.Cost, fields: dict) -> list[tuple[str, str]]:
     for kind, size in found.memory_bytes.items():
       sign = '-' * (kind == 'aliased')
       rows.append((f'  {kind}', f'{sign}{size / _GIB:.2f} GiB'))
-  return rows
+  rows += _work_rows(found)
+  if found.times:
+    times = ', '.join(f'{kind} {t:.3g} s' for kind, t in found.times.items())
+    rows.append(('a step at full rate', f'{times}: {found.bound} bounds it'))
+  if seconds := fields['measured_seconds_per_step']:
+    text = f'{seconds:.3g} s (median of {fields["measured_steps"]})'
+    if found.times:
+      text += f', {seconds / found.seconds:.2f} × that'
+    rows.append(('a step measured', text))
+  if peak := fields['measured_peak_bytes_per_device']:
+    rows.append(('memory measured', f'{peak / _GIB:.2f} GiB at its peak'))
+  if hours := fields['projected_hours']:
+    text = f'{fields["total_steps"]:,} steps in {hours:.3g} hours, '
+    rows.append(('the whole run', text + fields['projection']))
+  return '\n'.join(f'{name:20} {text}' for name, text in rows)
 
 
 def _work_rows(found: cost.Cost) -> list[tuple[str, str]]:
   if found.flops is None:
     reason = 'the compiler gives no text of the program in a known form'
     return [('work and exchanges', f'not known: {reason}')] * found.fits
+  text = (
+    f'{found.flops / 1e12:.3g} TFLOP, {found.flops / found.ideal_flops:.2f} × '
+    f'the ideal {found.ideal_flops / 1e12:.3g}'
+  )
   rows = [
-    (
-      'arithmetic',
-      f'{found.flops / 1e12:.3g} TFLOP, '
-      f'{found.flops / found.ideal_flops:.2f} × the ideal '
-      f'{found.ideal_flops / 1e12:.3g}',
-    ),
+    ('arithmetic', text),
     ('memory traffic', f'{found.accessed_bytes / 1e9:.3g} GB'),
   ]
   if found.uncounted:
@@ -248,12 +238,9 @@ def _work_rows(found: cost.Cost) -> list[tuple[str, str]]:
 
 
 def _refusal(
-  config: Settings,
-  setup: TrainSetup,
-  mesh: Mesh,
-  target: targets.Target,
+  config: Settings, setup: TrainSetup, mesh: Mesh, target: targets.Target,
   found: cost.Cost,
-) -> str:
+) -> str:  # fmt: skip
   """Says how much memory is missing, and what would help."""
   lines = [
     f'Does not fit: a device of {target.name} has '

@@ -127,16 +127,13 @@ def make_run(
   saved = checkpoints.Checkpoints(
     workdir, checkpoints.Keep(found.settings.keep_checkpoints)
   )
+  data = f'{checkpoints.UNKNOWN_DATA}, converted from {path.name}'
   with contextlib.closing(saved):
     saved.save_weights(
       found.step if step is None else step,
       found.variables,
       np.pad(table, ((0, unused), (0, 0))),
-      checkpoints.Position(
-        0,
-        found.identifier_names,
-        f'{checkpoints.UNKNOWN_DATA}, converted from {path.name}',
-      ),
+      checkpoints.Position(0, found.identifier_names, data),
     )
   return report
 
@@ -147,13 +144,10 @@ def match(puzzles: PuzzleSet, names: Sequence[str]) -> str:
   Raises:
     ConfigError: no puzzle of the data has a row.
   """
-  ours = {
-    encoding.parse_augmentation_name(name)[0]
-    for name in puzzles.identifier_names()
-  }
-  theirs = [encoding.parse_augmentation_name(name)[0] for name in names]
-  unused = sorted({task for task in theirs if task not in ours})
-  missing = sorted(ours - set(theirs))
+  parse = encoding.parse_augmentation_name
+  ours = {parse(name)[0] for name in puzzles.identifier_names()}
+  theirs = [parse(name)[0] for name in names]
+  unused, missing = sorted({*theirs} - ours), sorted(ours - {*theirs})
   # The blank row is of every set, and says nothing of these.
   named = ours - {BLANK_NAME}
   if len(names) > 1 and named and named.isdisjoint(theirs):
@@ -161,22 +155,21 @@ def match(puzzles: PuzzleSet, names: Sequence[str]) -> str:
       'no row of its puzzle table is of a puzzle in the data '
       f'({_some(unused)}); name the --config of the data that it was trained on'
     )
-  found = sum(task in ours for task in theirs)
-  lines = [
-    f'Puzzle table: {len(names):,} rows, {found:,} of puzzles that are in the '
-    'data'
-  ]
+  found, rows = sum(task in ours for task in theirs), len(names)
+  text = (
+    f'Puzzle table: {rows:,} rows, {found:,} of puzzles that are in the data'
+  )
   if unused:
-    lines.append(
-      f'  {len(names) - found:,} rows of {len(unused):,} puzzles that the data '
+    text += (
+      f'\n  {rows - found:,} rows of {len(unused):,} puzzles that the data '
       f'lack: {_some(unused)}'
     )
   if missing:
-    lines.append(
-      f'  {len(missing):,} puzzles of the data have no row, and cannot be '
+    text += (
+      f'\n  {len(missing):,} puzzles of the data have no row, and cannot be '
       f'predicted: {_some(missing)}'
     )
-  return '\n'.join(lines)
+  return text
 
 
 def _some(names: Sequence[str]) -> str:

@@ -56,16 +56,12 @@ flags.DEFINE_bool(
 
 
 def main(_) -> None:
+  colour = sys.stdout.isatty() if FLAGS.color is None else FLAGS.color
+  fitting = Fitting(**shared_flags.values(FLAGS, shared_flags.FITTING))
   run(
-    FLAGS.workdir,
-    FLAGS.task,
-    Fitting(**shared_flags.values(FLAGS, shared_flags.FITTING)),
-    FLAGS.step,
-    FLAGS.out,
-    FLAGS.trace,
-    FLAGS.trace_segments,
-    sys.stdout.isatty() if FLAGS.color is None else FLAGS.color,
-  )
+    FLAGS.workdir, FLAGS.task, fitting, FLAGS.step, FLAGS.out, FLAGS.trace,
+    FLAGS.trace_segments, colour,
+  )  # fmt: skip
 
 
 def run(
@@ -158,13 +154,11 @@ def _tell_question(answer: Answer, domain: Any, colour: bool) -> str:
     mark = 'right'
   else:
     mark = 'valid, another solution' if answer.valid[0] else 'wrong'
-  panels = zip(
-    ('question', 'prediction', 'true answer'),
-    (answer.inputs[0], grid, truth),
-    strict=True,
-  )
+  panels = {
+    'question': answer.inputs[0], 'prediction': grid, 'true answer': truth,
+  }  # fmt: skip
   text = terminal.side_by_side(
-    [(caption, tokens_of(domain, one)) for caption, one in panels],
+    [(caption, tokens_of(domain, one)) for caption, one in panels.items()],
     pictures.style_of(domain, domain.vocab_size),
     domain.characters,
     colour,

@@ -19,7 +19,6 @@ import pathlib
 import re
 from typing import Any
 
-import jax
 from absl import flags, logging
 
 import hrm_jax.solver
@@ -86,25 +85,23 @@ def gather(solver: Solver, max_tasks: int) -> dict[str, Any]:
   one = runs.read(workdir)
   evaluate = command.typed('experiments.evaluate')
   again = f'{evaluate} --workdir={workdir} --step={step}'
-  directory = _find_evaluation(workdir, step)
-  scores = directory and runs.read_scores(
-    directory / 'scores.json', f'run {again} again'
-  )
+  # All that is held out, as the run halts; else another evaluation.
+  paths = [
+    *(workdir / 'evaluation').glob(f'step_{step}/scores.json'),
+    *sorted((workdir / 'evaluation').glob(f'step_{step}_*/scores.json')),
+  ]
+  scores = runs.read_scores(paths[0], f'run {again} again') if paths else None
   puzzles = solver.puzzles
   leaks = scores.leaks if scores else solver.leaks.record()
   # What is damaged is told before the traces are made.
   charts_shown = curves.collect(one.metrics)
   analyses = _analyses(workdir / 'analysis' / f'step_{step}')
-  num_rows = scores.rows if scores else 0
-  found = gallery.gather(solver, directory, num_rows, max_tasks)
+  found = gallery.gather(solver, scores, max_tasks)
   known = leak_check.recorded(leaks)
   leaks = {**leaks, 'names': sorted({leak.entry for leak in known})}
   leaking = {leak.held_out for leak in known}
   for entry in found['entries']:
     entry['leaks'] = entry['name'] in leaking
-  parameters = sum(
-    leaf.size for leaf in jax.tree.leaves(solver.shapes.variables['params'])
-  )
   usual = flat(Settings.published(one.config.model.kind).to_dict())
   rows, width = solver.shapes.puzzle_table.shape
   table = f'{rows:,} rows × {width:,}, beside these' if width else 'none'
@@ -116,7 +113,7 @@ def gather(solver: Solver, max_tasks: int) -> dict[str, Any]:
     'command': again,
     'facts': [
       ['System', one.system],
-      ['Trained parameters', f'{parameters:,}'],
+      ['Trained parameters', f'{one.parameters:,}'],
       ['Puzzle embeddings', table],
       ['Checkpoint', f'step {step:,}'],
       ['Seed', str(one.config.seed)],
@@ -158,16 +155,6 @@ def render(contents: dict[str, Any]) -> str:
     'DATA': data,
   }
   return re.sub(r'@(POLICY|TITLE|DATA)@', lambda m: filled[m[1]], template)
-
-
-def _find_evaluation(workdir: pathlib.Path, step: int) -> pathlib.Path | None:
-  """The evaluation of all that is held out, as the run halts; else another."""
-  root = workdir / 'evaluation'
-  found = [
-    *root.glob(f'step_{step}/scores.json'),
-    *sorted(root.glob(f'step_{step}_*/scores.json')),
-  ]
-  return found[0].parent if found else None
 
 
 def _scores(

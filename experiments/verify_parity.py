@@ -222,8 +222,7 @@ def _replay_evaluation(setup, variables, table, batch, errors) -> None:
   for j in range(setup.act.halt_max_steps):
     z, logits, q = segment(z)
     for name, value in {
-      'z_H': z.z_H,
-      'z_L': z.z_L,
+      **z._asdict(),
       'logits': logits,
       'q_halt_logits': q[:, 0],
       'q_continue_logits': q[:, 1],

@@ -5,24 +5,17 @@
 `hrm-jax benchmark input_pipeline` runs it for every set.
 """
 
+import contextlib
 import json
 import resource
 import time
-
-from absl import flags
 
 from data_pipelines import puzzles
 from experiments.cli import command, shared_flags
 
 FLAGS = shared_flags.define('train', 'evaluate', num_aug=1000)
-flags.DEFINE_integer(
-  'batch_size', 768, 'Number of examples in a batch.', flag_values=FLAGS
-)
-flags.DEFINE_float(
-  'seconds', 10.0, 'Time to measure for in seconds.', flag_values=FLAGS
-)
-
-_FAR = 10**6
+# Examples in a batch, seconds to measure for, and a position to start from.
+_BATCH, _SECONDS, _FAR = 768, 10.0, 10**6
 
 
 def main(_) -> None:
@@ -32,11 +25,11 @@ def main(_) -> None:
     FLAGS.train, FLAGS.evaluate, canvas=30, num_aug=FLAGS.num_aug, seed=0
   )
   loaded = time.perf_counter()
-  batches = data.train_batches(FLAGS.batch_size, seed=0)
+  batches = data.train_batches(_BATCH, seed=0)
   next(batches)
   first = time.perf_counter()
   count = 0
-  while time.perf_counter() - first < FLAGS.seconds:
+  while time.perf_counter() - first < _SECONDS:
     next(batches)
     count += 1
   rate = count / (time.perf_counter() - first)
@@ -46,7 +39,7 @@ def main(_) -> None:
     'load': loaded - begin,
     'first_batch': first - loaded,
     'batches': rate,
-    'examples': rate * FLAGS.batch_size,
+    'examples': rate * _BATCH,
     'far': far - near,
     'resident': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
   }
@@ -56,11 +49,9 @@ def main(_) -> None:
 def _first_batch(data: puzzles.PuzzleSet, position: int) -> float:
   """Seconds until the first batch from a position on."""
   begin = time.perf_counter()
-  batches = data.train_batches(FLAGS.batch_size, 0, position)
-  next(batches)
-  taken = time.perf_counter() - begin
-  batches.close()
-  return taken
+  with contextlib.closing(data.train_batches(_BATCH, 0, position)) as batches:
+    next(batches)
+    return time.perf_counter() - begin
 
 
 if __name__ == '__main__':

@@ -63,16 +63,16 @@ def puzzle_table() -> None:
     donate_argnums=0,
   )
   gradients = jax.random.normal(jax.random.key(0), (batch, width))
-  tables, updates = {}, {}
+  tables, chosen = {}, {}
   for rows in (10**3, 10**6):
     tables[rows] = jnp.zeros((rows, width))
-    chosen = jax.random.randint(jax.random.key(1), (batch,), 0, rows)
+    chosen[rows] = jax.random.randint(jax.random.key(1), (batch,), 0, rows)
 
-    def update(rows=rows, chosen=chosen):
-      tables[rows] = apply(tables[rows], chosen, gradients).block_until_ready()
+  def update(rows):
+    table = apply(tables[rows], chosen[rows], gradients)
+    tables[rows] = table.block_until_ready()
 
-    updates[rows] = update
-  medians = timing.in_turns(updates, repeats)
+  medians = timing.in_turns(update, tables, repeats)
   for rows, median in medians.items():
     print(
       f'{rows:>9,} rows × {width}: {1e3 * median:.2f} ms an update of '
@@ -85,17 +85,16 @@ def halting() -> None:
   """Times a training step with and without the Q target's segment."""
   batch_size, seq_len, repeats = 64, 100, 15
   mesh = sharding.make_mesh(jax.devices()[:1])
-  states, runs = {}, {}
+  states, steps = {}, {}
   for rule in ('q_learning', 'halt_only'):
     setup, batch = benchmark_step.made(batch_size, seq_len, 128, 2, 4, rule)
     states[rule] = train_step.sharded_init(setup, mesh)
-    step = train_step.sharded_step(setup, mesh)
+    steps[rule] = train_step.sharded_step(setup, mesh)
 
-    def run(rule=rule, batch=batch, step=step):
-      states[rule], *_ = jax.block_until_ready(step(states[rule], batch))
+  def run(rule):
+    states[rule], *_ = jax.block_until_ready(steps[rule](states[rule], batch))
 
-    runs[rule] = run
-  medians = timing.in_turns(runs, repeats)
+  medians = timing.in_turns(run, states, repeats)
   for rule, median in medians.items():
     print(
       f'{rule:10}  {1e3 * median:.0f} ms a step of {batch_size} × {seq_len} '
@@ -121,9 +120,7 @@ def act_evaluation(workdir: pathlib.Path, step: int | None) -> None:
       judge = solver.predict(tiled, mode, batch_size=size)
       segments[mode] = judge.metrics['eval/steps']
 
-    medians = timing.in_turns(
-      {m: functools.partial(run, m) for m in inference.HALTING_MODES}, repeats
-    )
+    medians = timing.in_turns(run, inference.HALTING_MODES, repeats)
     for mode, median in medians.items():
       print(
         f'{mode:5}  {median:.3f} s for {len(rows)} rows, at most '

@@ -5,7 +5,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -16,18 +17,18 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def in_turns(
-  functions: Mapping[str, Callable[[], object]], repeats: int
-) -> dict[str, float]:
-  """Returns the median time of each function in seconds.
+  function: Callable[[Any], object], kinds: Iterable[Any], repeats: int
+) -> dict[Any, float]:
+  """Returns the median seconds of the function for each kind of work.
 
-  They are called in turns, so that other work on the machine slows all of them
-  alike. The first round is not measured, since it compiles.
+  They take turns, so that other work on the machine slows all of them alike.
+  The first round is not measured, since it compiles.
   """
-  times = {name: [] for name in functions}
+  times = {kind: [] for kind in kinds}
   for _ in range(repeats + 1):
-    for name, function in functions.items():
-      times[name].append(seconds(function))
-  return {name: statistics.median(spent[1:]) for name, spent in times.items()}
+    for kind, spent in times.items():
+      spent.append(seconds(lambda kind=kind: function(kind)))
+  return {kind: statistics.median(spent[1:]) for kind, spent in times.items()}
 
 
 def run_module(name: str, *arguments: str, **variables: str) -> str:

@@ -27,7 +27,11 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """The experiment; presets are 'paper' and 'demo', see `base.choose`."""
   config, preset, system = base.choose(variant, 'paper', 'demo')
   if preset == 'demo':
-    _demo(config)
+    base.shrink(config, batch_size=64, total_steps=2000, halt_max_steps=4)
+    config.data.train = 'maze:size=5x5:path=4:count=1000:tests=100'
+    config.data.evaluate = config.data.train
+    config.data.num_aug = 7
+    config.checkpoint_every = 1000
     return config
   config.data.train = config.data.evaluate = 'maze_30x30_hard_1k'
   # TRM's builder has all eight turns and mirrorings of each maze.
@@ -35,11 +39,3 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   base.for_1000_puzzles(config)
   config.checkpoint_every = 2_000
   return config
-
-
-def _demo(config: ml_collections.ConfigDict) -> None:
-  base.shrink(config, batch_size=64, total_steps=2000, halt_max_steps=4)
-  config.data.train = 'maze:size=5x5:path=4:count=1000:tests=100'
-  config.data.evaluate = config.data.train
-  config.data.num_aug = 7
-  config.checkpoint_every = 1000

@@ -158,17 +158,13 @@ class Run(NamedTuple):
 
 
 def run(
-  setup: train_step.TrainSetup,
-  mesh: Mesh,
-  compiled: jax.stages.Compiled,
+  setup: train_step.TrainSetup, mesh: Mesh, compiled: jax.stages.Compiled,
   seconds: float = 20.0,
-) -> Run:
+) -> Run:  # fmt: skip
   """Runs the program of `of_step` on random puzzles for about `seconds`."""
-  limits = {
-    'inputs': (1, setup.model.vocab_size),
-    'labels': (1, setup.model.vocab_size),
-    'puzzle_identifiers': (0, setup.num_puzzle_identifiers),
-  }
+  tokens = (1, setup.model.vocab_size)
+  limits = {'inputs': tokens, 'labels': tokens}
+  limits['puzzle_identifiers'] = (0, setup.num_puzzle_identifiers)
   batch = jax.jit(
     lambda: {
       name: jax.random.randint(
@@ -227,11 +223,9 @@ def _work(
   own figures are used there.
   """
   told = {} if platform == 'gpu' else compiled.cost_analysis() or {}
+  counts = {'flops': program.flops, 'bytes accessed': program.bytes_accessed}
   out = []
-  for name, count in (
-    ('flops', program.flops),
-    ('bytes accessed', program.bytes_accessed),
-  ):
+  for name, count in counts.items():
     once, all_loops = count(loops=False), count(loops=True)
     out.append(told[name] * all_loops / once if told and once else all_loops)
   return tuple(out)

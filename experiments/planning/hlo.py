@@ -13,10 +13,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-KINDS = (
-  'all-reduce', 'reduce-scatter', 'all-gather', 'all-to-all',
-  'collective-permute',
-)  # fmt: skip
+# The kinds of exchanges, each with the least number of bytes that one of n
+# devices sends for a byte that it puts in, as in a ring.
+KINDS = {
+  'all-reduce': lambda n: 2 * (n - 1) / n,
+  'reduce-scatter': lambda n: (n - 1) / n,
+  'all-gather': lambda n: n - 1,
+  'all-to-all': lambda n: (n - 1) / n,
+  'collective-permute': lambda n: 1,
+}
 # Operations that neither read nor write memory.
 _FREE = {
   'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'while',
@@ -105,15 +110,7 @@ class Collective(NamedTuple):
   @property
   def sent_bytes(self) -> float:
     """Least number of bytes that a device sends each time, as in a ring."""
-    n = self.devices
-    fraction = {
-      'all-reduce': 2 * (n - 1) / n,
-      'reduce-scatter': (n - 1) / n,
-      'all-gather': n - 1,
-      'all-to-all': (n - 1) / n,
-      'collective-permute': 1,
-    }
-    return self.operand_bytes * fraction[self.kind]
+    return self.operand_bytes * KINDS[self.kind](self.devices)
 
 
 class Program:

@@ -118,10 +118,8 @@ def _tpu(name: str, topology: str) -> Target:
       f'--target={name}: no figures of this TPU; use {", ".join(_TPUS)}, e.g. '
       'tpu:v5e:2x4'
     )
-  settings = {}
-  if generation == 'v4':
-    # Two cores are one device, as on the machine itself.
-    settings['chip_config_name'] = 'megacore'
+  # Two cores of a v4 are one device, as on the machine itself.
+  settings = {'chip_config_name': 'megacore'} if generation == 'v4' else {}
   sizes = [int(size) for size in re.findall('[0-9]+', layout)]
   if any(size % 2 for size in sizes[:2]):
     # Hosts have 2 × 2 chips unless that does not fit.
@@ -140,12 +138,9 @@ def _tpu(name: str, topology: str) -> Target:
 
 
 def _h100(name: str, count: int) -> Target:
-  for package, module in (
-    ('jax-cuda12-plugin', 'jax_cuda12_plugin'),
-    ('jax-cuda12-pjrt', 'jax_plugins.xla_cuda12'),
-    ('nvidia-cuda-nvcc-cu12', 'nvidia.cuda_nvcc'),
-  ):
-    _require(name, package, module)
+  _require(name, 'jax-cuda12-plugin', 'jax_cuda12_plugin')
+  _require(name, 'jax-cuda12-pjrt', 'jax_plugins.xla_cuda12')
+  _require(name, 'nvidia-cuda-nvcc-cu12', 'nvidia.cuda_nvcc')
   each = min(count, _GPUS_OF_A_HOST)
   hosts = count // each
   if hosts * each != count:
@@ -159,20 +154,15 @@ def _h100(name: str, count: int) -> Target:
       target_config=_H100.read_text(),
       topology=f'1x{hosts}x{each}',
     ).devices
-  return Target(
-    name,
-    devices,
-    _H100_ALONE if hosts == 1 else _H100_HOSTS,
-    # Tile sizes are found by trying them on the GPU.
-    {'xla_gpu_enable_triton_gemm': False},
-  )
+  # Tile sizes would be found by trying them on the GPU.
+  options = {'xla_gpu_enable_triton_gemm': False}
+  hardware = _H100_ALONE if hosts == 1 else _H100_HOSTS
+  return Target(name, devices, hardware, options)
 
 
 def _cpu(name: str, count: int) -> Target:
-  flags = os.environ.get('XLA_FLAGS', '')
-  os.environ['XLA_FLAGS'] = (
-    f'{flags} --xla_force_host_platform_device_count={count}'
-  )
+  flag = f' --xla_force_host_platform_device_count={count}'
+  os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + flag
   devices = jax.devices('cpu')
   return Target(name, devices, Hardware(_machine_memory(devices)))
 

@@ -30,14 +30,12 @@ def write(found: Evaluation, directory: pathlib.Path) -> list[str]:
   tasks also submission.json (two attempts, Kaggle's form) and predictions.json
   (ranked candidates with votes), for other puzzles predictions.csv.
   """
+  facts = found.facts | found.metrics
   if found.tasks:
-    write_votes(
-      directory, found.tasks, found.candidates, found.facts | found.metrics
-    )
+    write_votes(directory, found.tasks, found.candidates, facts)
     kinds = ['submission.json', 'predictions.json']
   else:
-    (result,) = found.results
-    write_answers(directory, result, found.facts | found.metrics)
+    write_answers(directory, *found.results, facts)
     kinds = ['predictions.csv']
   return [*kinds, 'scores.json', 'predictions.png']
 
@@ -73,8 +71,8 @@ def write_votes(
   predictions = {
     task.name: [
       [
-        candidate._replace(grid=candidate.grid.tolist())._asdict()
-        for candidate in candidates.get((task.name, test), [])[:_KEPT]
+        {**one._asdict(), 'grid': one.grid.tolist()}
+        for one in candidates.get((task.name, test), [])[:_KEPT]
       ]
       for test in range(len(task.tests))
     ]

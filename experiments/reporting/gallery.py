@@ -20,6 +20,7 @@ from data_pipelines.arc.voting import Candidate
 from data_pipelines.drawing import pictures as picture
 from data_pipelines.drawing.pictures import Thought
 from data_pipelines.errors import ConfigError
+from experiments.reporting import runs
 from hrm_jax.solver import Solver
 
 # Number of attempts that count, and of ranked answers that are shown.
@@ -33,10 +34,7 @@ _CHARACTERS = np.frombuffer(
 
 
 def gather(
-  solver: Solver,
-  directory: pathlib.Path | None,
-  num_rows: int,
-  max_puzzles: int,
+  solver: Solver, scores: runs.Scores | None, max_puzzles: int
 ) -> dict[str, Any]:
   """Chooses puzzles, evenly among those scored, and says how to draw them.
 
@@ -45,16 +43,15 @@ def gather(
   fraction `NEARLY` of its cells, which are the cells to be filled for a Sudoku
   or maze, or the true answer is among the ranked ones), `failed` or `unscored`.
 
-  Without a `directory` of an evaluation, of `num_rows` augmentations included,
-  nothing was scored. Returned are `entries`; `counts` of each status, over all
-  that were scored; `styles` of grids and of canvases; `copied_cells`, for
-  Sudokus and mazes the fraction of cells that the question has right.
+  Returned are `entries`; `counts` of each status, over all that were scored;
+  `styles` of grids and of canvases; `copied_cells`, for Sudokus and mazes the
+  fraction of cells that the question has right.
 
   Raises:
     ConfigError, DataError: the files of the evaluation are damaged, or are not
       of these puzzles.
   """
-  puzzles = solver.puzzles
+  puzzles, directory = solver.puzzles, scores and scores.path.parent
   rows = puzzles.evaluation_rows(1)
   found = {'entries': [], 'counts': {}, 'styles': {}, 'copied_cells': None}
   if not len(rows):
@@ -62,7 +59,7 @@ def gather(
   domain = puzzles.domain
   style = picture.style_of(domain, puzzles.vocab_size)
   if domain is None:
-    source = _Tasks(puzzles, rows, directory, num_rows)
+    source = _Tasks(puzzles, rows, directory, scores.rows if scores else 0)
   else:
     source = _Questions(puzzles, rows, directory)
     found['copied_cells'] = source.copied_cells()

@@ -51,19 +51,15 @@ def read(found: Sequence[runs.Run], metric: str) -> list[Curve]:
       group have no step in common.
   """
   for run in found:
-    if not run.evaluations:
+    path, known = run.directory / 'metrics.jsonl', set().union(*run.evaluations)
+    names = sorted(n.removeprefix(_PREFIX) for n in known if _PREFIX in n)
+    if not names:
       raise ConfigError(
-        f'{run.directory / "metrics.jsonl"}: holds no evaluation; train with '
-        '--config.evaluate_every=N'
+        f'{path}: holds no evaluation; train with --config.evaluate_every=N'
       )
-    known = set().union(*run.evaluations)
-    if _PREFIX + metric not in known:
-      names = ', '.join(
-        sorted(n.removeprefix(_PREFIX) for n in known if n.startswith(_PREFIX))
-      )
+    if metric not in names:
       raise ConfigError(
-        f'--metric={metric} is not in {run.directory}/metrics.jsonl; there are '
-        f'{names}'
+        f'--metric={metric} is not in {path}; there are {", ".join(names)}'
       )
   return [
     _curve(label, _held_out(group[0]), group, _PREFIX + metric)
@@ -128,12 +124,17 @@ def _draw_panel(axes, curves: Sequence[Curve], metric: str) -> None:
   for number, curve in enumerate(curves):
     # Where the colours begin again, the lines look otherwise.
     turn, place = divmod(number, len(charts.LINES))
-    colour, count = charts.LINES[place], len(curve.values)
+    colour, count, size = (
+      charts.LINES[place],
+      len(curve.values),
+      'no checkpoint',
+    )
+    if curve.parameters is not None:
+      size = f'{curve.parameters:,} parameters'
     axes.plot(
       curve.steps, curve.over_runs(statistics.mean), color=colour, marker='o',
       markersize=3.5, linestyle=('-', '--', ':', '-.')[turn % 4],
-      label=f'{curve.label}, {_count(curve.parameters)}, '
-      f'{count} seed{"s" * (count > 1)}',
+      label=f'{curve.label}, {size}, {count} seed{"s" * (count > 1)}',
     )  # fmt: skip
     if count > 1:
       axes.fill_between(
@@ -152,13 +153,3 @@ def _draw_panel(axes, curves: Sequence[Curve], metric: str) -> None:
   axes.legend(
     loc='upper center', bbox_to_anchor=(0.5, -0.12), fontsize=9, frameon=False
   )
-
-
-def _count(parameters: int | None) -> str:
-  """A number of parameters in three digits: '27.3M parameters'."""
-  if parameters is None:
-    return 'no checkpoint'
-  for size, letter in ((10**6, 'M'), (10**3, 'K')):
-    if parameters >= size:
-      return f'{parameters / size:.3g}{letter} parameters'
-  return f'{parameters} parameters'
