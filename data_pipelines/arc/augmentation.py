@@ -90,11 +90,8 @@ def draw(
   augmentations whether or not its answers are known). A task's draw depends on
   `seed`, its name and its pairs, not on the tasks beside it.
 
-  Args:
-    tasks: tasks of distinct names.
-    training_pairs: number of pairs of each task that training may show.
-    num_aug: number of augmentations wanted besides the identity.
-    seed: seed of the draw.
+  `training_pairs` is the number of pairs of each task that training may show,
+  of which one is drawn for each augmentation, never to be shifted.
   """
   drawn = []
   weights = _cell_weights()
@@ -118,18 +115,17 @@ def _candidates(
   """The identity, then random dihedral transforms and permutations."""
   count = 1 + _TRIES * num_aug
   dihedral = rng.integers(0, 8, count, dtype=np.uint8)
-  identity = np.arange(encoding.NUM_COLOURS, dtype=np.uint8)
-  colours = np.tile(identity, (count, 1))
-  colours[:, 1:] = rng.permuted(colours[:, 1:], axis=1)
-  dihedral[0], colours[0] = 0, identity
+  colours = np.tile(np.arange(encoding.NUM_COLOURS, dtype=np.uint8), (count, 1))
+  colours[1:, 1:] = rng.permuted(colours[:, 1:], axis=1)[1:]
+  dihedral[0] = 0
   return dihedral, colours
 
 
 def _cell_weights() -> np.ndarray:
   """Random odd 64-bit weights: [input or output, row, column]."""
-  side = encoding.CANVAS
-  rng = np.random.default_rng(0)
-  return rng.integers(0, 2**63, (2, side, side), dtype=np.uint64) * 2 + 1
+  shape = (2, encoding.CANVAS, encoding.CANVAS)
+  weights = np.random.default_rng(0).integers(0, 2**63, shape, dtype=np.uint64)
+  return weights * 2 + 1
 
 
 def _multiset_hashes(

@@ -160,10 +160,8 @@ def uncover(tokens: np.ndarray) -> np.ndarray | None:
     return None
   row, column = covered.any(axis=1).argmax(), covered.any(axis=0).argmax()
   part = canvas[row:, column:]
-  height, width = (
-    int(line.argmin()) or len(line)
-    for line in (part[:, 0] >= FIRST_COLOUR, part[0] >= FIRST_COLOUR)
-  )
+  edges = (part[:, 0] >= FIRST_COLOUR, part[0] >= FIRST_COLOUR)
+  height, width = (int(edge.argmin()) or len(edge) for edge in edges)
   grid = part[:height, :width].astype(np.int64) - FIRST_COLOUR
   if grid.min() < 0 or grid.max() >= NUM_COLOURS:
     raise ValueError('its canvas does not hold one grid of colours')
@@ -220,9 +218,8 @@ def decode(
   height_N, width_N = _crop(tokens_NCC)
 
   side = np.arange(canvas)
-  inside_NCC = (side < height_N[:, None])[:, :, None] & (
-    side < width_N[:, None]
-  )[:, None, :]
+  inside_NCC = side[:, None] < height_N[:, None, None]
+  inside_NCC = inside_NCC & (side < width_N[:, None, None])
   # One table for each prediction: token -> original colour. What lies outside
   # of the crop was multiplied to PAD and so becomes OUTSIDE.
   table_NV = np.full((count, VOCAB_SIZE), OUTSIDE, np.uint8)
@@ -236,16 +233,13 @@ def decode(
   turned_NS2 = np.full((count, 2 * size), OUTSIDE, np.uint8)
   for transform, inverse in enumerate(INVERSE_DIHEDRAL):
     rows = np.flatnonzero(dihedral_N == transform)
-    turned_NS2[rows, :size] = dihedral(grids_NCC[rows], inverse).reshape(
-      len(rows), size
-    )
+    turned = dihedral(grids_NCC[rows], inverse)
+    turned_NS2[rows, :size] = turned.reshape(len(rows), size)
   shift_N = (turned_NS2 != OUTSIDE).argmax(axis=1)
   windows = np.lib.stride_tricks.sliding_window_view(turned_NS2, size, axis=1)
   grids_NCC = windows[np.arange(count), shift_N].reshape(tokens_NCC.shape)
 
+  sizes_N2 = np.stack([height_N, width_N], axis=1)
   swapped_N = np.isin(dihedral_N, (1, 3, 6, 7))
-  return (
-    grids_NCC,
-    np.where(swapped_N, width_N, height_N),
-    np.where(swapped_N, height_N, width_N),
-  )
+  sizes_N2[swapped_N] = sizes_N2[swapped_N, ::-1]
+  return grids_NCC, *sizes_N2.T

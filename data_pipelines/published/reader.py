@@ -87,12 +87,12 @@ class PublishedSet(PuzzleSet):
     if len(self.names) == 1:
       self.domain = _domain(self.vocab_size, self.seq_len, parts[0])
     self.evaluation_tasks: list[Task] = []
-    self._rows = None
+    self._rows = EvaluationRows(*np.zeros((4, 0), np.int64))
     if self._test:
       self._rows = self._arc_rows() if self.is_arc else self._plain_rows()
 
   def recognise(self, recorded: str | None) -> None:
-    sampled = splits.sampled_digest(self._splits, self.names)
+    sampled = splits.digest(self._splits, self.names, splits.SAMPLE)
     if recorded == f'{self._label} {sampled}':
       self.version = recorded
 
@@ -104,21 +104,18 @@ class PublishedSet(PuzzleSet):
     return self.names
 
   def describe(self) -> str:
-    held_out = len(self._rows) if self._rows else 0
     return (
       f'{self.version}: {len(self.variants):,} groups, {len(self.members):,} '
       f'puzzles, {self.members.sum():,} training examples, '
-      f'{len(self.names):,} puzzle identifiers, {held_out:,} examples held out'
+      f'{len(self.names):,} puzzle identifiers, {len(self._rows):,} examples '
+      'held out'
     )
 
   def evaluation_rows(
     self, max_augmentations: int | None = None, max_puzzles: int | None = None
   ) -> EvaluationRows:
     rows = self._rows
-    if rows is None:
-      nothing = np.zeros(0, np.int64)
-      return EvaluationRows(nothing, nothing, nothing, nothing)
-    groups = int(rows.group.max()) + 1
+    groups = int(rows.group.max(initial=-1)) + 1
     kept = np.isin(rows.group, sampler.spread(groups, max_puzzles))
     if max_augmentations is not None:
       # Rows of a test input stand together, in the order of its puzzles.

@@ -22,7 +22,7 @@ from data_pipelines.questions.domain import Asked, Domain
 # Number of rows that are read at a time.
 CHUNK = 1024
 # Number of rows that earlier versions told data apart by.
-_SAMPLE = 2048
+SAMPLE = 2048
 
 
 class Split(NamedTuple):
@@ -210,25 +210,29 @@ def _metadata(path: pathlib.Path) -> dict[str, Any]:
     return type(value) is int and value >= 1
 
   def is_zero(value):
-    return value == 0
+    return value is None or value == 0
 
-  size_rule = 'it must be a whole number from 1 on'
-  for key, default, is_good, rule in (
-    ('vocab_size', None, is_size, size_rule),
-    ('seq_len', None, is_size, size_rule),
-    ('num_puzzle_identifiers', None, is_size, size_rule),
-    ('vocab_size', None, lambda size: size <= 256, 'at most 256 here'),
-    ('pad_id', 0, is_zero, 'only 0 is known'),
-    ('blank_identifier_id', 0, is_zero, 'only 0 is known'),
-    (
-      'ignore_label_id', 0, lambda token: type(token) in (int, type(None)),
-      'it must be a whole number or null',
+  rules = {
+    'vocab_size': (is_size, 'a whole number from 1 on'),
+    'seq_len': (is_size, 'a whole number from 1 on'),
+    'num_puzzle_identifiers': (is_size, 'a whole number from 1 on'),
+    'pad_id': (is_zero, '0'),
+    'blank_identifier_id': (is_zero, '0'),
+    'ignore_label_id': (
+      lambda token: token is None or type(token) is int,
+      'a whole number or null',
     ),
-    ('sets', None, lambda sets: sets == ['all'], 'only ["all"] is known'),
-  ):  # fmt: skip
-    value = metadata.get(key, default)
-    if not is_good(value):
-      raise DataError(f'{where}: {key} is {value!r}; {rule}')
+    'sets': (lambda sets: sets == ['all'], '["all"]'),
+  }
+  for key, (is_good, rule) in rules.items():
+    if not is_good(metadata.get(key)):
+      raise DataError(
+        f'{where}: {key} is {metadata.get(key)!r}; it must be {rule}'
+      )
+  if metadata['vocab_size'] > 256:
+    raise DataError(
+      f'{where}: vocab_size is {metadata["vocab_size"]}; at most 256 here'
+    )
   return metadata
 
 
@@ -266,30 +270,24 @@ def _read_rows(array: np.memmap, rows: np.ndarray) -> np.ndarray:
   return found
 
 
-def digest(splits: list[Split], names: list[str]) -> str:
-  """A digest of all contents."""
+def digest(
+  splits: list[Split], names: list[str], sample: int | None = None
+) -> str:
+  """A digest of all contents, or of a sample of the examples.
+
+  Earlier versions told data apart by a `sample` of `SAMPLE` rows.
+  """
   total = hashlib.sha256(json.dumps(names).encode())
   for split in splits:
-    _add_small_files(total, split)
+    total.update(json.dumps(split.metadata, sort_keys=True).encode())
+    for array in split[4:]:
+      total.update(array.tobytes())
     for array in (split.inputs, split.labels):
+      if sample:
+        rows = sampler.spread(len(array), sample)
+        total.update(_read_rows(array, rows).tobytes())
+        continue
       total.update(f'{array.dtype.str} {array.shape}'.encode())
       for example in split.chunks():
         total.update(_read_rows(array, example))
   return total.hexdigest()[:12]
-
-
-def sampled_digest(splits: list[Split], names: list[str]) -> str:
-  """The digest of earlier versions, which left most examples out."""
-  total = hashlib.sha256(json.dumps(names).encode())
-  for split in splits:
-    _add_small_files(total, split)
-    rows = sampler.spread(len(split.inputs), _SAMPLE)
-    for array in (split.inputs, split.labels):
-      total.update(_read_rows(array, rows).tobytes())
-  return total.hexdigest()[:12]
-
-
-def _add_small_files(total: Any, split: Split) -> None:
-  total.update(json.dumps(split.metadata, sort_keys=True).encode())
-  for array in split[4:]:
-    total.update(array.tobytes())

@@ -71,15 +71,9 @@ class AnswerJudge(scoring.Judge):
     self._asked, self._parts = asked, []
 
   def add(self, found: scoring.Predictions) -> None:
-    self._parts.append(
-      {
-        'tokens': found.tokens,
-        'confidence': scoring.confidence(found.q_halt),
-        'steps': found.steps,
-        'exact': found.exact,
-        'accuracy': found.accuracy,
-      }
-    )
+    names = ('tokens', 'steps', 'exact', 'accuracy')
+    part = {name: getattr(found, name) for name in names}
+    self._parts.append(part | {'confidence': scoring.confidence(found.q_halt)})
 
   def result(self) -> AnswerResult:
     asked = self._asked

@@ -422,10 +422,10 @@ def test_leaks_and_versions_are_read_in_parts(tmp_path, monkeypatch, is_arc):
 
 
 def test_a_version_tells_every_row(tmp_path, monkeypatch):
-  monkeypatch.setattr(splits, '_SAMPLE', 3)
+  monkeypatch.setattr(splits, 'SAMPLE', 3)
   directory = write_arc(tmp_path / 'arc')
   before = PublishedSet(directory, True, True)
-  sampled = f'published arc {splits.sampled_digest(*both(before))}'
+  sampled = f'published arc {splits.digest(*both(before), sample=3)}'
   for name in ('inputs', 'labels'):
     path = directory / f'train/all__{name}.npy'
     kept = path.read_bytes()
@@ -570,11 +570,11 @@ DAMAGE = {
   ),
   'another padding': (
     lambda d: metadata_of(d / 'test/dataset.json', pad_id=1),
-    'test/dataset.json: pad_id is 1; only 0 is known',
+    'test/dataset.json: pad_id is 1; it must be 0',
   ),
   'other sets': (
     lambda d: metadata_of(d / 'train/dataset.json', sets=['a', 'b']),
-    'only ["all"] is known',
+    'it must be ["all"]',
   ),
   'no JSON': (
     lambda d: (d / 'train/dataset.json').write_text('{'),
