@@ -12,7 +12,7 @@ A SPEC names where puzzles come from. It is one of
 
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 
@@ -64,14 +64,7 @@ class Shapes(NamedTuple):
   examples_per_pass: float
 
 
-def load_shapes(
-  train: str,
-  evaluate: str,
-  canvas: int,
-  num_aug: int,
-  seed: int,
-  allow_leaks: bool = False,
-) -> Shapes:
+def load_shapes(train: str, *settings: Any) -> Shapes:
   """The shapes of what `load_puzzles` loads from the same arguments.
 
   Nothing is downloaded: the sizes of the sets on the hub are known.
@@ -79,7 +72,7 @@ def load_shapes(
   if known := questions.known_size(train):
     domain, count = known
     return Shapes(domain.vocab_size, domain.seq_len, 1, float(count))
-  puzzles = load_puzzles(train, evaluate, canvas, num_aug, seed, allow_leaks)
+  puzzles = load_puzzles(train, *settings)
   return Shapes(
     puzzles.vocab_size,
     puzzles.seq_len,

@@ -32,11 +32,10 @@ def tensorflow() -> ModuleType:
   """Imports TensorFlow; where it only feeds, JAX takes the accelerators.
 
   Late, since it takes seconds and half a gigabyte, and not all sets need it.
-  Quietly, since its C++ start-up notes (oneDNN, no GPU found) tell nobody
-  anything to act on, and are written before TensorFlow looks at its own log
-  level: standard error is closed to them for that moment. Without Keras, which
-  nothing here uses and which is a third of the import (it brings matplotlib):
-  in this process `tf.keras` is the old package, that is most often not there.
+  Quietly, since its C++ start-up notes (oneDNN, no GPU found) come before
+  TensorFlow looks at its own log level. Without Keras, which nothing here uses
+  and which is a third of the import: in this process `tf.keras` is the old
+  package, that is most often not there.
   """
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')

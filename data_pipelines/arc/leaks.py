@@ -138,21 +138,21 @@ class Suspects:
   """
 
   def __init__(self, held_out: Iterable[NamedPair]):
-    counts = {
-      _sorted_counts(grids).tobytes()
+    counts = [
+      _sorted_counts(grids)
       for named in held_out
       for _, grids in _parts(named.pair)
-    }
-    rows = np.frombuffer(b''.join(counts), np.int64).reshape(-1, NUM_COLOURS)
-    self._hashes = _hash_rows(rows)
+    ]
+    self._hashes = _hash_rows(np.reshape(counts, (-1, NUM_COLOURS)))
 
   def rows(self, inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
     """The rows of pairs of canvases, tokens [B, S], that need a look; int64."""
     first, second = _count_rows(inputs), _count_rows(outputs)
-    found = np.zeros(len(inputs), bool)
-    for counts in (first, second, first + _SECOND * second):
-      found |= np.isin(_hash_rows(np.sort(counts, axis=1)), self._hashes)
-    return np.flatnonzero(found)
+    hashes = [
+      _hash_rows(np.sort(counts, axis=1))
+      for counts in (first, second, first + _SECOND * second)
+    ]
+    return np.flatnonzero(np.isin(hashes, self._hashes).any(axis=0))
 
 
 def _count_rows(tokens: np.ndarray) -> np.ndarray:

@@ -49,20 +49,9 @@ class ArcSet(PuzzleSet):
   ):
     """Chooses the tasks that fit the canvas and draws their augmentations.
 
-    Args:
-      train: tasks to train on, test pairs included; None for none, which one
-        of the two may be.
-      evaluate: tasks whose demonstrations are trained on and whose test pairs
-        are held out and scored; None for none.
-      canvas: side of the canvas; tasks with a larger grid are left out.
-      num_aug: number of augmentations of each task besides the identity.
-      seed: seed of the augmentations.
-      allow_shared: whether a task may stand in both sets; the one that is
-        trained on whole then has `@train` added to its name.
-      identifier_names: puzzle identifiers of a checkpoint, to predict with it:
-        the augmentations are those that they name.
-      unscored: test pairs of `evaluate` that are predicted and not scored,
-        each `TASK test[INDEX]`.
+    The settings are those of `puzzles.load_puzzles`. Where `allow_shared` lets
+    a task stand in both sets, the one that is trained on whole has `@train`
+    added to its name. One of the sets may be None.
 
     Raises:
       DataError: no task fits, a setting is out of range, a task stands in both

@@ -8,11 +8,10 @@
     config = ArcConfig(name='mine', splits={'mine': 'path/to/tasks'})
     tfds.load('arc_tasks', builder_kwargs={'config': config})
 
-`arc_tasks/concept` is ConceptARC, which no package carries: the environment
-variable CONCEPT_ARC says where it is.
-Nothing is downloaded. TFDS prepares a data set once under its name: give data
-that has changed another name, or delete the prepared folder. What a prepared
-data set was made from is in `info.metadata`, one version for each split.
+`arc_tasks/concept` is ConceptARC, where the environment variable CONCEPT_ARC
+says. Nothing is downloaded. TFDS prepares a data set once under its name: give
+data that has changed another name, or delete the prepared folder. What it was
+made from is in `info.metadata`, one version for each split.
 """
 
 import dataclasses

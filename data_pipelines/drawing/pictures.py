@@ -122,19 +122,14 @@ def draw_answers(
   path: str | os.PathLike,
   max_rows: int = 24,
 ) -> None:
-  """Draws a PNG with one row for each question with one answer.
+  """Draws a PNG with one row for each question with one answer, tokens [N, S].
 
-  Args:
-    style: how the tokens are drawn.
-    names: names of the puzzles.
-    questions: tokens, [N, S].
-    labels: tokens, [N, S].
-    found: `tokens` [N, S], `exact` [N], `accuracy` [N] and maybe `valid` [N].
-    path: the file to write; it appears whole or not at all.
-    max_rows: questions beyond these are left out, and the heading says so.
+  `found` holds `tokens` [N, S], `exact` [N], `accuracy` [N] and maybe `valid`
+  [N]. The heading says so where questions beyond `max_rows` are left out.
   """
   rows = []
-  for row, name in enumerate(names[:max_rows]):
+  # One more than is drawn, which the heading tells of.
+  for row, name in enumerate(names[: max_rows + 1]):
     marks = [x for x in ('exact', 'valid') if x in found and found[x][row]]
     mark, colour = (marks[0], SOLVED) if marks else ('wrong', WRONG)
     note = f'{100 * found["accuracy"][row]:.0f} % of the cells'
@@ -145,8 +140,6 @@ def draw_answers(
     panels.append(_Panel(answer, style, mark, colour, note))
     rows.append(_Row(name, panels))
   heading = f'{int(found["exact"].sum())} of {len(names)} exact'
-  if len(names) > len(rows):
-    heading += f' (first {len(rows)} shown)'
   columns = ('question', 'true answer', 'prediction')
   _draw(rows, heading, columns, path, max_rows)
 
@@ -187,8 +180,7 @@ class Thought(NamedTuple):
     tokens: [segments, updates, S], the answer after each update.
     q: the Q values that are trained, [segments] each, by name.
     halts: bool [segments], whether it would halt there.
-    answer: [S], the true one; its cells of 0 are not counted. None where it is
-      not known.
+    answer: [S], the true one or None; its cells of 0 are not counted.
   """
 
   levels: str
@@ -199,12 +191,8 @@ class Thought(NamedTuple):
 
   def told(self, segment: int) -> str:
     """How the model judges its answer after a segment."""
-    words = [
-      f'{name} {values[segment]:+.2f}' for name, values in self.q.items()
-    ]
-    if self.halts[segment]:
-      words.append('would halt here')
-    return '  '.join(words)
+    words = [f'{name} {x[segment]:+.2f}' for name, x in self.q.items()]
+    return '  '.join(words + ['would halt here'] * bool(self.halts[segment]))
 
   def right(self, tokens: np.ndarray) -> str:
     """How many cells of an answer are right; '' where that is not known."""
@@ -366,22 +354,21 @@ def _draw_block(
 ) -> None:
   """Draws rows under their headings, panels `pitch` pixels apart."""
   small, medium = ImageFont.load_default(13), ImageFont.load_default(15)
-  for i, text in enumerate(columns):
-    draw.text((left + i * pitch, top), text, FAINT, small)
+  lefts = range(left, left + len(columns) * pitch, pitch)
+  for x, text in zip(lefts, columns, strict=True):
+    draw.text((x, top), text, FAINT, small)
   top += LINE
   for row in rows:
-    right = left + len(columns) * pitch - PANEL_GAP
-    draw.line((left, top, right, top), RULE)
+    draw.line((left, top, lefts[-1] + pitch - PANEL_GAP, top), RULE)
     draw.text((left, top + 5), row.title, INK, medium)
-    for i, panel in enumerate(row.panels):
-      x, y = left + i * pitch, top + 5 + LINE
+    for x, panel in zip(lefts, row.panels, strict=True):
+      y = top + 5 + LINE
       if panel.grid is not None:
         _draw_grid(draw, x, y, panel, row.cell)
         y += panel.grid.shape[0] * row.cell + 4
       draw.text((x, y), panel.mark, panel.mark_colour, small)
-      if panel.mark:
-        x += draw.textlength(panel.mark, small) + 8
-      draw.text((x, y), panel.note, FAINT, small)
+      shift = draw.textlength(panel.mark, small) + 8 if panel.mark else 0
+      draw.text((x + shift, y), panel.note, FAINT, small)
     top += row.height
 
 

@@ -70,7 +70,13 @@ class PublishedSet(PuzzleSet):
         )
     self.vocab_size = metadata['vocab_size']
     self.seq_len = metadata['seq_len']
-    self.names = _names(directory, metadata['num_puzzle_identifiers'])
+    count = metadata['num_puzzle_identifiers']
+    path = directory / 'identifiers.json'
+    self.names = [BLANK_NAME]
+    if count > 1 or path.exists():
+      self.names = identifiers.read(
+        path, count, 'dataset.json says num_puzzle_identifiers is'
+      )
     self._splits = parts
     self._label = f'published {files.shown(directory.name)}'
     self.version = f'{self._label} {splits.digest(parts, self.names)}'
@@ -300,12 +306,3 @@ def _domain(vocab_size: int, seq_len: int, split: Split) -> Domain | None:
     if not domain.check(*(x.astype(np.uint8) for x in split.read(first))):
       return domain
   return None
-
-
-def _names(directory: pathlib.Path, count: int) -> list[str]:
-  path = directory / 'identifiers.json'
-  if count == 1 and not path.exists():
-    return [BLANK_NAME]
-  return identifiers.read(
-    path, count, 'dataset.json says num_puzzle_identifiers is'
-  )

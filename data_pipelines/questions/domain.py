@@ -151,6 +151,11 @@ class Questions(NamedTuple):
   origin: str
   rows: np.ndarray
 
+  def take(self, index: np.ndarray | slice) -> 'Questions':
+    """The puzzles at some indices."""
+    names = ('questions', 'answers', 'rows')
+    return self._replace(**{name: getattr(self, name)[index] for name in names})
+
 
 class Asked(NamedTuple):
   """Puzzles that stand somewhere, to be scored or compared.

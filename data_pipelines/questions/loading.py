@@ -218,14 +218,10 @@ def _load_hub(spec: str, path: str, role: str, seed: int) -> Questions:
         f'{shown(file)}: has {count} rows and {name} takes {wanted}; use a '
         'larger file, or its own path to train on all of it'
       )
-    # The order of the file, so that a row is found again.
     chosen = np.random.default_rng(seed).choice(count, wanted, replace=False)
-    chosen.sort()
-    loaded = loaded._replace(
-      version=f'{loaded.version} {wanted} rows of seed {seed}',
-      questions=loaded.questions[chosen],
-      answers=loaded.answers[chosen],
-      rows=loaded.rows[chosen],
+    # The order of the file, so that a row is found again.
+    loaded = loaded.take(np.sort(chosen))._replace(
+      version=f'{loaded.version} {wanted} rows of seed {seed}'
     )
   return loaded._replace(version=f'{name} {loaded.version}')
 
@@ -299,11 +295,11 @@ def _generated(name: str, spec: str, role: str) -> Questions:
   return Questions(
     f'generated {text}:{subset} {digest}',
     domain,
-    puzzles.questions[part],
-    puzzles.answers[part],
+    puzzles.questions,
+    puzzles.answers,
     f'generated {text}',
-    np.arange(1, count + tests + 1)[part],
-  )
+    np.arange(1, count + tests + 1),
+  ).take(part)
 
 
 def _parse(
