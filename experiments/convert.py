@@ -88,17 +88,12 @@ def make_run(
   all_config_path: pathlib.Path | None = None,
   step: int | None = None,
 ) -> str:
-  """Makes a working directory of a published state dict.
+  """Makes a working directory, new or empty, of a published state dict.
 
-  Args:
-    path: the state dict.
-    config: its data, and the settings that are found nowhere else.
-    workdir: a directory that does not exist yet or is empty.
-    names_path: identifiers.json; None to look for it beside `path`.
-    all_config_path: the run's settings; None to look for them there.
-    step: step of the run; None to take it from a name like step_1234.
-
-  Returns a report of the puzzle identifiers that have found their puzzles.
+  `config` names its data, and has the settings that are found nowhere else.
+  Unless they are given, identifiers.json and all_config.yaml are looked for
+  beside the state dict, and the step in a name like step_1234. Returns a report
+  of the puzzle identifiers that have found their puzzles.
 
   Raises:
     ConfigError, DataError: something differs, is missing or is left over;

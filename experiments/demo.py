@@ -43,16 +43,12 @@ def main(_) -> int | None:
     return code
   evaluate.run(workdir)
   pictures = (workdir / 'evaluation').glob('step_*/predictions.png')
-  print(
-    _NEXT.format(
-      workdir=workdir,
-      pictures=max(pictures, key=lambda path: path.stat().st_mtime),
-      **{
-        name: command.typed(f'experiments.{name}')
-        for name in ('report', 'predict', 'train')
-      },
-    )
-  )
+  newest = max(pictures, key=lambda path: path.stat().st_mtime)
+  commands = {
+    name: command.typed(f'experiments.{name}')
+    for name in ('report', 'predict', 'train')
+  }
+  print(_NEXT.format(workdir=workdir, pictures=newest, **commands))
   return None
 
 

@@ -33,9 +33,6 @@ def find_leaks(
   Unlike a training run, this takes ARC tasks that stand in both, and compares
   tasks with published directories of tasks. Where `train` is empty nothing but
   ARC's demonstrations is trained on.
-
-  Raises:
-    DataError: as `puzzles.load_puzzles`.
   """
   if not evaluate:
     raise DataError('--evaluate=SPEC is missing, e.g. --evaluate=arc2')

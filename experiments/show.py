@@ -14,22 +14,18 @@ from data_pipelines.puzzle_set import PuzzleSet
 from experiments.cli import command, shared_flags
 
 
-def show(
-  puzzle_data: PuzzleSet, path: pathlib.Path, count: int, seed: int
-) -> None:
+def show(data: PuzzleSet, path: pathlib.Path, count: int, seed: int) -> None:
   """Draws `count` examples that are trained on, spread evenly over the puzzles.
 
   A row has an example's input and output unaugmented and unshifted, then as
   one of its augmentations.
   """
-  titles, originals, shown = puzzle_data.samples(count, seed)
+  titles, originals, shown = data.samples(count, seed)
   for batch in (originals, shown):
     batch['labels'] = padded(batch['labels'])
-  style = picture.style_of(puzzle_data.domain, puzzle_data.vocab_size)
+  style = picture.style_of(data.domain, data.vocab_size)
   with command.writing(path):
-    picture.draw_examples(
-      style, titles, originals, shown, puzzle_data.version, path
-    )
+    picture.draw_examples(style, titles, originals, shown, data.version, path)
 
 
 # Some mazes have no more than three augmentations.
@@ -43,10 +39,10 @@ flags.DEFINE_integer(
 
 
 def main(_) -> None:
-  puzzle_data = puzzles.load_puzzles(
+  data = puzzles.load_puzzles(
     FLAGS.data, '', FLAGS.canvas, FLAGS.num_aug, FLAGS.seed
   )
-  show(puzzle_data, FLAGS.out, FLAGS.count, FLAGS.seed)
+  show(data, FLAGS.out, FLAGS.count, FLAGS.seed)
   print(f'Written: {FLAGS.out}')
 
 

@@ -105,8 +105,9 @@ def read_setup(path: str, config: Mapping[str, Any]) -> train_step.TrainSetup:
   for name in ('seed', 'train_steps'):
     config.take(name)
   sizes = [arch.take(name) for name in ('vocab_size', 'seq_len')]
-  batch_size = arch.take('batch_size')
-  num_puzzle_identifiers = arch.take('num_puzzle_identifiers')
+  counts = {
+    name: arch.take(name) for name in ('batch_size', 'num_puzzle_identifiers')
+  }
   try:
     kind, fields = published.model_fields(arch)
     halting = published.act_fields(arch, kind)
@@ -125,9 +126,8 @@ def read_setup(path: str, config: Mapping[str, Any]) -> train_step.TrainSetup:
     optimizer=OptimizerSettings(**optimizer),
     loss=published.LOSSES[loss_type],
     total_steps=total_steps,
-    batch_size=batch_size,
-    num_puzzle_identifiers=num_puzzle_identifiers,
     seed=0,
+    **counts,
   )
 
 
@@ -148,12 +148,7 @@ def load_golden(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def replay(path: str) -> Errors:
-  """Compares evaluation and training with one golden file.
-
-  Raises:
-    ConfigError: the file cannot be read, has unknown or missing keys, or holds
-      arrays of other shapes than the model's.
-  """
+  """Compares evaluation and training with one golden file, all of its keys."""
   config, arrays = load_golden(path)
   setup = read_setup(path, config)
   model, arrays = setup.model, _Fields(path, arrays)
@@ -175,20 +170,18 @@ def replay(path: str) -> Errors:
     constants=variables['constants'],
     puzzle_table=table,
   )
+  names = ('inputs', 'labels', 'puzzle_identifiers')
   batches = [
-    {
-      name: arrays.take(f'batch{i}/{name}').astype(np.int32)
-      for name in ('inputs', 'labels', 'puzzle_identifiers')
-    }
+    {name: arrays.take(f'batch{i}/{name}').astype(np.int32) for name in names}
     for i in range(config['train_steps'])
   ]
   _replay_evaluation(setup, variables, table, batches[0], errors)
 
-  _, _, (dense, rows) = jax.jit(
-    lambda state, batch: train_step.loss_and_gradients(
-      setup, state, batch, np.zeros(setup.batch_size, np.int32)
-    )
-  )(fresh, batches[0])
+  draws = np.zeros(setup.batch_size, np.int32)
+  gradients_of = jax.jit(
+    lambda *inputs: train_step.loss_and_gradients(setup, *inputs, draws)
+  )
+  _, _, (dense, rows) = gradients_of(fresh, batches[0])
   gradients = published.to_published({'params': dense})
   if model.settings.puzzle_emb_ndim:
     gradients['inner.puzzle_emb.local_weights'] = np.asarray(rows)
@@ -253,7 +246,7 @@ def _compare_step(prefix, state, metrics, errors) -> None:
 
 def report(path: str, errors: Errors) -> str:
   """The table and the line of JSON for one file."""
-  lines = [f'{path}', f'  {"group":<24}{"worst":>10}{"allowed":>10}  where']
+  lines = [path, f'  {"group":<24}{"worst":>10}{"allowed":>10}  where']
   for group, allowed in TOLERANCES.items():
     worst, where = errors.worst[group]
     mark = '' if worst <= allowed else '  EXCEEDED'

@@ -125,9 +125,6 @@ def prepare(
 
   The arguments are those of `Solver.held_out` and `Solver.evaluate`; without
   `segments` a walk has twice as many as the run, 16 at least.
-
-  Raises:
-    ConfigError, DataError: the data or the weights cannot be used.
   """
   (query,) = solver.held_out(max_augmentations, max_puzzles).queries
   most = solver.settings.act.halt_max_steps
@@ -322,13 +319,11 @@ def halting(subject: Subject) -> Finding:
     mode: {**_scores(judge), 'segments': judge.metrics['eval/steps']}
     for mode, judge in (('fixed', fixed), ('act', subject.walked.act))
   }
+  ways = numbers.items()
   return Finding(
     numbers,
     _headline(
-      {
-        f'{mode} in {found["segments"]:.2f} segments': found
-        for mode, found in numbers.items()
-      }
+      {f'{mode} in {one["segments"]:.2f} segments': one for mode, one in ways}
     ),
     {},
   )
@@ -402,12 +397,9 @@ def _walk(subject: Subject) -> Walked:
   progress = Progress('Walk: rows', len(chosen))
   done = 0
   for batch in _batches(subject, chosen, size):
+    inputs = sharding.global_batch(mesh, batch)
     found, halts = jax.device_get(
-      walk(
-        subject.query.variables,
-        subject.query.puzzle_table,
-        sharding.global_batch(mesh, batch),
-      )
+      walk(subject.query.variables, subject.query.puzzle_table, inputs)
     )
     rows = np.arange(min(size, len(chosen) - done))
 
@@ -424,12 +416,9 @@ def _walk(subject: Subject) -> Walked:
     calibration.add(scoring.confidence(last.q_halt[known]), last.exact[known])
     done += len(rows)
     progress.add(len(rows))
-  return Walked(
-    after=[judge.result() for judge in after_judges],
-    act=act_judge.result(),
-    votes={count: judge.result() for count, judge in vote_judges.items()},
-    calibration=calibration,
-  )
+  votes = {count: judge.result() for count, judge in vote_judges.items()}
+  after = [judge.result() for judge in after_judges]
+  return Walked(after, act_judge.result(), votes, calibration)
 
 
 def _batches(

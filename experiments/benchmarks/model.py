@@ -56,23 +56,21 @@ def training_step() -> None:
 def puzzle_table() -> None:
   """Times an update of tables of few and many rows, at the paper's sizes."""
   batch, width, repeats = 768, 512, 30
-  apply = jax.jit(
-    functools.partial(
-      optimizers.sign_sgd_rows, learning_rate=1e-2, weight_decay=0.1
-    ),
-    donate_argnums=0,
+  update = functools.partial(
+    optimizers.sign_sgd_rows, learning_rate=1e-2, weight_decay=0.1
   )
+  apply = jax.jit(update, donate_argnums=0)
   gradients = jax.random.normal(jax.random.key(0), (batch, width))
   tables, chosen = {}, {}
   for rows in (10**3, 10**6):
     tables[rows] = jnp.zeros((rows, width))
     chosen[rows] = jax.random.randint(jax.random.key(1), (batch,), 0, rows)
 
-  def update(rows):
+  def run(rows):
     table = apply(tables[rows], chosen[rows], gradients)
     tables[rows] = table.block_until_ready()
 
-  medians = timing.in_turns(update, tables, repeats)
+  medians = timing.in_turns(run, tables, repeats)
   for rows, median in medians.items():
     print(
       f'{rows:>9,} rows × {width}: {1e3 * median:.2f} ms an update of '

@@ -72,11 +72,7 @@ def run(
 
 
 def parse(own: flags.FlagValues, name: str) -> Sequence[str]:
-  """Parses the command line; returns what is no flag.
-
-  Raises:
-    ConfigError: a flag is unknown, missing or cannot have its value.
-  """
+  """Parses the command line; returns what is no flag."""
   own.set_gnu_getopt()
   # --config first: the settings are flags that it defines.
   sys.argv[1:] = sorted(

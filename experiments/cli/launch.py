@@ -14,12 +14,7 @@ from data_pipelines.errors import ConfigError, first_line
 
 
 def start(own: flags.FlagValues) -> None:
-  """Sets JAX up as the parsed flags say; every process of a run calls it.
-
-  Raises:
-    ConfigError: the flags do not fit together, or the processes did not find
-      each other.
-  """
+  """Sets JAX up as the parsed flags say; every process of a run calls it."""
   _keep_freed_memory()
   _keep_compiled()
   _ignore_late_answers()

@@ -24,19 +24,11 @@ _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 class Cost:
   """The cost of one step on one device; None where it is not known.
 
-  Attributes:
-    fits: whether the memory is enough.
-    peak_bytes: peak of memory; where the step does not fit, at least that.
-    ideal_flops: operations that the step's definition asks for, see
-      `hrm_jax.training.flops.ideal_step_flops`.
-    memory_bytes: bytes of memory by kind; `aliased` are outputs that lie where
-      arguments lay.
-    flops: operations that the program computes, without the `uncounted`.
-    accessed_bytes: bytes of memory that the program reads and writes.
-    collective_bytes: bytes that a device puts into exchanges, by kind.
-    largest_operand_bytes: bytes of the largest operand of an exchange.
-    sent_bytes: bytes that a device sends, as in a ring.
-    times: seconds at full rate for 'arithmetic', 'memory' and 'network'.
+  It needs `peak_bytes` at least where it does not fit. The ideal is what the
+  step's definition asks for; `flops` are what the program computes, without the
+  `uncounted` operations. A device puts bytes into exchanges, by kind, and sends
+  bytes, as in a ring. `times` are seconds at full rate for 'arithmetic',
+  'memory' and 'network'.
   """
 
   fits: bool

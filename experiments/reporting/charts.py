@@ -31,10 +31,6 @@ def show_percent(axis: Axis) -> None:
 
 
 def save(drawn: Figure, path: pathlib.Path) -> None:
-  """Writes a figure as a PNG, whole or not at all.
-
-  Raises:
-    ConfigError: the file cannot be written.
-  """
+  """Writes a figure as a PNG, whole or not at all."""
   with command.writing(path), files.replacing(path) as part:
     drawn.savefig(part, format='png')

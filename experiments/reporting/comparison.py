@@ -35,13 +35,9 @@ _QUOTED = (
 class Measured(NamedTuple):
   """The result of runs that differ in their seed alone.
 
-  Attributes:
-    percent: the metric of each run.
-    by_rule: mean of each rule in percent, for ARC alone.
-    leaking: how many held-out answers were trained on.
-    benchmark: the published experiment that the runs are, None for none.
-    notes: what a row of the table has no room for.
-    runs: directory of each run.
+  `percent` is the metric of each run, `by_rule` the mean of each rule, for ARC
+  alone; `benchmark` is the published experiment that the runs are, and `notes`
+  are what a row of the table has no room for.
   """
 
   label: str
@@ -66,11 +62,7 @@ class Measured(NamedTuple):
 
 
 def measure(found: Sequence[runs.Run]) -> list[Measured]:
-  """Collects the scores of runs; those that differ in their seed alone are one.
-
-  Raises:
-    ConfigError: a run has no scores, or they cannot be used.
-  """
+  """Collects the scores of runs; those that differ in seed alone are one."""
   scale = {run.directory: published.experiment_of(run) for run in found}
 
   def scored(run: runs.Run):

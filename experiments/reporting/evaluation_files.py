@@ -59,11 +59,9 @@ def distinct_names(titles: Iterable[str]) -> list[str]:
 
 
 def write_votes(
-  directory: pathlib.Path,
-  tasks: Sequence[Task],
-  candidates: voting.Candidates,
-  facts: dict[str, Any],
-) -> None:
+  directory: pathlib.Path, tasks: Sequence[Task],
+  candidates: voting.Candidates, facts: dict[str, Any],
+) -> None:  # fmt: skip
   """Writes the files of predictions of ARC tasks, see `write`."""
   files.write_json(
     directory / 'submission.json', voting.submission(candidates, tasks)
@@ -103,14 +101,11 @@ def write_answers(
   writer.writerows(zip(result.names, *texts, *columns, strict=True))
   files.write_text(directory / 'predictions.csv', out.getvalue())
   files.write_json(directory / 'scores.json', facts)
+  style = pictures.style_of(result.domain, result.vocab_size)
   pictures.draw_answers(
-    pictures.style_of(result.domain, result.vocab_size),
-    result.names,
-    result.questions,
-    result.labels,
-    found,
+    style, result.names, result.questions, result.labels, found,
     directory / 'predictions.png',
-  )
+  )  # fmt: skip
 
 
 def _texts(domain: Domain | None, tokens: np.ndarray) -> list[str]:

@@ -46,10 +46,6 @@ def gather(
   Returned are `entries`; `counts` of each status, over all that were scored;
   `styles` of grids and of canvases; `copied_cells`, for Sudokus and mazes the
   fraction of cells that the question has right.
-
-  Raises:
-    ConfigError, DataError: the files of the evaluation are damaged, or are not
-      of these puzzles.
   """
   puzzles, directory = solver.puzzles, scores and scores.path.parent
   rows = puzzles.evaluation_rows(1)
@@ -95,7 +91,7 @@ class _Tasks:
       if len(everything) == num_rows
       else ()
     )
-    self._candidates = found = _read_votes(directory)
+    self._candidates = found = _read_votes(directory) if directory else {}
     self._tasks = [
       (group, task)
       for group in np.unique(rows.group).tolist()
@@ -171,7 +167,7 @@ class _Questions:
 
   def __init__(self, puzzles, rows, directory):
     self._characters = puzzles.domain.characters
-    self._lines = _read_lines(directory)
+    self._lines = _read_lines(directory) if directory else []
     self._path = directory and directory / 'predictions.csv'
     self.rows, self.statuses = rows, ['unscored'] * len(rows)
     if directory is not None:
@@ -246,10 +242,8 @@ class _Questions:
 _Votes = dict[str, list[list[Candidate]]]
 
 
-def _read_votes(directory: pathlib.Path | None) -> _Votes:
+def _read_votes(directory: pathlib.Path) -> _Votes:
   """Ranked answers of each task's test inputs."""
-  if directory is None:
-    return {}
   path = directory / 'predictions.json'
   contents = files.parse_json(files.read(path), path)
   try:
@@ -271,10 +265,8 @@ def _read_votes(directory: pathlib.Path | None) -> _Votes:
     raise _damaged(path, error) from None
 
 
-def _read_lines(directory: pathlib.Path | None) -> list[dict[str, Any]]:
+def _read_lines(directory: pathlib.Path) -> list[dict[str, Any]]:
   """The lines of predictions.csv, numbers as such."""
-  if directory is None:
-    return []
   path = directory / 'predictions.csv'
   texts = ('puzzle', 'question', 'answer', 'prediction')
   try:

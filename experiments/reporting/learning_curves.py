@@ -16,13 +16,8 @@ _COUNTS = ('steps', 'leaking_answers')
 class Curve(NamedTuple):
   """A metric of runs that differ in their seed alone.
 
-  Attributes:
-    label: name of the runs' system, and what sets it apart from others.
-    held_out: puzzles that were scored, and how.
-    parameters: number of trained values, None where no run has a checkpoint.
-    seeds: seed of each run.
-    steps: steps at which all of the runs were evaluated.
-    values: for each run a value for each step.
+  `held_out` says which puzzles were scored, and how; each run has a value for
+  each of the steps at which all of them were evaluated.
   """
 
   label: str
@@ -44,12 +39,7 @@ class Curve(NamedTuple):
 
 
 def read(found: Sequence[runs.Run], metric: str) -> list[Curve]:
-  """Reads the curves of runs; `metric` is without its prefix `eval/`.
-
-  Raises:
-    ConfigError: a run has no evaluation or no such metric, or seeds of one
-      group have no step in common.
-  """
+  """Reads the curves of runs; `metric` is without its prefix `eval/`."""
   for run in found:
     path, known = run.directory / 'metrics.jsonl', set().union(*run.evaluations)
     names = sorted(n.removeprefix(_PREFIX) for n in known if _PREFIX in n)

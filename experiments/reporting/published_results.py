@@ -97,9 +97,6 @@ def experiment_of(run: runs.Run) -> tuple[str | None, tuple[str, ...]]:
 
   Where it is none, there are the reasons instead. A run's settings name the
   data and say how long it was to train; its scores say how far it got.
-
-  Raises:
-    ConfigError: the run has no scores.
   """
   model, scores = run.config.model, run.scores
   system = model.kind + '_mlp' * getattr(model, 'mlp_t', False)

@@ -1,7 +1,7 @@
 """Reads the directories of runs, and groups runs that differ in seed alone.
 
 A run's files are read when they are asked for: a curve needs no scores, and
-scores need no metrics.
+scores need no metrics. What is missing or damaged raises a ConfigError.
 """
 
 import dataclasses
@@ -48,10 +48,7 @@ _OF_SYSTEM = ('model.', 'act.', 'loss', 'optimizer.ema_decay')
 class Scores(NamedTuple):
   """The result of one evaluation, as its scores.json has it.
 
-  Attributes:
-    rows: number of inputs predicted, augmentations included.
-    leaks: record of the leak check, see `data_pipelines.leaks.Verdict.record`.
-    metrics: metrics by name, `eval/...`.
+  Rows are counted with augmentations; leaks are `leaks.Verdict.record()`.
   """
 
   path: pathlib.Path
@@ -107,11 +104,7 @@ class Run:
 
   @functools.cached_property
   def scores(self) -> Scores:
-    """Scores of the newest whole evaluation, by the run's own halting first.
-
-    Raises:
-      ConfigError: there is none, or it is damaged.
-    """
+    """Scores of the newest whole evaluation, by the run's own halting first."""
     root = self.directory / 'evaluation'
     evaluate = command.typed('experiments.evaluate')
     again = f'{evaluate} --workdir={self.directory}'
@@ -132,11 +125,7 @@ class Run:
 
   @functools.cached_property
   def metrics(self) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, each with a `step`; none without the file.
-
-    Raises:
-      ConfigError: it is damaged.
-    """
+    """The lines of metrics.jsonl, each with a `step`; none without the file."""
     path = self.directory / 'metrics.jsonl'
     return training_curves.read(path) if path.exists() else []
 
@@ -152,13 +141,7 @@ class Run:
 
   @functools.cached_property
   def parameters(self) -> int | None:
-    """Number of trained values besides the puzzle table.
-
-    It is counted in the newest checkpoint, and None where there is none.
-
-    Raises:
-      ConfigError: the newest checkpoint is damaged.
-    """
+    """Trained values of the newest checkpoint, if any, but no puzzle table."""
     saved = self.directory.absolute() / 'checkpoints'
     steps = [p for p in saved.glob('*/weights') if p.parent.name.isdigit()]
     if not steps:
@@ -199,11 +182,7 @@ def decisive(config: Settings) -> dict[str, Any]:
 
 
 def read_all(directories: Sequence[str]) -> list[Run]:
-  """Reads the runs that the flag --runs names.
-
-  Raises:
-    ConfigError: a directory holds no run, or is named twice.
-  """
+  """Reads the runs that the flag --runs names, each of them once."""
   found = {}
   for directory in directories:
     path = pathlib.Path(directory)
@@ -214,11 +193,7 @@ def read_all(directories: Sequence[str]) -> list[Run]:
 
 
 def read(directory: pathlib.Path) -> Run:
-  """Reads a run; only its config.json must be there.
-
-  Raises:
-    ConfigError: there is no such file, or it is damaged.
-  """
+  """Reads a run; only its config.json must be there."""
   config, facts = workdir_config.read(directory)
   version = facts.get('data_version')
   if not isinstance(version, str):
@@ -230,11 +205,7 @@ def read(directory: pathlib.Path) -> Run:
 
 
 def read_scores(path: pathlib.Path, fix: str) -> Scores:
-  """Reads a scores.json that `experiments.evaluate` wrote.
-
-  Raises:
-    ConfigError: the file is damaged, and `fix` says what to do.
-  """
+  """Reads a scores.json; where it is damaged, `fix` says what to do."""
   try:
     found = files.parse_json(files.read(path), path)
   except DataError as error:
@@ -269,11 +240,8 @@ def group(
 ) -> list[Group]:
   """Puts runs that differ in seed alone together, in the order they came.
 
-  What `also_by` gives must be the same besides the settings.
-
-  Raises:
-    ConfigError: two runs of a group have one seed, so that their spread would
-      not be one over seeds.
+  What `also_by` gives must be the same besides the settings. No two runs of a
+  group may have one seed: their spread would not be one over seeds.
   """
   groups: dict[Hashable, dict[int, Run]] = {}
   for run in runs:

@@ -4,13 +4,13 @@ It does without JAX, so that a notebook can look on while a process trains.
 """
 
 import json
-import math
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from data_pipelines import files, sampler
-from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.errors import ConfigError
 
 # Greatest number of points of a curve; the eye has no use for more.
 _MAX_POINTS = 500
@@ -30,22 +30,9 @@ _CHARTS = (
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Reads the lines of a metrics.jsonl, but not a last one that is cut off.
-
-  Raises:
-    ConfigError: there is no such file, or it is damaged.
-  """
-  try:
-    texts = files.read(path).decode().split('\n')
-  except DataError as error:
-    raise ConfigError(
-      f'{error}; --runs must name directories that experiments.train has '
-      'written'
-    ) from None
-  except UnicodeDecodeError as error:
-    raise ConfigError(
-      f'{path}: not UTF-8 text (byte {error.start}); restore the file'
-    ) from None
+  """Reads the lines of a metrics.jsonl, but not a last one that is cut off."""
+  # What is not UTF-8 is no JSON either, and told with its line.
+  texts = files.read(path).decode(errors='replace').split('\n')
   found = []
   # After the last line break comes nothing, or a line cut off.
   for number, text in enumerate(texts[:-1], 1):
@@ -89,8 +76,6 @@ def collect(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _number(value: Any) -> float | None:
   """Rounds a number to four digits; returns None for what no chart can show."""
-  try:
-    value = float(value) if type(value) in (int, float) else math.nan
-  except OverflowError:  # A whole number beyond a float's range.
-    value = math.inf
-  return float(f'{value:.4g}') if math.isfinite(value) else None
+  if type(value) in (int, float) and abs(value) <= sys.float_info.max:
+    return float(f'{value:.4g}')
+  return None
