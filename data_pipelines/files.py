@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
-from data_pipelines.errors import DataError
+from data_pipelines.errors import ConfigError, DataError
 
 
 def cache_folder() -> pathlib.Path:
@@ -18,6 +18,17 @@ def cache_folder() -> pathlib.Path:
     return pathlib.Path(folder)
   folder = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
   return pathlib.Path(folder) / 'hrm_jax'
+
+
+@contextlib.contextmanager
+def writing(what: Any, fix: str) -> Iterator[None]:
+  """Raises a ConfigError where `what` cannot be written, and names the fix."""
+  try:
+    yield
+  except OSError as error:
+    raise ConfigError(
+      f'{what} cannot be written ({error.strerror}); {fix}'
+    ) from None
 
 
 @contextlib.contextmanager

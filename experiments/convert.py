@@ -110,7 +110,7 @@ def make_run(
     raise ConfigError(f'{path}: no such file; name a .pt or .safetensors file')
   settings = Settings.from_config(config)
   # The tasks alone: the names tell which augmentations there are.
-  puzzles = build.puzzle_set(convert.unaugmented(settings))
+  puzzles = build.puzzle_set(settings.replace({'data.num_aug': 0}))
   found = convert.read(path, settings, puzzles, names_path, all_config_path)
   report = match(puzzles, found.identifier_names)
 
@@ -119,9 +119,7 @@ def make_run(
   mesh = sharding.make_mesh(jax.devices()[:1])
   table = found.puzzle_table
   unused = puzzle_table.num_rows(mesh, len(table)) - len(table)
-  saved = checkpoints.Checkpoints(
-    workdir, checkpoints.Keep(found.settings.keep_checkpoints)
-  )
+  saved = checkpoints.Checkpoints(workdir, found.settings)
   data = f'{checkpoints.UNKNOWN_DATA}, converted from {path.name}'
   with contextlib.closing(saved):
     saved.save_weights(

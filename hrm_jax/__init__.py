@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     DirectSettings,
     DivergenceSettings,
     EvaluationSettings,
+    Fitting,
     HRMSettings,
     MeshSettings,
     OptimizerSettings,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     Settings,
     TRMSettings,
   )
-  from hrm_jax.solver import Answer, Fitting, Solver, load
+  from hrm_jax.solver import Answer, Solver, load
   from hrm_jax.training.losses import (
     segment_loss,
     softmax_cross_entropy,
@@ -40,42 +41,20 @@ if TYPE_CHECKING:
 __version__ = '0.1.0'
 
 __all__ = [
-  'HRM',
-  'TRM',
-  'ActSettings',
-  'Answer',
-  'ConfigError',
-  'DataError',
-  'DataSettings',
-  'Direct',
-  'DirectSettings',
-  'DivergenceSettings',
-  'EvaluationSettings',
-  'Fitting',
-  'HRMSettings',
-  'MeshSettings',
-  'OptimizerSettings',
-  'RecurrentTransformer',
-  'RecurrentTransformerSettings',
-  'Settings',
-  'Solver',
-  'TRMSettings',
-  'adam_atan2',
-  'load',
-  'scale_by_adam_atan2',
-  'segment_loss',
-  'sign_sgd_rows',
-  'softmax_cross_entropy',
-  'stablemax_cross_entropy',
-  'train',
-  'warmup_cosine',
-]
+  'HRM', 'TRM', 'ActSettings', 'Answer', 'ConfigError', 'DataError',
+  'DataSettings', 'Direct', 'DirectSettings', 'DivergenceSettings',
+  'EvaluationSettings', 'Fitting', 'HRMSettings', 'MeshSettings',
+  'OptimizerSettings', 'RecurrentTransformer', 'RecurrentTransformerSettings',
+  'Settings', 'Solver', 'TRMSettings', 'adam_atan2', 'load',
+  'scale_by_adam_atan2', 'segment_loss', 'sign_sgd_rows',
+  'softmax_cross_entropy', 'stablemax_cross_entropy', 'train', 'warmup_cosine',
+]  # fmt: skip
 
 # The names that each module has, beside the settings, which are all others.
 _MODULES = {
   'data_pipelines.errors': ('ConfigError', 'DataError'),
   'hrm_jax.models': ('HRM', 'TRM', 'Direct', 'RecurrentTransformer'),
-  'hrm_jax.solver': ('Answer', 'Fitting', 'Solver', 'load'),
+  'hrm_jax.solver': ('Answer', 'Solver', 'load'),
   'hrm_jax.training.losses': (
     'segment_loss', 'softmax_cross_entropy', 'stablemax_cross_entropy',
   ),

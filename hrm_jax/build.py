@@ -1,5 +1,6 @@
 """From settings to the objects that they describe."""
 
+import operator
 from collections.abc import Sequence
 
 import jax
@@ -18,72 +19,43 @@ from hrm_jax.training.step import TrainSetup
 def model(
   settings: ModelSettings, vocab_size: int, seq_len: int
 ) -> ReasoningModel:
-  """The model of these settings, for puzzles of one size.
-
-  Args:
-    settings: its kind, sizes and layers.
-    vocab_size: number V of tokens.
-    seq_len: number S of cells of a puzzle.
-  """
+  """The model of these settings, for puzzles of V tokens and S cells."""
   return KINDS[settings.kind](settings, vocab_size, seq_len)
 
 
 def mesh(
   settings: Settings, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-  """The mesh that `settings.mesh` asks for, of all devices or those given.
-
-  Raises:
-    ConfigError: its axes do not multiply to the devices.
-  """
+  """The mesh that `settings.mesh` asks for, of all devices or those given."""
   return sharding.make_mesh(devices, settings.mesh)
 
 
 def puzzle_set(
   settings: Settings, identifier_names: Sequence[str] | None = None
 ) -> PuzzleSet:
-  """The puzzles that `settings.data` names.
+  """The puzzles that `settings.data` names; else a DataError.
 
-  Args:
-    settings: the experiment.
-    identifier_names: the names of the rows of a checkpoint's puzzle table, to
-      predict with it.
-
-  Raises:
-    DataError: they cannot be used.
+  With `identifier_names`, of the rows of a checkpoint's puzzle table, to
+  predict with it.
   """
   return load_puzzles(
-    *_loading(settings), identifier_names, settings.data.unscored
+    *_loading(settings.data), identifier_names, settings.data.unscored
   )
 
 
 def shapes(settings: Settings) -> Shapes:
-  """What `puzzle_set` would be like, without a download.
-
-  Raises:
-    DataError: they cannot be used.
-  """
-  return load_shapes(*_loading(settings))
+  """What `puzzle_set` would be like, without a download; else a DataError."""
+  return load_shapes(*_loading(settings.data))
 
 
-def _loading(settings: Settings) -> tuple[str, str, int, int, int, bool]:
-  """The arguments that `load_puzzles` and `load_shapes` share."""
-  data = settings.data
-  return (
-    data.train,
-    data.evaluate,
-    data.canvas,
-    data.num_aug,
-    data.seed,
-    data.allow_leaks,
-  )
+# The arguments that `load_puzzles` and `load_shapes` share.
+_loading = operator.attrgetter(
+  'train', 'evaluate', 'canvas', 'num_aug', 'seed', 'allow_leaks'
+)
 
 
 def check_leaks(settings: Settings, puzzles: PuzzleSet) -> Verdict:
-  """Which held-out answers are trained on, and by which rule that is allowed.
-
-  It is `refused` where `settings.data` does not allow it.
-  """
+  """Which held-out answers are trained on; `refused` where they may not be."""
   data = settings.data
   return Verdict(leaks_of(puzzles), data.known_leaks, data.allow_leaks)
 
@@ -107,11 +79,7 @@ def held_out(settings: Settings, puzzles: PuzzleSet) -> EvaluationRows:
 
 
 def total_steps(settings: Settings, puzzles: PuzzleSet | Shapes) -> int:
-  """Length of the run: given, or by the paper's rule from the epochs.
-
-  Raises:
-    ConfigError: that is no step at all.
-  """
+  """Length of the run: given, or by the paper's rule from the epochs."""
   steps = settings.total_steps or int(
     settings.epochs * puzzles.examples_per_pass / settings.batch_size
   )
@@ -124,15 +92,7 @@ def total_steps(settings: Settings, puzzles: PuzzleSet | Shapes) -> int:
 
 
 def train_setup(settings: Settings, puzzles: PuzzleSet | Shapes) -> TrainSetup:
-  """What defines the training step.
-
-  Args:
-    settings: the experiment.
-    puzzles: its data, or their sizes.
-
-  Raises:
-    ConfigError: the run would have no step.
-  """
+  """What defines the training step; a ConfigError where there would be none."""
   return TrainSetup(
     model=model(settings.model, puzzles.vocab_size, puzzles.seq_len),
     act=settings.act,

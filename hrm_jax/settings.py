@@ -1,16 +1,13 @@
 """Settings of an experiment: the only place of their defaults and checks.
 
-`Settings` holds one frozen dataclass for each group (`settings.model`,
-`settings.act`, ...). The files in `experiments/configs` make ConfigDicts of the
-same keys out of them, and a run's config.json holds them too. A setting that is
-added here, with a default that changes nothing, is thereby known everywhere.
-This module imports no JAX.
+`Settings` holds one frozen dataclass for each group (`settings.model`, ...).
+ConfigDicts and a run's config.json have the same keys: a setting that is added
+here, with a default that changes nothing, is known everywhere. No JAX here.
 """
 
 import dataclasses
 import functools
 import math
-import re
 import typing
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
@@ -57,39 +54,31 @@ class _Group:
 
 
 def _typed(key: str, value: Any, kind: Any) -> Any:
-  """The value as its setting's type has it: 1 for a float is 1.0.
-
-  Raises:
-    ConfigError: it has another type, or is none of the possible words.
-  """
+  """The value as its setting's type has it: 1 for a float is 1.0."""
+  inner = typing.get_args(kind)
   if typing.get_origin(kind) is Literal:
-    words = typing.get_args(kind)
-    if value in words:
+    if value in inner:
       return value
     raise ConfigError(
-      f'{key}={value!r} is unknown; use one of {", ".join(words)}'
+      f'{key}={value!r} is unknown; use one of {", ".join(inner)}'
     )
-  if kind is float and type(value) in (int, float):
+  if float in (kind, *inner) and type(value) in (int, float):
     if math.isfinite(value):
       return float(value)
-  elif typing.get_origin(kind) is tuple:
-    (item, _) = typing.get_args(kind)
-    if isinstance(value, list | tuple) and all(
-      isinstance(one, item) for one in value
-    ):
+  elif kind == tuple[str, ...]:
+    if isinstance(value, list | tuple) and {*map(type, value)} <= {str}:
       return tuple(value)
   elif isinstance(value, kind) and (kind is bool or type(value) is not bool):
     return value
-  raise ConfigError(f'{key}={value!r} must be {_WORDS.get(kind, "a group")}')
-
-
-_WORDS = {
-  int: 'a whole number',
-  float: 'a finite number',
-  bool: 'true or false',
-  str: 'a text',
-  tuple[str, ...]: 'a list of texts',
-}
+  words = {
+    int: 'a whole number',
+    float: 'a finite number',
+    float | None: 'a finite number or None',
+    bool: 'true or false',
+    str: 'a text',
+    tuple[str, ...]: 'a list of texts',
+  }
+  raise ConfigError(f'{key}={value!r} must be {words.get(kind, "a group")}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +91,8 @@ class ModelSettings(_Group):
     expansion: ratio of the MLP's inner size to `hidden_size`, before the two
       thirds of a SwiGLU and rounding (see `layers.swiglu_width`).
     puzzle_emb_ndim: size E of a puzzle's embedding; 0 for a model without.
-    puzzle_emb_len: number P of prefix tokens that hold the embedding; 0 for as
-      many as it fills.
+    puzzle_emb_len: number P of prefix tokens that hold it; 0 for as many as it
+      fills.
     pos_encodings: 'rope' turns queries and keys by their positions, 'learned'
       adds a table to the input, 'none' does neither.
     dtype: type of activations and states; parameters are float32.
@@ -115,8 +104,7 @@ class ModelSettings(_Group):
   """
 
   prefix: ClassVar[str] = 'model.'
-  # The value of `model.kind`, and whether a segment continues the last one's
-  # state.
+  # `model.kind`, and whether a segment continues the last one's state.
   kind: ClassVar[str] = ''
   recurrent: ClassVar[bool] = True
 
@@ -137,11 +125,10 @@ class ModelSettings(_Group):
     for name, value in dataclasses.asdict(self).items():
       if isinstance(value, bool | str):
         continue
-      if name in ('puzzle_emb_ndim', 'puzzle_emb_len'):
-        if value < 0:
-          raise ConfigError(f'model.{name}={value} must not be negative')
-      elif value <= 0:
-        raise ConfigError(f'model.{name}={value} must be positive')
+      may_be_0 = name in ('puzzle_emb_ndim', 'puzzle_emb_len')
+      if value < 0 or not (value or may_be_0):
+        must = 'not be negative' if may_be_0 else 'be positive'
+        raise ConfigError(f'model.{name}={value} must {must}')
     head_size, rest = divmod(self.hidden_size, self.num_heads)
     if rest:
       raise ConfigError(
@@ -179,7 +166,7 @@ class ModelSettings(_Group):
 
   def block_passes(self) -> tuple[int, int]:
     """Blocks that a segment runs through, and those of them with gradient."""
-    raise NotImplementedError
+    return self.layers, self.layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +189,12 @@ class TwoStateSettings(ModelSettings):
 
   def _check(self) -> None:
     super()._check()
-    _ = self.gradient_updates
+    if not self.gradient_updates:
+      raise ConfigError(
+        f"model.gradient='{self.gradient}' is unknown; use one_step, "
+        f'last_cycle, full, or last_1 … last_{self.updates} for the last of '
+        f'the {self.updates} updates of a segment'
+      )
 
   @property
   def updates(self) -> int:
@@ -215,35 +207,17 @@ class TwoStateSettings(ModelSettings):
 
   @property
   def gradient_updates(self) -> int:
-    """How many of the updates, the last ones, carry a gradient.
-
-    Raises:
-      ConfigError: `gradient` is unknown or asks for more than there are.
-    """
-    named = {
-      'one_step': 2,
-      'last_cycle': self.L_cycles + 1,
-      'full': self.updates,
-    }
-    if self.gradient in named:
-      return named[self.gradient]
-    match = re.fullmatch(r'last_([1-9]\d*)', self.gradient)
-    if match is None or int(match[1]) > self.updates:
-      raise ConfigError(
-        f"model.gradient='{self.gradient}' is unknown; use one_step, "
-        f'last_cycle, full, or last_1 … last_{self.updates} for the last of '
-        f'the {self.updates} updates of a segment'
-      )
-    return int(match[1])
-
-  @property
-  def level_sizes(self) -> tuple[int, int]:
-    """Number of blocks of the level that updates z_L, and of z_H's."""
-    raise NotImplementedError
+    """How many of the updates, the last ones, carry a gradient."""
+    last = {f'last_{count}': count for count in range(1, self.updates + 1)}
+    named = {'one_step': 2, 'last_cycle': self.L_cycles + 1}
+    return (last | named | {'full': self.updates}).get(self.gradient, 0)
 
   def block_passes(self) -> tuple[int, int]:
-    low, high = self.level_sizes
-    blocks = ([low] * self.L_cycles + [high]) * self.H_cycles
+    # Of TRM's one level, or of the two of HRM.
+    blocks = [
+      getattr(self, 'layers', 0) or getattr(self, f'{level}_layers')
+      for level in self.update_levels
+    ]
     return sum(blocks), sum(blocks[-self.gradient_updates :])
 
 
@@ -260,10 +234,6 @@ class HRMSettings(TwoStateSettings):
 
   H_layers: int = 4
   L_layers: int = 4
-
-  @property
-  def level_sizes(self) -> tuple[int, int]:
-    return self.L_layers, self.H_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,48 +254,35 @@ class TRMSettings(TwoStateSettings):
   layers: int = 2
   mlp_t: bool = False
 
-  @property
-  def level_sizes(self) -> tuple[int, int]:
-    return self.layers, self.layers
-
 
 @dataclasses.dataclass(frozen=True)
-class _StackSettings(ModelSettings):
-  """Settings of the models of one stack.
+class DirectSettings(ModelSettings):
+  """Settings of `Direct`.
 
   Attributes (beside those of `ModelSettings`):
-    layers: number of blocks of the stack.
+    layers: number of blocks of its one stack.
   """
-
-  layers: int = 8
-
-  def block_passes(self) -> tuple[int, int]:
-    return self.layers, self.layers
-
-
-@dataclasses.dataclass(frozen=True)
-class DirectSettings(_StackSettings):
-  """Settings of `Direct`."""
 
   kind: ClassVar[str] = 'direct'
   recurrent: ClassVar[bool] = False
 
+  layers: int = 8
+
 
 @dataclasses.dataclass(frozen=True)
-class RecurrentTransformerSettings(_StackSettings):
-  """Settings of `RecurrentTransformer`."""
+class RecurrentTransformerSettings(ModelSettings):
+  """Settings of `RecurrentTransformer`; `layers` as in `DirectSettings`."""
 
   kind: ClassVar[str] = 'recurrent_transformer'
 
+  layers: int = 8
+
 
 MODELS: dict[str, type[ModelSettings]] = {
-  settings.kind: settings
-  for settings in (
-    HRMSettings,
-    DirectSettings,
-    RecurrentTransformerSettings,
-    TRMSettings,
-  )
+  'hrm': HRMSettings,
+  'direct': DirectSettings,
+  'recurrent_transformer': RecurrentTransformerSettings,
+  'trm': TRMSettings,
 }
 
 
@@ -370,10 +327,8 @@ class OptimizerSettings(_Group):
     b2: decay of the second moment.
     puzzle_learning_rate: peak rate of the puzzle table.
     puzzle_weight_decay: decoupled weight decay of the puzzle table.
-    warmup_steps: number of steps during which the rates rise (see
-      `optimizers.warmup_cosine`).
-    min_ratio: fraction of the peak rates left at the last step; 1 keeps them
-      constant.
+    warmup_steps: number of steps of rising rates (`optimizers.warmup_cosine`).
+    min_ratio: fraction of the peak rates left at the last step; 1 for constant.
     ema_decay: decay of the moving average of the dense parameters that
       predicts (TRM: 0.999); 0 for none, the parameters themselves predict.
   """
@@ -448,17 +403,13 @@ class MeshSettings(_Group):
   tensor: int = 1
 
   def shape(self, num_devices: int) -> tuple[int, ...]:
-    """Sizes of the three axes for so many devices.
-
-    Raises:
-      ConfigError: they do not multiply to the devices.
-    """
-    axes = dataclasses.asdict(self)
-    sizes = list(axes.values())
-    text = ', '.join(f'mesh.{axis}={size}' for axis, size in axes.items())
-    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+    """Sizes of the axes for so many devices; a ConfigError if none fit."""
+    sizes = dataclasses.astuple(self)
+    text = 'mesh.data={}, mesh.fsdp={}, mesh.tensor={}'.format(*sizes)
+    known = [size for size in sizes if size != -1]
+    if len(known) < 2 or min(known) < 1:
       raise ConfigError(f'{text}: sizes are positive, one of them may be -1')
-    given = math.prod(size for size in sizes if size != -1)
+    given = math.prod(known)
     if num_devices % given or (-1 not in sizes and given != num_devices):
       raise ConfigError(
         f'{text} do not multiply to the {num_devices} devices; change one, or '
@@ -472,12 +423,10 @@ class DataSettings(_Group):
   """The puzzles; `data_pipelines.puzzles` checks these when it loads them.
 
   Attributes:
-    train: SPEC of the puzzles that are trained on (see
-      `data_pipelines.puzzles`).
+    train: SPEC of the puzzles that are trained on (`data_pipelines.puzzles`).
     evaluate: SPEC of the puzzles that are held out and scored; the
       demonstrations of ARC tasks are trained on nevertheless.
-    canvas: side of the canvas of ARC tasks, in cells; tasks with larger grids
-      are left out.
+    canvas: side of ARC's canvas in cells; tasks with larger grids are left out.
     num_aug: number of augmentations of each puzzle besides itself.
     seed: seed that the augmentations are drawn from.
     known_leaks: held-out answers that may be trained on, by the names that
@@ -526,18 +475,38 @@ class EvaluationSettings(_Group):
 
 
 @dataclasses.dataclass(frozen=True)
+class Fitting(_Group):
+  """How a task that was never trained on gets rows of the puzzle table.
+
+  Attributes:
+    adapt: 'rows' fits new rows with the trunk frozen; 'all' fits rows and a
+      copy of the trunk; 'none' fits nothing and uses the blank row.
+    steps: number of training steps for each new task.
+    seconds: time limit of these steps for each new task, compilation included;
+      None for no limit.
+    num_aug: number of augmentations of a new task besides itself, each with a
+      row and a vote of its own.
+    seed: seed of the augmentations and of the order of the demonstrations.
+  """
+
+  adapt: Literal['rows', 'all', 'none'] = 'rows'
+  steps: int = 300
+  seconds: float | None = None
+  num_aug: int = 30
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings(_Group):
   """All settings of an experiment.
 
   Attributes:
-    seed: seed of the initial parameters, of the order of the puzzles and of
-      exploration.
+    seed: seed of the parameters, the order of the puzzles and exploration.
     batch_size: number of rows of a training step.
     epochs: length of the run by the paper's rule, floor(epochs × groups × mean
       examples per puzzle / batch size), where `total_steps` is 0.
     total_steps: length of the run in optimizer steps; 0 for `epochs`.
-    stop_at_step: step at which this call ends, to be continued later; 0 for
-      the end of the run.
+    stop_at_step: step at which this call ends, to go on later; 0 for the end.
     stop_at_accuracy: fraction of exactly solved training puzzles, over one
       line of metrics, after which training ends; 0 for never. The published
       code asks for this on Sudoku, where Q values become unstable late.
@@ -545,21 +514,14 @@ class Settings(_Group):
     evaluate_every: number of steps between evaluations; 0 for never.
     checkpoint_every: number of steps between checkpoints; 0 for the end alone.
     keep_checkpoints: number of newest checkpoints that stay.
-    keep_best: number of checkpoints that stay besides, those of the highest
-      `best_metric`.
+    keep_best: number of checkpoints of the highest `best_metric` that stay too.
     best_metric: name of the evaluation's metric that they are chosen by.
-    keep_every: checkpoints of steps that this number divides stay besides; 0
-      for none.
+    keep_every: checkpoints of steps that this number divides stay too; 0: none.
     microbatches: number of parts that a batch is computed in, one after the
       other: less memory for the same update.
     loss: loss of a cell.
-    divergence: what is done about a loss or gradient that is not finite.
-    mesh: how the devices share the work.
-    data: the puzzles.
     model: the model; its class tells its kind.
-    act: how rows halt.
-    optimizer: rates and decay.
-    evaluation: how held-out puzzles are predicted.
+    divergence, mesh, data, act, optimizer, evaluation: see their classes.
   """
 
   seed: int = 0
@@ -617,11 +579,7 @@ class Settings(_Group):
 
   @classmethod
   def published(cls, kind: str = 'hrm') -> 'Settings':
-    """A model's published settings for ARC, without data.
-
-    Args:
-      kind: kind of the model, a key of `MODELS`.
-    """
+    """A model's published settings for ARC, without data; see `MODELS`."""
     act, optimizer = ActSettings(), OptimizerSettings()
     if kind == 'direct':
       act = ActSettings(halt_max_steps=1, halting='none')
@@ -636,11 +594,7 @@ class Settings(_Group):
     return fields | {'model': {'kind': self.model.kind, **fields['model']}}
 
   def replace(self, changes: Mapping[str, Any]) -> Self:
-    """The settings with some changed, e.g. {'model.attention': 'auto'}.
-
-    Raises:
-      ConfigError: a setting is unknown, or its value cannot be used.
-    """
+    """The settings with some changed, e.g. {'model.attention': 'auto'}."""
     top, groups = {}, {}
     for key, value in changes.items():
       name, _, field = key.partition('.')
@@ -650,36 +604,29 @@ class Settings(_Group):
       if field not in _types(type(group)):
         raise ConfigError(f"setting '{key}' is not known")
       (top if group is self else groups.setdefault(name, {}))[field] = value
-    return dataclasses.replace(
-      self,
-      **top,
-      **{
-        name: dataclasses.replace(getattr(self, name), **fields)
-        for name, fields in groups.items()
-      },
-    )
+    for name, fields in groups.items():
+      top[name] = dataclasses.replace(getattr(self, name), **fields)
+    return dataclasses.replace(self, **top)
 
   @classmethod
   def from_config(cls, config: Any) -> 'Settings':
-    """The settings of a ConfigDict (or of dictionaries), which names them all.
-
-    Raises:
-      ConfigError: keys are missing or unknown, or values cannot be used.
-    """
+    """The settings of a ConfigDict (or dictionaries), which names them all."""
     given = flat(config if isinstance(config, Mapping) else config.to_dict())
     kind = given.pop('model.kind', None)
-    if not isinstance(kind, str) or kind not in MODELS:
+    if kind not in [*MODELS]:
       raise ConfigError(
         f'config: model.kind={kind!r} is unknown; use one of '
         + ', '.join(MODELS)
       )
     defaults = cls.published(kind)
     known = flat(defaults.to_dict()).keys() - {'model.kind'}
-    problems = [f'{key} is missing' for key in sorted(known - given.keys())]
-    problems += [f'{key} is not known' for key in sorted(given.keys() - known)]
-    if problems:
+    if differing := sorted(known ^ given.keys()):
+      problems = ', '.join(
+        f'{key} is {"missing" if key in known else "not known"}'
+        for key in differing
+      )
       raise ConfigError(
-        f'config: {", ".join(problems)}; a config of model.kind={kind} is '
+        f'config: {problems}; a config of model.kind={kind} is '
         f'--config=FILE.py:{kind}, one of your own starts from '
         f'experiments.configs.base.get_config({kind!r})'
       )
@@ -687,24 +634,18 @@ class Settings(_Group):
 
   @classmethod
   def from_record(cls, fields: Mapping[str, Any], path: Any) -> 'Settings':
-    """The settings that an earlier version may have written.
+    """The settings that an earlier version may have written to `path`.
 
-    Args:
-      fields: what `to_dict` gave; settings that have been added since take the
-        published values.
-      path: file that they come from, for messages.
+    Settings that have been added since take the published values.
 
     Raises:
-      ConfigError: a setting is unknown to this version, or its value cannot be
-        used.
+      ConfigError: a setting is unknown to this version, or cannot be used.
     """
     given = flat(fields)
     kind = given.pop('model.kind', 'hrm')
-    if not isinstance(kind, str) or kind not in MODELS:
-      raise ConfigError(
-        f'{path}: model.kind={kind!r} is not known; use the version of hrm_jax '
-        'that wrote it'
-      )
+    use = 'use the version of hrm_jax that wrote it'
+    if kind not in [*MODELS]:
+      raise ConfigError(f'{path}: model.kind={kind!r} is not known; {use}')
     if given.get('model.fusion') == 'level':
       # Earlier versions also had a kernel of a whole level.
       given['model.fusion'] = 'block'
@@ -714,10 +655,7 @@ class Settings(_Group):
         raise ConfigError(
           f'{path}: {key}={given[key]!r} must be an object; mend this file'
         )
-      raise ConfigError(
-        f"{path}: setting '{key}' is not known; use the version of hrm_jax "
-        'that wrote it'
-      )
+      raise ConfigError(f"{path}: setting '{key}' is not known; {use}")
     try:
       return defaults.replace(given)
     except ConfigError as error:
@@ -728,8 +666,7 @@ def flat(fields: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
   """Nested settings by dotted keys."""
   out = {}
   for key, value in fields.items():
-    if isinstance(value, Mapping):
-      out |= flat(value, f'{prefix}{key}.')
-    else:
-      out[f'{prefix}{key}'] = value
+    is_group = isinstance(value, Mapping)
+    key = f'{prefix}{key}'
+    out |= flat(value, f'{key}.') if is_group else {key: value}
   return out

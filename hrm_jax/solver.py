@@ -16,13 +16,12 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import math
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import chex
@@ -31,8 +30,8 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
+from data_pipelines import files
 from data_pipelines import puzzles as specs
-from data_pipelines import sampler
 from data_pipelines.arc import encoding, voting
 from data_pipelines.arc.scoring import score_metrics
 from data_pipelines.arc.tasks import Task, TaskSet, load_tasks, parse_task
@@ -47,68 +46,39 @@ from data_pipelines.questions import kinds
 from data_pipelines.questions import loading as questions
 from data_pipelines.questions.domain import Domain, Questions
 from data_pipelines.questions.pipeline import QuestionSet
-from data_pipelines.questions.scoring import AnswerResult
-from data_pipelines.questions.sudoku import Sudoku
 from data_pipelines.scoring import Result
 from hrm_jax import build
-from hrm_jax.inference import evaluation, traces
+from hrm_jax.inference import evaluation, probes
 from hrm_jax.inference import predict as inference
+from hrm_jax.inference.evaluation import Query
 from hrm_jax.models import ReasoningModel
 from hrm_jax.parallel import sharding
 from hrm_jax.published import convert
-from hrm_jax.settings import Settings
+from hrm_jax.settings import Fitting, Settings
 from hrm_jax.training import adaptation
 from hrm_jax.training.state import Weights, abstract_weights
 from hrm_jax.workdir import checkpoints
 from hrm_jax.workdir import config as workdir_config
 
-ADAPT = ('rows', 'all', 'none')
 # Names of the Q values that each halting rule trains, in their order.
 _Q_NAMES = {
   'q_learning': ('q_halt', 'q_continue'),
   'halt_only': ('q_halt',),
   'none': (),
 }
+_FITTING = Fitting()
+_OWN_ROWS = 'its own rows, which the checkpoint has'
 # Stands for the names of puzzle identifiers whose task was fitted anew.
 _REPLACED = '<replaced>'
 
 # Solvers of the same model share their compiled programs.
 _predict_function = functools.cache(inference.sharded_predict)
-_trace_function = functools.cache(traces.sharded_trace)
+_trace_function = functools.cache(probes.sharded_trace)
 
 Puzzle = str | os.PathLike | Mapping[str, Any] | Task | TaskSet | Questions
 Puzzles = Puzzle | Sequence[Puzzle]
-# Reads the model's variables and some rows of the puzzle table (None: all of
-# it), shaped and placed as the abstract state says.
-ReadWeights = Callable[[Weights, np.ndarray | None], Weights]
-
-
-@dataclasses.dataclass(frozen=True)
-class Fitting:
-  """How a task that was never trained on gets rows of the puzzle table.
-
-  Attributes:
-    adapt: 'rows' fits new rows with the trunk frozen; 'all' fits rows and a
-      copy of the trunk; 'none' fits nothing and uses the blank row.
-    steps: number of training steps for each new task.
-    seconds: time limit of these steps for each new task, compilation included;
-      None for no limit.
-    num_aug: number of augmentations of a new task besides itself, each with a
-      row and a vote of its own.
-    seed: seed of the augmentations and of the order of the demonstrations.
-  """
-
-  adapt: str = 'rows'
-  steps: int = 300
-  seconds: float | None = None
-  num_aug: int = 30
-  seed: int = 0
-
-  def __post_init__(self):
-    if self.adapt not in ADAPT:
-      raise ConfigError(
-        f"adapt='{self.adapt}' is unknown; use one of {', '.join(ADAPT)}"
-      )
+# Reads variables and some rows of the puzzle table, placed as abstract weights.
+ReadWeights = Callable[[Weights, np.ndarray], Weights]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -138,21 +108,24 @@ class Answer:
   way: str
 
   @property
+  def _best(self) -> tuple[Candidate, ...]:
+    none = Candidate(None, 0, 0.0)
+    return tuple(ranked[0] if ranked else none for ranked in self.attempts)
+
+  @property
   def grids(self) -> tuple[np.ndarray | None, ...]:
     """The best attempts; None where no vote gave a grid."""
-    return tuple(ranked[0].grid if ranked else None for ranked in self.attempts)
+    return tuple(best.grid for best in self._best)
 
   @property
   def votes(self) -> tuple[int, ...]:
     """Number of votes for the best attempts."""
-    return tuple(ranked[0].votes if ranked else 0 for ranked in self.attempts)
+    return tuple(best.votes for best in self._best)
 
   @property
   def confidence(self) -> tuple[float, ...]:
     """Mean sigmoid(q_halt), 0 to 1, of the votes for the best attempts."""
-    return tuple(
-      ranked[0].confidence if ranked else 0.0 for ranked in self.attempts
-    )
+    return tuple(best.confidence for best in self._best)
 
   def right(self, attempts: int = 1) -> tuple[bool | None, ...]:
     """Whether one of the first attempts is the true answer; None: unknown."""
@@ -164,28 +137,17 @@ class Answer:
   def __str__(self) -> str:
     """The best attempts as lines of characters."""
     return '\n\n'.join(
-      'no answer' if grid is None else text_of(grid) for grid in self.grids
+      '\n'.join(''.join(map(str, row)) for row in grid.tolist())
+      if grid is not None
+      else 'no answer'
+      for grid in self.grids
     )
-
-
-def text_of(grid: np.ndarray) -> str:
-  """A grid of an `Answer` as lines of characters."""
-  return '\n'.join(''.join(map(str, row)) for row in grid.tolist())
-
-
-def grid_of(domain: Domain | None, tokens: np.ndarray) -> np.ndarray:
-  """Tokens [h, w] as an `Answer` has them: digits, or characters of a maze."""
-  if isinstance(domain, Sudoku):
-    # Token 1 is a blank, token d + 1 the digit d.
-    return np.maximum(tokens, 1) - 1
-  return tokens if domain is None else np.array([*domain.characters])[tokens]
 
 
 def tokens_of(domain: Domain, grid: np.ndarray) -> np.ndarray:
   """The tokens of a grid of an `Answer`."""
-  if isinstance(domain, Sudoku):
-    return grid + 1
-  return np.vectorize(domain.characters.index)(grid)
+  tokens = {value: i for i, value in enumerate(domain.values.tolist())}
+  return np.vectorize(tokens.get)(grid)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -218,24 +180,19 @@ class Trace:
     Raises:
       ConfigError: the suffix is another one, or the file cannot be written.
     """
-    title, thought = self.title(test), self.thoughts[test]
-    suffix = pathlib.Path(path).suffix.lower()
-    if suffix not in ('.gif', '.png'):
-      raise ConfigError(
-        f'{path}: a trace is drawn as .gif (animation) or .png (strip); name '
-        'such a file'
-      )
-    try:
-      if suffix == '.png':
-        pictures.draw_thought(self.style, title, thought, path)
-      else:
-        pictures.animate_thought(
-          self.style, title, self.inputs[test], thought, path
-        )
-    except OSError as error:
-      raise ConfigError(
-        f'{path}: cannot be written ({error.strerror})'
-      ) from None
+    style, title, thought = self.style, self.title(test), self.thoughts[test]
+    with files.writing(f'{path}:', 'name a file in a directory of yours'):
+      match pathlib.Path(path).suffix.lower():
+        case '.png':
+          pictures.draw_thought(style, title, thought, path)
+        case '.gif':
+          inputs = self.inputs[test]
+          pictures.animate_thought(style, title, inputs, thought, path)
+        case _:
+          raise ConfigError(
+            f'{path}: a trace is drawn as .gif (animation) or .png (strip); '
+            'name such a file'
+          )
 
   def _repr_png_(self) -> bytes:
     """The strip of the first test input, which notebooks show."""
@@ -246,81 +203,36 @@ class Trace:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Query:
-  """Rows to predict, and the weights that predict them.
+class Asked:
+  """Puzzles that were read, and then made ready to be predicted."""
 
-  Attributes:
-    puzzles: set that the rows are of.
-    rows: rows to predict, those of a test input together.
-    identifiers: row of `puzzle_table` of each puzzle identifier of the set,
-      int32; -1 where none is needed.
-    variables: variables of the model.
-    puzzle_table: puzzle embeddings, float32 [R, E].
-    way: which rows of the table these are, in words.
-  """
-
-  puzzles: PuzzleSet
-  rows: EvaluationRows
-  identifiers: np.ndarray
-  variables: dict[str, Any]
-  puzzle_table: chex.Array
-  way: str
-
-  def originals(self, max_puzzles: int | None = None) -> EvaluationRows:
-    """Unaugmented rows of at most so many puzzles, spread evenly."""
-    rows = self.rows.take(np.flatnonzero(evaluation.place(self.rows) == 0))
-    groups = np.unique(rows.group)
-    groups = groups[sampler.spread(len(groups), max_puzzles)]
-    return rows.take(np.flatnonzero(np.isin(rows.group, groups)))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Given:
-  """Puzzles that were read, and that a model can be asked.
-
-  Attributes:
-    puzzles: tasks that fit the model's canvas, or questions.
-    left_out: tasks that do not fit.
-    order: names of all tasks as they were given.
-    single: whether they were named as one puzzle, so that one answer is due.
-  """
-
-  puzzles: TaskSet | Questions
+  # Tasks that fit the model's canvas, or questions; None: the run's held out.
+  puzzles: TaskSet | Questions | None = None
+  # Tasks that do not fit, and the names of all as they were given.
   left_out: tuple[Task, ...] = ()
   order: tuple[str, ...] = ()
+  # Whether they were named as one puzzle, so that one answer is due.
   single: bool = False
+  # What is predicted with which weights, once `Solver.ask` tells.
+  queries: tuple[Query, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Asked:
-  """Puzzles, ready to be predicted, traced or scored.
-
-  Attributes:
-    queries: what is predicted with which weights.
-    given: puzzles as they were read; None for those that the run holds out.
-  """
-
-  queries: tuple[Query, ...]
-  given: Given | None = None
+Asking = Puzzles | Asked | Query
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-  """What a model answered to puzzles, and what that is worth.
-
-  Attributes:
-    asked: puzzles and weights.
-    results: predictions and scores of each query.
-    facts: what was evaluated and how, as scores.json has it.
-    leaks: held-out answers that training showed; None for other puzzles.
-  """
+  """What a model answered to puzzles, and what that is worth."""
 
   asked: Asked
+  # Predictions and scores of each query.
   results: tuple[Result, ...]
+  # What was evaluated and how, as scores.json has it.
   facts: dict[str, Any]
+  # Held-out answers that training showed; None for other puzzles.
   leaks: Verdict | None
 
-  @functools.cached_property
+  @property
   def tasks(self) -> list[Task]:
     """The ARC tasks that were predicted; empty for other puzzles."""
     return [
@@ -333,11 +245,10 @@ class Evaluation:
   @functools.cached_property
   def candidates(self) -> dict[tuple[str, int], list[Candidate]]:
     """Ranked grids by name of the task and number of the test input."""
-    return {
-      key: ranked
-      for result in self.results
-      for key, ranked in getattr(result, 'candidates', {}).items()
-    }
+    found = {}
+    for result in self.results:
+      found |= getattr(result, 'candidates', {})
+    return found
 
   @functools.cached_property
   def metrics(self) -> dict[str, float]:
@@ -350,28 +261,17 @@ class Evaluation:
   @functools.cached_property
   def answers(self) -> tuple[Answer, ...]:
     """An answer for each puzzle, in the order in which they were given."""
-    found = [
-      answer
-      for query, result in zip(self.asked.queries, self.results, strict=True)
-      for answer in _answers(query, result)
-    ]
-    given = self.asked.given
-    if given is None or not given.order:
+    found = []
+    for query, result in zip(self.asked.queries, self.results, strict=True):
+      found += _answers(query, result)
+    if not self.asked.order:
       return tuple(found)
-    found += [
-      Answer(
-        task.name,
-        tuple(test.input for test in task.tests),
-        tuple(test.output for test in task.tests),
-        ((),) * len(task.tests),
-        (0,) * len(task.tests),
-        (None,) * len(task.tests),
-        "left out: larger than the model's canvas",
-      )
-      for task in given.left_out
-    ]
+    way = "left out: larger than the model's canvas"
+    for task in self.asked.left_out:
+      tests = len(task.tests)
+      found.append(_answer(task, [()] * tests, [0] * tests, way))
     named = {answer.name: answer for answer in found}
-    return tuple(named[name] for name in given.order)
+    return tuple(named[name] for name in self.asked.order)
 
   @property
   def domain(self) -> Domain | None:
@@ -413,12 +313,7 @@ class Solver:
     return f"Solver('{self.origin}', step {self.step})"
 
   def solve(
-    self,
-    puzzles: Puzzles | Given | Asked | Query,
-    fitting: Fitting = Fitting(),
-    halting: str | None = None,
-    segments: int | None = None,
-    batch_size: int | None = None,
+    self, puzzles: Asking, fitting: Fitting = _FITTING
   ) -> Answer | list[Answer]:
     """Answers puzzles.
 
@@ -429,9 +324,6 @@ class Solver:
     Args:
       puzzles: a puzzle, or a list of puzzles, see the module.
       fitting: how tasks that the model does not know are fitted.
-      halting: as `evaluate` takes it.
-      segments: as `evaluate` takes it.
-      batch_size: as `evaluate` takes it.
 
     Returns:
       An answer; for a list, or what names a set of puzzles, a list of them in
@@ -442,15 +334,13 @@ class Solver:
         model.
     """
     asked = self.ask(puzzles, fitting)
-    answers = self.evaluate(
-      asked, fitting, halting, segments, batch_size
-    ).answers
-    return answers[0] if _is_single(asked) else list(answers)
+    answers = self.evaluate(asked).answers
+    return answers[0] if asked.single else list(answers)
 
   def trace(
     self,
-    puzzles: Puzzles | Given | Asked | Query,
-    fitting: Fitting = Fitting(),
+    puzzles: Asking,
+    fitting: Fitting = _FITTING,
     segments: int | None = None,
     max_puzzles: int | None = None,
   ) -> Trace | list[Trace]:
@@ -465,49 +355,36 @@ class Solver:
 
     Returns:
       A trace; for a list, or what names a set of puzzles, a list of them.
-
-    Raises:
-      ConfigError, DataError: as `solve` does.
     """
     asked = self.ask(puzzles, fitting)
-    found = [
-      trace
-      for query in asked.queries
-      for trace in self._trace(query, segments, max_puzzles)
-    ]
-    return found[0] if _is_single(asked) else found
+    found = []
+    for query in asked.queries:
+      found += self._trace(query, segments, max_puzzles)
+    return found[0] if asked.single else found
 
   def evaluate(
     self,
-    puzzles: Puzzles | Given | Asked | Query | None = None,
-    fitting: Fitting = Fitting(),
+    puzzles: Asking | None = None,
+    fitting: Fitting = _FITTING,
     halting: str | None = None,
     segments: int | None = None,
     batch_size: int | None = None,
-    max_augmentations: int = 0,
-    max_puzzles: int = 0,
   ) -> Evaluation:
     """Predicts puzzles and scores what is known of them; writes nothing.
 
     Args:
-      puzzles: as `solve` takes them, or of `ask`; None for those that the run
-        holds out.
+      puzzles: as `solve` takes them; None for all that the run holds out.
       fitting: as `solve` takes it.
       halting: 'fixed' takes all segments, 'act' ends each row at its own halt;
         None for the run's way.
       segments: most segments of a row; None for the run's.
       batch_size: most rows at a time, rounded up to equal parts for the
         devices; None for the run's.
-      max_augmentations: most augmentations of each held-out puzzle, 0 for all.
-      max_puzzles: most puzzles that are held out, spread evenly, 0 for all.
 
     Raises:
       ConfigError, DataError: there is nothing to score, or as `solve` does.
     """
-    if puzzles is None:
-      asked = self.held_out(max_augmentations, max_puzzles)
-    else:
-      asked = self.ask(puzzles, fitting)
+    asked = self.held_out() if puzzles is None else self.ask(puzzles, fitting)
     rows = sum(len(query.rows) for query in asked.queries)
     if not rows:
       raise ConfigError(
@@ -516,7 +393,7 @@ class Solver:
       )
     mode = halting or self.settings.evaluation.halting
     version = asked.queries[0].puzzles.version
-    if asked.given is None and version != self.trained_on:
+    if asked.puzzles is None and version != self.trained_on:
       logging.warning('Trained on %s, scored on %s', self.trained_on, version)
     logging.info('Predicting %d inputs, augmentations included', rows)
     results = tuple(
@@ -530,7 +407,7 @@ class Solver:
       'segments': segments or self.settings.act.halt_max_steps,
       'rows': rows,
     }
-    leaks = self.leaks if asked.given is None else None
+    leaks = self.leaks if asked.puzzles is None else None
     if leaks is not None:
       facts['leaks'] = leaks.record()
     elif self.domain is None:
@@ -543,42 +420,24 @@ class Solver:
       facts['way'] = asked.queries[0].way
     return Evaluation(asked, results, facts, leaks)
 
-  def adapt(
-    self,
-    new_tasks: Puzzles,
-    what: str = 'rows',
-    steps: int = Fitting.steps,
-    seconds: float | None = None,
-    num_aug: int = Fitting.num_aug,
-    seed: int = 0,
-  ) -> 'Solver':
-    """A solver that knows new tasks of ARC: all are fitted together.
+  def adapt(self, new_tasks: Puzzles, fitting: Fitting = _FITTING) -> 'Solver':
+    """A solver that knows new tasks of ARC, fitted together; self stays.
 
-    Args:
-      new_tasks: as `solve` takes them; their test outputs are not looked at.
-      what: 'rows' for new rows of the puzzle table, the trunk frozen; 'all' for
-        new rows and a copy of the trunk.
-      steps: number of training steps for each task.
-      seconds: time limit for each task, compilation included; None for none.
-      num_aug: number of augmentations of each task besides itself.
-      seed: seed of the augmentations and of the order of the demonstrations.
-
-    Returns:
-      The solver; this one stays as it is.
+    The tasks are as `solve` takes them; their test outputs are not looked at.
 
     Raises:
       ConfigError, DataError: tasks that cannot be used, a model without rows,
         or training that diverged.
     """
-    if what not in ('rows', 'all'):
-      raise ConfigError(f"what='{what}' is unknown; use 'rows' or 'all'")
+    if fitting.adapt == 'none':
+      raise ConfigError("adapt='none' adapts nothing; use 'rows' or 'all'")
     found = self.read(new_tasks).puzzles
     if isinstance(found, Questions):
       raise ConfigError(
         f'{self.origin}: {self.puzzle_kind} have no rows of their own: there '
         'is nothing to adapt to'
       )
-    fitted = self._fit(found, Fitting(what, steps, seconds, num_aug, seed))
+    fitted = self._fit(found, fitting)
     tasks = {task.name: task for task in found.tasks}
     old = [
       _REPLACED if encoding.parse_augmentation_name(name)[0] in tasks else name
@@ -592,12 +451,8 @@ class Solver:
       adapted={**self.adapted, **tasks},
     )
 
-  def _beside(
-    self, fitted: Query, first: int, rows: np.ndarray | None
-  ) -> Weights:
+  def _beside(self, fitted: Query, first: int, rows: np.ndarray) -> Weights:
     """Fitted weights; rows from `first` on are those that were fitted."""
-    if rows is None:
-      rows = np.arange(first + fitted.puzzles.num_identifiers - 1)
     table = np.zeros((len(rows), self.shapes.puzzle_table.shape[1]), np.float32)
     new = rows >= first
     table[new] = np.asarray(fitted.puzzle_table)[rows[new] - first + 1]
@@ -606,30 +461,21 @@ class Solver:
       table[~new] = np.asarray(old)[: np.count_nonzero(~new)]
     return Weights(fitted.variables, place_table(self.mesh, table))
 
-  def ask(
-    self,
-    puzzles: Puzzles | Given | Asked | Query,
-    fitting: Fitting = Fitting(),
-  ) -> Asked:
+  def ask(self, puzzles: Asking, fitting: Fitting = _FITTING) -> Asked:
     """Reads puzzles, and fits the tasks that the model does not know.
 
     `solve`, `trace` and `evaluate` take the result in place of puzzles: so they
     are fitted once.
-
-    Raises:
-      ConfigError, DataError: as `solve` does.
     """
     if isinstance(puzzles, Query):
-      return Asked((puzzles,))
-    if isinstance(puzzles, Asked):
-      return puzzles
-    given = self.read(puzzles)
-    found = given.puzzles
-    if isinstance(found, Questions):
-      asked = QuestionSet(None, found, 0, 0)
-      rows = asked.evaluation_rows()
-      query = self.query(asked, rows, 'the checkpoint as it is')
-      return Asked((query,), given)
+      return Asked(queries=(puzzles,))
+    asked = self.read(puzzles)
+    if asked.queries:
+      return asked
+    if isinstance(found := asked.puzzles, Questions):
+      own, way = QuestionSet(None, found, 0, 0), 'the checkpoint as it is'
+      query = self.query(own, own.evaluation_rows(), way)
+      return dataclasses.replace(asked, queries=(query,))
     known, new = self._split(found.tasks)
     queries = []
     if known:
@@ -640,35 +486,26 @@ class Solver:
         None, found._replace(tasks=tuple(known)), self.canvas, 0, 0,
         identifier_names=self.names,
       )  # fmt: skip
-      way = 'its own rows, which the checkpoint has'
-      queries.append(self.query(own, own.evaluation_rows(), way))
+      queries.append(self.query(own, own.evaluation_rows(), _OWN_ROWS))
     if new:
       queries.append(self._fit(found._replace(tasks=tuple(new)), fitting))
-    return Asked(tuple(queries), given)
+    return dataclasses.replace(asked, queries=tuple(queries))
 
   def held_out(self, max_augmentations: int = 0, max_puzzles: int = 0) -> Asked:
     """The puzzles that the run holds out, which may be none.
 
-    Args:
-      max_augmentations: at most so many of each puzzle, 0 for all.
-      max_puzzles: at most so many, spread evenly over the set, 0 for all.
-
-    Raises:
-      ConfigError, DataError: the data or the checkpoint cannot be used.
+    At most so many augmentations of each puzzle, and at most so many puzzles,
+    spread evenly over the set; 0 for all.
     """
     rows = self.puzzles.evaluation_rows(
       max_augmentations or None, max_puzzles or None
     )
-    way = 'its own rows, which the checkpoint has'
-    return Asked((self.query(self.puzzles, rows, way),))
+    return Asked(queries=(self.query(self.puzzles, rows, _OWN_ROWS),))
 
   def query(self, puzzles: PuzzleSet, rows: EvaluationRows, way: str) -> Query:
-    """Rows with the weights that they need, and the blank row.
+    """Rows of a set that the model knows by name, with the weights they need.
 
-    Args:
-      puzzles: set whose puzzle identifiers the model knows by name.
-      rows: rows to predict.
-      way: which weights these are, in words.
+    The blank row is among these; `way` says which they are, in words.
 
     Raises:
       ConfigError: the model does not know a puzzle, or cannot be read.
@@ -690,15 +527,8 @@ class Solver:
     settings = self.settings.act
     if segments is not None:
       settings = dataclasses.replace(settings, halt_max_steps=segments)
-    return evaluation.evaluate(
-      query.puzzles,
-      query.rows,
-      query.identifiers,
-      _predict_function(self.model, settings, halting, self.mesh),
-      query.variables,
-      query.puzzle_table,
-      self.batch_size(batch_size),
-    )
+    run = _predict_function(self.model, settings, halting, self.mesh)
+    return evaluation.evaluate(query, run, self.batch_size(batch_size))
 
   def batch_size(self, wanted: int | None = None) -> int:
     """Rows at a time: so many, or the run's, in equal parts for the devices."""
@@ -718,11 +548,7 @@ class Solver:
 
   @functools.cached_property
   def puzzles(self) -> PuzzleSet:
-    """The data of the run, with the augmentations that the model has rows of.
-
-    Raises:
-      ConfigError, DataError: there are none, or they cannot be used.
-    """
+    """The run's data, with the augmentations that the model has rows of."""
     if not self._spec:
       raise ConfigError(
         f'{self.origin}: no held-out puzzles are known of it; name some'
@@ -742,11 +568,9 @@ class Solver:
     """The domain of its puzzles; None for ARC and unknown ones."""
     if self.sizes:
       return next(iter(kinds.with_tokens(*self.sizes)), None)
-    if self._kind == specs.ARC:
-      return None
     if self._kind == specs.QUESTIONS:
       return questions.domain_of(self._spec)
-    return self.puzzles.domain
+    return None if self._kind == specs.ARC else self.puzzles.domain
 
   @property
   def canvas(self) -> int:
@@ -783,60 +607,56 @@ class Solver:
     """Shapes, types and places of its weights; nothing is read."""
     return abstract_weights(self.model, len(self.names), self.mesh)
 
-  def _weights(self, rows: np.ndarray | None) -> Weights:
+  def _weights(self, rows: np.ndarray) -> Weights:
     return self.weights(self.shapes, rows)
 
-  def read(self, puzzles: Puzzles | Given) -> Given:
-    """Reads puzzles and checks that the model can be asked them.
+  def read(self, puzzles: Puzzles | Asked) -> Asked:
+    """Reads puzzles, checks them as `solve` does, and logs what is left out.
 
-    Of ARC tasks those that do not fit the canvas are left out if others fit;
-    the log says so.
-
-    Raises:
-      ConfigError, DataError: they cannot be used, or not with this model.
+    These are tasks that do not fit the canvas, where others do.
     """
-    if isinstance(puzzles, Given):
+    if isinstance(puzzles, Asked):
       return puzzles
-    listed = isinstance(puzzles, list | tuple) and not isinstance(
-      puzzles, TaskSet | Questions
-    )
+    # Both kinds of sets are tuples themselves.
+    is_set = isinstance(puzzles, TaskSet | Questions)
+    listed = isinstance(puzzles, list | tuple) and not is_set
     items = puzzles if listed else [puzzles]
     if not items:
       raise DataError('the list of puzzles is empty; give at least one')
     found = []
     for number, item in enumerate(items, 1):
-      one = _load(item, f'task {number}' if listed else 'task')
-      self._check_kind(one, item)
-      found.append(one)
-    asked = found[0] if len(found) == 1 else _joined(found)
-    single = not listed and not _names_a_set(puzzles)
-    if isinstance(asked, Questions):
-      return Given(asked, single=single and len(asked.questions) == 1)
-    order = tuple(task.name for task in asked.tasks)
-    large = tuple(task for task in asked.tasks if not task.fits(self.canvas))
+      found.append(_load(item, f'task {number}' if listed else 'task'))
+      self._check_kind(found[-1], item)
+    together = found[0] if len(found) == 1 else _joined(found)
+    first, is_path = items[0], isinstance(items[0], str | os.PathLike)
+    # These name a set of puzzles, though it may hold only one.
+    is_set |= is_path and (
+      os.path.isdir(first)
+      or os.fspath(first).lower().endswith(('.csv', 'challenges.json'))
+    )
+    single = not listed and not is_set
+    if isinstance(together, Questions):
+      return Asked(together, single=single and len(together.questions) == 1)
+    order = tuple(task.name for task in together.tasks)
+    large = tuple(task for task in together.tasks if not task.fits(self.canvas))
     if large:
-      first = items[0]
-      named = len(items) == 1 and isinstance(first, str | os.PathLike)
-      where = first if named else 'the puzzles given'
+      where = first if len(items) == 1 and is_path else 'the puzzles given'
       text = (
         f"{where}: task '{large[0].name}' has a grid larger than the "
         f"checkpoint's canvas of {self.canvas} × {self.canvas}"
       )
-      if len(large) == len(asked.tasks):
+      if len(large) == len(together.tasks):
         raise DataError(
           f'{text}; give a smaller one, or train with a larger '
           '--config.data.canvas'
         )
-      logging.warning(
-        '%s; so have %d of %d tasks, which are left out',
-        text, len(large), len(asked.tasks),
-      )  # fmt: skip
-      fitting = (task for task in asked.tasks if task.fits(self.canvas))
-      asked = asked._replace(tasks=tuple(fitting))
-    return Given(asked, large, order, single and len(order) == 1)
+      told = f'so have {len(large)} of {len(order)} tasks, which are left out'
+      logging.warning('%s; %s', text, told)
+      rest = tuple(task for task in together.tasks if task.fits(self.canvas))
+      together = together._replace(tasks=rest)
+    return Asked(together, large, order, single and len(order) == 1)
 
   def _check_kind(self, found: TaskSet | Questions, item: Puzzle) -> None:
-    """Raises where the model was trained on puzzles of another kind."""
     if self.domain is None and self._sizes[0] != encoding.VOCAB_SIZE:
       raise DataError(
         f'{self._spec}: neither ARC tasks nor Sudokus nor mazes: only '
@@ -851,10 +671,7 @@ class Solver:
       )
 
   def _split(self, tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
-    """Tasks that the model was trained on, and all others.
-
-    They are told by name and by content: a task that has changed is not known.
-    """
+    """Tasks that are known by name and by content, and all others."""
     named = {encoding.parse_augmentation_name(name)[0] for name in self.names}
     trained = {}
     if any(task.name in named - self.adapted.keys() for task in tasks):
@@ -865,15 +682,17 @@ class Solver:
           '%s: the tasks that it was trained on are known by their names alone',
           self.origin,
         )
-        trained = {task.name: (_content(task), 'evaluate') for task in tasks}
-    trained = trained | {
-      name: (_content(task), 'evaluate') for name, task in self.adapted.items()
-    }
+        trained = {task.name: (task, 'evaluate') for task in tasks}
     known, new = [], []
     for task in tasks:
-      content, role = trained.get(task.name, (None, ''))
-      is_known = task.name in named and _content(task) == content
-      if is_known and role == 'train':
+      same, role = trained.get(task.name, (None, ''))
+      same = self.adapted.get(task.name, same)
+      is_known = (
+        task.name in named
+        and same is not None
+        and _content(task) == _content(same)
+      )
+      if is_known and role == 'train' and task.name not in self.adapted:
         logging.warning(
           "Task '%s': its test pairs were trained on too (data.train)",
           task.name,
@@ -887,8 +706,8 @@ class Solver:
     return known, new
 
   @functools.cached_property
-  def _trained_tasks(self) -> dict[str, tuple[set[Any], str]]:
-    """Content and role of the run's tasks by name; none if not at hand."""
+  def _trained_tasks(self) -> dict[str, tuple[Task, str]]:
+    """The run's tasks and their roles by name; none if not at hand."""
     data = self.settings.data
     try:
       sets = {
@@ -899,22 +718,14 @@ class Solver:
     except DataError as error:
       logging.warning('The data of the run cannot be compared with: %s', error)
       return {}
-    version = '; '.join(
-      f'{role} {tasks.version}' for role, tasks in sets.items()
-    )
-    if self.trained_on != version and not self.trained_on.startswith(
-      checkpoints.UNKNOWN_DATA
-    ):
+    now = '; '.join(f'{role} {tasks.version}' for role, tasks in sets.items())
+    then = self.trained_on
+    if then != now and not then.startswith(checkpoints.UNKNOWN_DATA):
       logging.warning(
-        'The data of the run are not what they were: %s then, %s now',
-        self.trained_on, version,
-      )  # fmt: skip
+        'The data of the run are not what they were: %s then, %s now', then, now
+      )
       return {}
-    return {
-      task.name: (_content(task), role)
-      for role, tasks in sets.items()
-      for task in tasks.tasks
-    }
+    return {t.name: (t, role) for role in sets for t in sets[role].tasks}
 
   def _fit(self, tasks: TaskSet, fitting: Fitting) -> Query:
     """New tasks with rows of their own, fitted to their demonstrations."""
@@ -923,14 +734,13 @@ class Solver:
     count = len(tasks.tasks)
     unseen = ArcSet(None, tasks, self.canvas, fitting.num_aug, fitting.seed)
     rows = unseen.evaluation_rows()
+    identifiers = np.arange(unseen.num_identifiers, dtype=np.int32)
+    variables, blank = self._weights(np.array([BLANK_IDENTIFIER]))
     if fitting.adapt == 'none':
-      return Query(
-        unseen,
-        rows,
-        np.zeros(unseen.num_identifiers, np.int32),
-        *self._weights(np.array([BLANK_IDENTIFIER])),
-        'the blank row: nothing was fitted, and the model cannot know the task',
+      way = (
+        'the blank row: nothing was fitted, and the model cannot know the task'
       )
+      return Query(unseen, rows, 0 * identifiers, variables, blank, way)
     trunk = fitting.adapt == 'all'
     setup = adaptation.setup_for(
       self.settings,
@@ -945,24 +755,20 @@ class Solver:
       len(unseen.members), sum(len(t.demonstrations) for t in unseen.tasks),
       count, 's' * (count > 1), 'learns too' if trunk else 'is frozen',
     )  # fmt: skip
-    variables, _ = self._weights(np.array([BLANK_IDENTIFIER]))
     state = adaptation.fit(
       setup,
       self.mesh,
-      adaptation.start(setup, self.mesh, variables),
+      variables,
       unseen.train_batches(setup.batch_size, fitting.seed),
-      None if fitting.seconds is None else fitting.seconds * count,
+      fitting.seconds and fitting.seconds * count,
     )
-    what = 'new rows and a copy of the trunk' if trunk else 'new rows'
-    return Query(
-      unseen,
-      rows,
-      np.arange(unseen.num_identifiers, dtype=np.int32),
-      state.predicting,
-      state.puzzle_table,
-      f'{what}, fitted in {int(state.step)} steps on the demonstrations'
-      + ('' if trunk else '; the trunk frozen'),
+    way = (
+      f'new rows{" and a copy of the trunk" * trunk}, fitted in '
+      f'{int(state.step)} steps on the demonstrations'
+      + '; the trunk frozen'
+      * (not trunk)
     )
+    return Query(unseen, rows, identifiers, *state.weights, way)
 
   def _trace(
     self, query: Query, segments: int | None, max_puzzles: int | None
@@ -989,12 +795,12 @@ class Solver:
           labels[row] if labels[row].any() else None,
         )
         thoughts.append((batch['inputs'][row], thought))
-    style = pictures.style_of(of.domain, of.vocab_size)
+    style, tests = pictures.style_of(of.domain, of.vocab_size), {}
+    for group, thought in zip(rows.group, thoughts, strict=True):
+      tests.setdefault(group, []).append(thought)
     return [
-      Trace(of.name_of(group), style, *zip(*(t for _, t in tests), strict=True))
-      for group, tests in itertools.groupby(
-        zip(rows.group, thoughts, strict=True), lambda pair: pair[0]
-      )
+      Trace(of.name_of(group), style, *zip(*found, strict=True))
+      for group, found in tests.items()
     ]
 
 
@@ -1022,7 +828,7 @@ def load(path: str | os.PathLike, step: int | None = None) -> Solver:
     step=step,
     names=position.identifier_names,
     trained_on=position.data_version,
-    weights=_SavedWeights(workdir, step),
+    weights=_saved_weights(workdir, step),
     recorded_leaks=facts.get('leaks'),
   )
 
@@ -1031,15 +837,10 @@ def _load_published(path: pathlib.Path) -> Solver:
   found = convert.read(path)
 
   def weights(like, rows):
-    variables = jax.tree.map(
-      lambda array, place: jax.device_put(array, place.sharding),
-      found.variables,
-      like.variables,
-    )
-    table = found.puzzle_table if rows is None else found.puzzle_table[rows]
-    return Weights(
-      variables, place_table(like.puzzle_table.sharding.mesh, table)
-    )
+    places = jax.tree.map(lambda leaf: leaf.sharding, like.variables)
+    variables = jax.device_put(found.variables, places)
+    mesh = like.puzzle_table.sharding.mesh
+    return Weights(variables, place_table(mesh, found.puzzle_table[rows]))
 
   return Solver(
     origin=path,
@@ -1052,20 +853,20 @@ def _load_published(path: pathlib.Path) -> Solver:
   )
 
 
-class _SavedWeights:
-  """The weights of a run's checkpoint: variables are read once and kept."""
+def _saved_weights(workdir: pathlib.Path, step: int) -> ReadWeights:
+  """Reads a run's checkpoint; its variables once."""
+  variables = None
 
-  def __init__(self, workdir: pathlib.Path, step: int):
-    self._workdir, self._step, self._variables = workdir, step, None
-
-  def __call__(self, like: Weights, rows: np.ndarray | None) -> Weights:
-    saved = checkpoints.Checkpoints(self._workdir)
-    with contextlib.closing(saved):
-      if self._variables is None or rows is None:
-        self._variables, table = saved.restore_weights(self._step, like, rows)
+  def read(like, rows):
+    nonlocal variables
+    with contextlib.closing(checkpoints.Checkpoints(workdir)) as saved:
+      if variables is None:
+        variables, table = saved.restore_weights(step, like, rows)
       else:
-        table = saved.restore_rows(self._step, like.puzzle_table, rows)
-    return Weights(self._variables, table)
+        table = saved.restore_rows(step, like.puzzle_table, rows)
+    return Weights(variables, table)
+
+  return read
 
 
 def place_table(mesh: Mesh, table: np.ndarray) -> chex.Array:
@@ -1104,20 +905,6 @@ def _load(item: Puzzle, name: str) -> TaskSet | Questions:
   return questions.load_questions(spec, 'test', 0)
 
 
-def _is_single(asked: Asked) -> bool:
-  return asked.given is not None and asked.given.single
-
-
-def _names_a_set(item: Puzzle) -> bool:
-  """Whether an item names a set of puzzles, though it may hold only one."""
-  if isinstance(item, TaskSet | Questions):
-    return True
-  return isinstance(item, str | os.PathLike) and (
-    os.path.isdir(item)
-    or os.fspath(item).lower().endswith(('.csv', 'challenges.json'))
-  )
-
-
 def _joined(found: Sequence[TaskSet | Questions]) -> TaskSet | Questions:
   """Puzzles of one kind from several sources, in their order."""
   version = ', '.join(one.version for one in found)
@@ -1126,20 +913,17 @@ def _joined(found: Sequence[TaskSet | Questions]) -> TaskSet | Questions:
     ((name, count),) = collections.Counter(t.name for t in tasks).most_common(1)
     if count > 1:
       raise DataError(
-        f"task '{name}' is given {count} times; give each task a name of its "
-        'own'
+        f"task '{name}' is given {count} times; give each a name of its own"
       )
     return TaskSet(version, tasks)
-  asked = np.concatenate([one.questions for one in found])
-  origins = {one.origin for one in found}
-  return Questions(
-    version,
-    found[0].domain,
-    asked,
-    np.concatenate([one.answers for one in found]),
-    origins.pop() if len(origins) == 1 else 'puzzles',
-    np.arange(1, len(asked) + 1),
+  asked, answers = (
+    np.concatenate([getattr(one, name) for one in found])
+    for name in ('questions', 'answers')
   )
+  origins = {one.origin for one in found}
+  origin = origins.pop() if len(origins) == 1 else 'puzzles'
+  lines, domain = np.arange(1, len(asked) + 1), found[0].domain
+  return Questions(version, domain, asked, answers, origin, lines)
 
 
 def _content(task: Task) -> set[Any]:
@@ -1150,53 +934,45 @@ def _content(task: Task) -> set[Any]:
   }
 
 
-def _answers(query: Query, result: Result) -> list[Answer]:
-  """An answer for each puzzle of a query, in the order of its rows."""
-  if not query.puzzles.evaluation_tasks:
-    return _answers_to_questions(query, result)
-  cast = collections.Counter(
-    zip(query.rows.group.tolist(), query.rows.test.tolist(), strict=True)
+def _answer(
+  task: Task, attempts: Iterable, cast: Iterable[int], way: str
+) -> Answer:
+  return Answer(
+    task.name,
+    tuple(test.input for test in task.tests),
+    tuple(test.output for test in task.tests),
+    tuple(map(tuple, attempts)),
+    tuple(cast),
+    (None,) * len(task.tests),
+    way,
   )
-  answers = []
-  for group in np.unique(query.rows.group).tolist():
-    task = query.puzzles.evaluation_tasks[group]
-    tests = range(len(task.tests))
-    answers.append(
-      Answer(
-        task.name,
-        tuple(test.input for test in task.tests),
-        tuple(test.output for test in task.tests),
-        tuple(tuple(result.candidates[task.name, test]) for test in tests),
-        tuple(cast[group, test] for test in tests),
-        (None,) * len(task.tests),
-        query.way,
-      )
-    )
-  return answers
 
 
-def _answers_to_questions(query: Query, result: AnswerResult) -> list[Answer]:
-  domain, vocab_size = query.puzzles.domain, query.puzzles.vocab_size
-  style, found = pictures.style_of(domain, vocab_size), result.found
+def _answers(query: Query, result: Result) -> Iterator[Answer]:
+  """An answer for each puzzle of a query, in the order of its rows."""
+  if tasks := query.puzzles.evaluation_tasks:
+    for group in np.unique(query.rows.group):
+      task = tasks[group]
+      tests = range(len(task.tests))
+      attempts = [result.candidates[task.name, test] for test in tests]
+      cast = query.rows.test[query.rows.group == group].tolist()
+      yield _answer(task, attempts, map(cast.count, tests), query.way)
+    return
+  domain, found = query.puzzles.domain, result.found
+  style = pictures.style_of(domain, query.puzzles.vocab_size)
 
   def readable(tokens):
-    return grid_of(domain, pictures.canvas_of(tokens, style))
+    grid = pictures.canvas_of(tokens, style)
+    return grid if domain is None else domain.values[grid]
 
-  return [
-    Answer(
+  for row, name in enumerate(result.names):
+    grid, confidence = readable(found['tokens'][row]), found['confidence'][row]
+    yield Answer(
       name,
       (readable(result.questions[row]),),
       (readable(result.labels[row]),),
-      (
-        (
-          Candidate(
-            readable(found['tokens'][row]), 1, float(found['confidence'][row])
-          ),
-        ),
-      ),
+      ((Candidate(grid, 1, float(confidence)),),),
       (1,),
       (bool(found['valid'][row]) if 'valid' in found else None,),
       query.way,
     )
-    for row, name in enumerate(result.names)
-  ]

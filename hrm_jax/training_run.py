@@ -1,26 +1,20 @@
 """Trains a model; started again on the same workdir, it continues."""
 
 import contextlib
-import dataclasses
 import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
-from jax.sharding import Mesh
 
 from data_pipelines import files
 from data_pipelines.errors import ConfigError
-from data_pipelines.leaks import Verdict
-from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 from hrm_jax import build
-from hrm_jax.inference import evaluation
-from hrm_jax.inference import predict as inference
+from hrm_jax.inference import evaluation, predict
 from hrm_jax.parallel import preemption, processes, sharding
 from hrm_jax.settings import Settings
-from hrm_jax.training import loop
-from hrm_jax.training import step as train_step
+from hrm_jax.training import loop, step
 from hrm_jax.training.state import TrainState
 from hrm_jax.workdir import checkpoints, config, lock, metrics
 from hrm_jax.workdir import weights_and_biases as wandb_tracker
@@ -49,7 +43,7 @@ def train(
   # All that can be wrong is looked at before anything is written.
   if wandb:
     wandb_tracker.check()
-  run = _prepare(settings)
+  run = _Run(settings, workdir)
   agreement = preemption.Agreement(notice or preemption.Notice(), run.mesh)
   with contextlib.ExitStack() as stack:
     trackers = []
@@ -62,114 +56,67 @@ def train(
         trackers.append(stack.enter_context(tracker))
 
     processes.from_first(claim)
-    saved = checkpoints.Checkpoints(workdir, checkpoints.Keep.of(settings))
+    saved = checkpoints.Checkpoints(workdir, settings)
     stack.enter_context(contextlib.closing(saved))
     writer = metrics.MetricsWriter(workdir, jax.process_index() == 0)
     stack.enter_context(contextlib.closing(writer))
-    hooks = _Hooks(run, workdir, writer, trackers, agreement)
-    return loop.train(run.setup, run.mesh, saved, settings, hooks)
+    run.stop, run.forget = agreement.poll, writer.forget_after
+    run.sinks = [writer, *trackers]
+    return loop.train(run, saved)
 
 
-@dataclasses.dataclass(frozen=True)
 class _Run:
-  """What a run works with, made of its settings and checked.
+  """What a run works with, checked, and what its loop calls (`loop.Run`).
 
-  Attributes:
-    settings: the experiment.
-    mesh: devices that share the work.
-    puzzles: its data.
-    setup: what defines the step.
-    leaking: which held-out answers are trained on.
-    chosen: held-out rows that are predicted while training.
+  `stop`, `forget` and `sinks` are set when the workdir has been claimed.
   """
 
-  settings: Settings
-  mesh: Mesh
-  puzzles: PuzzleSet
-  setup: train_step.TrainSetup
-  leaking: Verdict
-  chosen: EvaluationRows
-
-
-def _prepare(settings: Settings) -> _Run:
-  """Makes all that a run needs besides its workdir.
-
-  Raises:
-    ConfigError, DataError: settings or data that cannot be used.
-  """
-  mesh = build.mesh(settings)
-  platform = mesh.devices.flat[0].platform
-  if settings.model.attention == 'pallas' and platform != 'tpu':
-    raise ConfigError(
-      f"model.attention='pallas' is for TPUs and would be interpreted on "
-      f"{platform}; use 'auto'"
+  def __init__(self, settings: Settings, workdir: pathlib.Path):
+    self.settings, self._workdir = settings, workdir
+    self.mesh = build.mesh(settings)
+    platform = self.mesh.devices.flat[0].platform
+    if settings.model.attention == 'pallas' and platform != 'tpu':
+      raise ConfigError(
+        f"model.attention='pallas' is for TPUs and would be interpreted on "
+        f"{platform}; use 'auto'"
+      )
+    evaluation_rows = settings.evaluation.batch_size
+    sharding.check_batch_size(
+      self.mesh, evaluation_rows, 'evaluation.batch_size'
     )
-  sharding.check_batch_size(
-    mesh, settings.evaluation.batch_size, 'evaluation.batch_size'
-  )
-  puzzles = build.puzzle_set(settings)
-  setup = build.train_setup(settings, puzzles)
-  train_step.check_mesh(setup, mesh)
-  leaking = build.check_leaks(settings, puzzles)
-  if leaking.refused:
-    raise ConfigError(leaking.refusal())
-  chosen = build.held_out(settings, puzzles)
-  return _Run(settings, mesh, puzzles, setup, leaking, chosen)
-
-
-class _Hooks:
-  """What the loop asks for and hands over; see `loop.Hooks`."""
-
-  def __init__(
-    self,
-    run: _Run,
-    workdir: pathlib.Path,
-    writer: metrics.MetricsWriter,
-    trackers: list[wandb_tracker.Tracker],
-    agreement: preemption.Agreement,
-  ):
-    self._run, self._workdir = run, workdir
-    self._sinks = (writer, *trackers)
-    self.stop = agreement.poll
-    self.forget = writer.forget_after
-    self._predict = inference.sharded_predict(
-      run.setup.model, run.setup.act, run.settings.evaluation.halting, run.mesh
+    self.puzzles = build.puzzle_set(settings)
+    self.setup = build.train_setup(settings, self.puzzles)
+    step.check_mesh(self.setup, self.mesh)
+    self.leaking = build.check_leaks(settings, self.puzzles)
+    if self.leaking.refused:
+      raise ConfigError(self.leaking.refusal())
+    self._chosen = build.held_out(settings, self.puzzles)
+    self._predict = predict.sharded_predict(
+      self.setup.model, self.setup.act, settings.evaluation.halting, self.mesh
     )
 
   def batches(self, position: int):
-    settings = self._run.settings
-    rows = sharding.local_rows(self._run.mesh, settings.batch_size)
-    return self._run.puzzles.train_batches(
-      settings.batch_size, settings.seed, position, rows
-    )
+    size, seed = self.settings.batch_size, self.settings.seed
+    rows = sharding.local_rows(self.mesh, size)
+    return self.puzzles.train_batches(size, seed, position, rows)
 
   def position(self, number: int) -> checkpoints.Position:
-    puzzles = self._run.puzzles
-    return checkpoints.Position(
-      number,
-      puzzles.identifier_names(),
-      puzzles.version,
-      self._run.settings.batch_size,
-    )
+    names, version = self.puzzles.identifier_names(), self.puzzles.version
+    rows = self.settings.batch_size
+    return checkpoints.Position(number, names, version, rows)
 
   def evaluate(self, state: TrainState) -> loop.Metrics | None:
-    run = self._run
-    result = evaluation.evaluate(
-      run.puzzles,
-      run.chosen,
-      np.arange(run.puzzles.num_identifiers, dtype=np.int32),
-      self._predict,
-      *state.weights,
-      run.settings.evaluation.batch_size,
-      self.stop,
-    )
+    rows = np.arange(self.puzzles.num_identifiers, dtype=np.int32)
+    query = evaluation.Query(self.puzzles, self._chosen, rows, *state.weights)
+    size = self.settings.evaluation.batch_size
+    result = evaluation.evaluate(query, self._predict, size, self.stop)
     if result is None:
       return None
-    logging.info('Held out: %s%s', result.summary(), run.leaking.note())
-    return {**result.metrics, **run.leaking.metrics()}
+    logging.info('Held out: %s%s', result.summary(), self.leaking.note())
+    return {**result.metrics, **self.leaking.metrics()}
 
   def write(self, step: int, line: loop.Metrics) -> None:
-    for sink in self._sinks:
+    for sink in self.sinks:
       sink.write(step, line)
 
   def report(self, batch: int, facts: dict[str, Any]) -> str:

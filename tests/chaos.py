@@ -43,7 +43,7 @@ from data_pipelines.errors import ConfigError
 from hrm_jax import build
 from hrm_jax.parallel import preemption
 from hrm_jax.training import step as train_step
-from hrm_jax.workdir import checkpoints, integrity
+from hrm_jax.workdir import checkpoints
 from hrm_jax.workdir import config as workdir_config
 from tests import disks
 
@@ -552,7 +552,7 @@ class Chaos:
       step
       for step in self._steps_saved()
       if step not in self._damaged
-      and integrity.find_damage(directory / str(step)) is None
+      and checkpoints.find_damage(directory / str(step)) is None
     ]
 
   def _check_checkpoints(self, what: str) -> None:

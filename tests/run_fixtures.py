@@ -169,11 +169,11 @@ def random_arc_run(tiny_arc_config, tmp_path_factory):
   workdir_config.claim(
     root / 'run', settings, puzzles, leak_check.Verdict([], (), False)
   )
-  saved = checkpoints.Checkpoints(root / 'run', checkpoints.Keep(1))
+  saved = checkpoints.Checkpoints(root / 'run', settings)
   with contextlib.closing(saved):
     saved.save_weights(
       7,
-      weights.predicting,
+      weights.weights.variables,
       weights.puzzle_table,
       checkpoints.Position(0, puzzles.identifier_names(), puzzles.version),
     )

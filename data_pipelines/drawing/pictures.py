@@ -173,7 +173,7 @@ def draw_examples(
 
 
 class Thought(NamedTuple):
-  """One puzzle's part of a `hrm_jax.inference.traces.Trace`, to be drawn.
+  """One puzzle's part of a `hrm_jax.inference.probes.Trace`, to be drawn.
 
   Attributes:
     levels: the level of each update of a segment, as 'LLHLLH'.

@@ -33,6 +33,7 @@ class Domain(abc.ABC):
     seq_len: S, number of cells of a puzzle.
     style: how its tokens are drawn.
     characters: the character of each token in a file; `?` for the padding.
+    values: what an answer shows for each token: digits or characters.
     max_variants: number of variants that `augment` knows; None for no end.
     has_rare_answers: whether two puzzles seldom have one answer by chance.
   """
@@ -46,6 +47,10 @@ class Domain(abc.ABC):
   characters: str
   max_variants: int | None = None
   has_rare_answers: bool = False
+
+  @property
+  def values(self) -> np.ndarray:
+    return np.array([*self.characters])
 
   def parse(self, cells: np.ndarray) -> np.ndarray:
     """Turns ASCII characters, uint8 [N, S], into tokens, uint8 [N, S].

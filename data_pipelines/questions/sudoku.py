@@ -114,6 +114,11 @@ class Sudoku(Domain):
     return '?.' + ''.join(str(digit + 1) for digit in range(self.side))
 
   @property
+  def values(self) -> np.ndarray:
+    # Token 1 is a blank, token d + 1 the digit d.
+    return np.maximum(np.arange(self.vocab_size, dtype=np.uint8), 1) - 1
+
+  @property
   def style(self) -> Style:
     digits = [str(digit + 1) for digit in range(self.side)]
     box = (self.box_rows, self.box_columns)

@@ -20,7 +20,7 @@ from data_pipelines.progress import Progress
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 from data_pipelines.puzzles import judge_of
 from data_pipelines.scoring import Result
-from hrm_jax.inference import evaluation, traces
+from hrm_jax.inference import evaluation
 from hrm_jax.inference import predict as inference
 from hrm_jax.inference import probes as analysis
 from hrm_jax.parallel import sharding
@@ -242,7 +242,7 @@ def residuals(subject: Subject) -> Finding:
   solver, mesh = subject.solver, subject.solver.mesh
   rows = subject.query.originals(TRAJECTORIES)
   size = sharding.round_up(mesh, 'batch', min(subject.batch_size, len(rows)))
-  trace = traces.sharded_trace(
+  trace = analysis.sharded_trace(
     solver.model, solver.settings.act, subject.segments, mesh
   )
   found = []

@@ -17,7 +17,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from hrm_jax.settings import flat
+from hrm_jax.settings import Fitting, choices, flat
 
 # Flags of commands that run JAX; of those that several processes may run.
 JAX = ('cpu_devices',)
@@ -152,7 +152,7 @@ _EXAMPLES = {'config': 'arc1:demo', 'workdir': 'runs/demo'}
 _BOOL, _TEXT, _LIST = flags.DEFINE_bool, flags.DEFINE_string, flags.DEFINE_list
 _INT, _FLOAT = flags.DEFINE_integer, flags.DEFINE_float
 _ADAPT = functools.partial(
-  flags.DEFINE_enum, enum_values=('rows', 'all', 'none')
+  flags.DEFINE_enum, enum_values=choices(Fitting, 'adapt')
 )
 _CONFIGS = ', '.join(configs())
 # How each flag is defined, its default, its sentence, and its least value.

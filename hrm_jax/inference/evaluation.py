@@ -1,5 +1,6 @@
 """Predicts the held-out puzzles and scores them."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import chex
 import numpy as np
 from absl import logging
 
+from data_pipelines import sampler
 from data_pipelines.errors import ConfigError
 from data_pipelines.progress import Progress
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
@@ -18,10 +20,7 @@ from hrm_jax.inference import predict as inference
 def match_identifiers(
   puzzles: PuzzleSet, chosen: EvaluationRows, saved_names: Sequence[str]
 ) -> np.ndarray:
-  """Finds the row of a checkpoint's puzzle table for each puzzle identifier.
-
-  Rows are matched by name; -1 stands for one that the checkpoint lacks and that
-  `chosen` does not need.
+  """Finds by name a checkpoint's row for each puzzle identifier; -1 for none.
 
   Raises:
     ConfigError: the checkpoint does not know some of the chosen puzzles.
@@ -42,11 +41,7 @@ def match_identifiers(
 def needed_rows(
   wanted: np.ndarray, identifiers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Finds the part of a checkpoint's puzzle table that is needed.
-
-  Args:
-    wanted: puzzle identifiers to predict, each any number of times.
-    identifiers: row of the table of each puzzle identifier.
+  """Finds the part of a puzzle table that the `wanted` identifiers need.
 
   Returns:
     The rows of the table that are needed, and the row that each puzzle
@@ -66,40 +61,63 @@ def place(rows: EvaluationRows) -> np.ndarray:
   return np.arange(len(rows)) - np.repeat(first, length)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Query:
+  """Rows to predict, and the weights that predict them.
+
+  Attributes:
+    puzzles: set that the rows are of.
+    rows: rows to predict, those of a test input together.
+    identifiers: row of `puzzle_table` of each puzzle identifier of the set,
+      int32; -1 where none is needed.
+    variables: variables of the model.
+    puzzle_table: puzzle embeddings, float32 [R, E].
+    way: which rows of the table these are, in words.
+  """
+
+  puzzles: PuzzleSet
+  rows: EvaluationRows
+  identifiers: np.ndarray
+  variables: Any
+  puzzle_table: chex.Array
+  way: str = ''
+
+  def originals(self, max_puzzles: int | None = None) -> EvaluationRows:
+    """Unaugmented rows of at most so many puzzles, spread evenly."""
+    rows = self.rows.take(np.flatnonzero(place(self.rows) == 0))
+    groups = np.unique(rows.group)
+    groups = groups[sampler.spread(len(groups), max_puzzles)]
+    return rows.take(np.flatnonzero(np.isin(rows.group, groups)))
+
+
 def evaluate(
-  puzzles: PuzzleSet,
-  chosen: EvaluationRows,
-  identifiers: np.ndarray,
+  query: Query,
   predict: inference.PredictFunction,
-  variables: Any,
-  puzzle_table: chex.Array,
   batch_size: int,
   stop: Callable[[], bool] = lambda: False,
 ) -> Result | None:
   """Predicts and scores; all processes of a mesh get the result.
 
   Args:
-    puzzles: set that the rows are of.
-    chosen: rows to predict, those of a test input together.
-    identifiers: row of `puzzle_table` of each puzzle identifier.
+    query: what to predict.
     predict: function that `inference.sharded_predict` made.
-    variables: variables of the model.
-    puzzle_table: puzzle embeddings, float32 [R, E].
     batch_size: largest number of rows at a time.
     stop: tells whether to stop; asked after each batch, in all processes alike.
 
   Returns:
     The predictions with their scores; None if it was stopped.
   """
+  puzzles, chosen = query.puzzles, query.rows
 
   def read(size, rows):
     for batch in puzzles.evaluation_batches(chosen, size, rows):
-      batch['puzzle_identifiers'] = identifiers[batch['puzzle_identifiers']]
-      yield batch
+      own = query.identifiers[batch['puzzle_identifiers']]
+      yield {**batch, 'puzzle_identifiers': own}
 
   judge = judge_of(puzzles, chosen)
   progress = Progress('Rows predicted', len(chosen))
-  for found in predict(variables, puzzle_table, read, len(chosen), batch_size):
+  weights = query.variables, query.puzzle_table
+  for found in predict(*weights, read, len(chosen), batch_size):
     judge.add(found)
     progress.add(len(found.steps))
     if stop():

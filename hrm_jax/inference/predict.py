@@ -5,6 +5,7 @@ makes room for the next one. So the cost of `act` follows the mean number of
 segments, not the largest. Rows end out of order and are handed on in order.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ _ROW = 'row'
 
 # The last rows are worked on in batches of 1/2, 1/4 ... of the size. Each of
 # these compiles when it is first needed, so smaller ones are left out.
-_SHRUNK = (2, 4, 8, 16)
+_SHRUNK = (1, 2, 4, 8, 16)
 
 
 class Predictions(NamedTuple):
@@ -47,60 +48,6 @@ class Predictions(NamedTuple):
   steps: chex.Array
   exact: chex.Array
   accuracy: chex.Array
-
-
-def empty_carry(model: nn.Module, variables: Any, size: int) -> act.Carry:
-  """A carry of `size` empty slots."""
-  z = model.apply(variables, size, method='initial_state')
-  carry = act.initial_carry(z, size, model.seq_len)
-  return carry.replace(data=carry.data | {_ROW: jnp.full(size, -1)})
-
-
-def advance(
-  model: nn.Module,
-  settings: ActSettings,
-  mode: str,
-  variables: Any,
-  table: chex.Array,
-  carry: act.Carry,
-  fresh: act.Batch,
-) -> tuple[act.Carry, Predictions]:
-  """Admits rows where the carry's have halted, and works on all of them.
-
-  Args:
-    model: module with the interface of `hrm_jax.models`.
-    settings: largest number of segments, and when a row would halt.
-    mode: 'fixed' runs all segments in one call; 'act' runs one, after which a
-      row may halt.
-    variables: parameters and constants of the model.
-    table: puzzle embeddings, float32 [R, E].
-    carry: carry of the last call, or `empty_carry`.
-    fresh: inputs, labels, puzzle identifiers and numbers of rows, each in the
-      slot that it shall take.
-
-  Returns:
-    The new carry, and what each row would answer now; it is the row's answer
-    where the row has halted.
-  """
-  fresh_z = model.apply(variables, len(carry.halted), method='initial_state')
-  carry = act.admit(carry, fresh_z, fresh)
-  data = carry.data
-  # Again in each call: cheap beside a segment, and the carry stays small.
-  x = embed(model, variables, table, data)
-
-  def segment(z, _):
-    return model.apply(variables, z, x, method='segment_without_gradient'), None
-
-  count = settings.halt_max_steps if mode == 'fixed' else 1
-  z, _ = jax.lax.scan(segment, carry.z, length=count)
-  logits, q = model.apply(variables, z, method='heads')
-  steps = carry.steps + count
-  halted = (steps >= settings.halt_max_steps) | (data[_ROW] < 0)
-  if mode == 'act':
-    halted |= act.wants_halt(settings, q)
-
-  found = answers(logits, q, steps, data['labels'])
-  return carry.replace(z=z, steps=steps, halted=halted), found
 
 
 def embed(
@@ -144,9 +91,7 @@ def shrink(carry: act.Carry, size: int) -> act.Carry:
 # read(size, rows) yields those rows of every batch of that size, in order; the
 # last batch is filled up by any rows.
 Read = Callable[[int, slice], Iterator[act.Batch]]
-PredictFunction = Callable[
-  [Any, chex.Array, Read, int, int], Iterator[Predictions]
-]
+PredictFunction = Callable[..., Iterator[Predictions]]
 
 
 def sharded_predict(
@@ -158,138 +103,126 @@ def sharded_predict(
   `count` rows (at least one) that `read` yields, at most `batch_size` at a
   time; the mesh must divide that. It yields the `Predictions`, NumPy arrays, in
   the order of the rows, some rows at a time. Each process reads rows of its own
-  and gets the predictions of all.
-
-  Args:
-    model: any module with the interface of `hrm_jax.models`.
-    settings: how many segments, and when a row would halt.
-    mode: a value of `EvaluationSettings.halting`.
-    mesh: devices that share the rows.
-
-  Raises:
-    ConfigError: there is no such mode.
+  and gets the predictions of all. `mode` is a value of
+  `EvaluationSettings.halting`; another is a ConfigError.
   """
   EvaluationSettings(halting=mode)
   whole, split = sharding.replicated(mesh), sharding.by_batch(mesh)
 
   def step(variables, table, carry, fresh):
-    with sharding.using(mesh):
-      variables = sharding.constrain_whole(variables)
-      carry, found = advance(
-        model, settings, mode, variables, table, carry, fresh
-      )
-    # The row that each slot has answered.
-    answered = jnp.where(carry.halted, carry.data[_ROW], -1)
-    return carry, (carry.halted, answered), found
+    # Fresh rows enter where the carry's have halted; all are worked on.
+    slots = len(carry.halted)
+    fresh_z = model.apply(variables, slots, method='initial_state')
+    carry = act.admit(carry, fresh_z, fresh)
+    # Again in each call: cheap beside a segment, and the carry stays small.
+    x = embed(model, variables, table, carry.data)
 
-  run = jax.jit(
-    step,
-    donate_argnums=2,
-    # Parameters as they are: they may be split.
-    in_shardings=(None, sharding.place(mesh, 'puzzles'), split, split),
-    out_shardings=(split, whole, whole),
+    def segment(z, _):
+      z = model.apply(variables, z, x, method='segment_without_gradient')
+      return z, None
+
+    # After a call of mode 'act' a row may halt.
+    count = settings.halt_max_steps if mode == 'fixed' else 1
+    z, _ = jax.lax.scan(segment, carry.z, length=count)
+    logits, q = model.apply(variables, z, method='heads')
+    steps, row = carry.steps + count, carry.data[_ROW]
+    halted = (steps >= settings.halt_max_steps) | (row < 0)
+    if mode == 'act':
+      halted |= act.wants_halt(settings, q)
+    found = answers(logits, q, steps, carry.data['labels'])
+    # The row that each slot has answered.
+    answered = jnp.where(halted, row, -1)
+    carry = carry.replace(z=z, steps=steps, halted=halted)
+    return carry, (halted, answered), found
+
+  inputs = sharding.place(mesh, 'puzzles'), split, split
+  run = sharding.jitted(
+    mesh, step, inputs, (split, whole, whole), donate_argnums=2
   )
-  start = jax.jit(
-    lambda variables, size: empty_carry(model, variables, size),
-    static_argnums=1,
-    out_shardings=split,
-  )
+
+  @functools.partial(jax.jit, static_argnums=1, out_shardings=split)
+  def start(variables, size):
+    z = model.apply(variables, size, method='initial_state')
+    carry = act.initial_carry(z, size, model.seq_len)
+    return carry.replace(data=carry.data | {_ROW: jnp.full(size, -1)})
+
   fewer = jax.jit(
     shrink, static_argnums=1, in_shardings=split, out_shardings=split
   )
 
   def predict(variables, table, read, count, batch_size):
-    sizes = [sharding.round_up(mesh, 'batch', min(batch_size, count))]
-    sizes += [
-      sharding.round_up(mesh, 'batch', -(-sizes[0] // shrunk))
-      for shrunk in _SHRUNK
+    size = sharding.round_up(mesh, 'batch', min(batch_size, count))
+    sizes = [
+      sharding.round_up(mesh, 'batch', -(-size // shrunk)) for shrunk in _SHRUNK
     ]
-    size = sizes[0]
-    rows = _Rows(mesh, read, count, size)
-    ordered = _InOrder()
+    fill = _filling(mesh, read, count, size)
     carry, halted = start(variables, size), np.ones(size, bool)
     left, last = count, None
+    waiting, position = {}, 0
+
+    def in_order(answered, found):
+      nonlocal position
+      found, ready = jax.device_get(found), []
+      for slot in np.flatnonzero(answered >= 0):
+        waiting[int(answered[slot])] = [array[slot] for array in found]
+      while position in waiting:
+        ready.append(waiting.pop(position))
+        position += 1
+      if ready:
+        yield Predictions(*map(np.stack, zip(*ready, strict=True)))
+
     while left:
       smallest = min(s for s in sizes if s >= min(left, size))
       if smallest < size:
         size, carry = smallest, fewer(carry, smallest)
         halted = np.sort(halted)[:size]
-      fresh = sharding.global_batch(
-        mesh, rows.fill(halted[sharding.local_rows(mesh, size)])
-      )
+      free = halted[sharding.local_rows(mesh, size)]
+      fresh = sharding.global_batch(mesh, fill(free))
       carry, status, found = run(variables, table, carry, fresh)
       # While the devices work, the host does with the answers of the last call.
       if last:
-        yield from ordered.add(*last)
+        yield from in_order(*last)
       halted, answered = jax.device_get(status)
       left -= np.count_nonzero(answered >= 0)
       last = answered, found
-    if last:
-      yield from ordered.add(*last)
+    yield from in_order(*last)
 
   return predict
 
 
-class _Rows:
-  """The rows that this process feeds, in order, as slots are free.
+def _filling(
+  mesh: Mesh, read: Read, count: int, size: int
+) -> Callable[[np.ndarray], act.Batch]:
+  """The function that puts this process's next rows in free slots, bool [b].
 
   They are dealt out to the processes in turns, so that all have about as many.
+  All other slots have row -1.
   """
+  own = sharding.local_rows(mesh, size)
+  length = own.stop - own.start
+  mine = slice(own.start // length, None, size // length)
 
-  def __init__(self, mesh: Mesh, read: Read, count: int, size: int):
-    own = sharding.local_rows(mesh, size)
-    length = own.stop - own.start
-    mine = slice(own.start // length, None, size // length)
-    self._batches = self._numbered(read(size, mine), count, size, mine)
-    self._rows = next(self._batches)
-
-  @staticmethod
-  def _numbered(batches, count, size, mine):
-    for number, batch in enumerate(batches):
+  def numbered():
+    for number, batch in enumerate(read(size, mine)):
       row = number * size + np.arange(size, dtype=np.int32)[mine]
-      yield {
-        name: rows[row < count] for name, rows in {**batch, _ROW: row}.items()
-      }
+      batch = {**batch, _ROW: row}
+      yield {name: rows[row < count] for name, rows in batch.items()}
 
-  def fill(self, free: np.ndarray) -> act.Batch:
-    """The next rows in the free slots, bool [b]; row -1 in all others."""
+  batches = numbered()
+  waiting = next(batches)
+
+  def fill(free):
+    nonlocal waiting
     slots = np.flatnonzero(free)
-    while len(self._rows[_ROW]) < len(slots):
-      more = next(self._batches, None)
-      if more is None:
-        break
-      self._rows = {
-        name: np.concatenate([rows, more[name]])
-        for name, rows in self._rows.items()
-      }
-    slots = slots[: len(self._rows[_ROW])]
+    while len(waiting[_ROW]) < len(slots) and (more := next(batches, None)):
+      waiting = {n: np.concatenate([waiting[n], more[n]]) for n in waiting}
+    slots = slots[: len(waiting[_ROW])]
     out = {}
-    for name, rows in self._rows.items():
+    for name, rows in waiting.items():
       empty = -1 if name == _ROW else 0
       out[name] = np.full((len(free), *rows.shape[1:]), empty, rows.dtype)
       out[name][slots] = rows[: len(slots)]
-      self._rows[name] = rows[len(slots) :]
+      waiting[name] = rows[len(slots) :]
     return out
 
-
-class _InOrder:
-  """Hands answers on in the order of the rows."""
-
-  def __init__(self):
-    self._waiting, self._next = {}, 0
-
-  def add(
-    self, answered: np.ndarray, found: Predictions
-  ) -> Iterator[Predictions]:
-    """Takes the slots with answered[b] >= 0; yields what is next, if it is."""
-    found = jax.device_get(found)
-    for slot in np.flatnonzero(answered >= 0):
-      self._waiting[int(answered[slot])] = [array[slot] for array in found]
-    ready = []
-    while self._next in self._waiting:
-      ready.append(self._waiting.pop(self._next))
-      self._next += 1
-    if ready:
-      yield Predictions(
-        *(np.stack(column) for column in zip(*ready, strict=True))
-      )
+  return fill

@@ -1,4 +1,4 @@
-"""What goes on inside of a model, in numbers: measures of the papers.
+"""What goes on inside of a model: its answers on the way, measures of papers.
 
 What is counted over many rows is added up on the host, batch by batch: memory
 does not grow with the rows.
@@ -20,14 +20,62 @@ from hrm_jax.settings import ActSettings
 from hrm_jax.training import act
 
 
-class Scatter(NamedTuple):
-  """How vectors lie about their mean; float32, or float64 on the host.
+class Trace(NamedTuple):
+  """A batch of puzzles, segment by segment and update by update.
+
+  The updates of a segment are those that `ModelSettings.update_levels` names.
 
   Attributes:
-    count: number of vectors, [].
-    mean: mean of the vectors, [D].
-    products: sum of (x − mean)(x − mean)ᵀ, [D, D].
+    tokens: uint8 [segments, updates, B, S], the answer at that moment; after an
+      update of z_L it takes a provisional one of z_H, see `model.walk`.
+    q: float32 [segments, B, 2], (q_halt, q_continue) after each segment.
+    halts: bool [segments, B], whether `act.wants_halt` would end there.
+    residuals: float32 [segments, updates, B], ‖z' − z‖ over [T, D] of the
+      state that the update changed.
   """
+
+  tokens: chex.Array
+  q: chex.Array
+  halts: chex.Array
+  residuals: chex.Array
+
+
+def sharded_trace(
+  model: nn.Module, settings: ActSettings, segments: int, mesh: Mesh
+) -> Callable[[Any, chex.Array, chex.Array], Trace]:
+  """The jitted function of variables, puzzles and inputs that gives a `Trace`.
+
+  No state is kept but the last one, and no row halts: `segments` may exceed
+  `halt_max_steps`. The mesh must divide the rows; the trace comes whole.
+  """
+
+  def trace(variables, puzzles_BE, inputs_BS):
+    def look(before, after, answering):
+      logits, _ = model.apply(variables, answering, method='heads')
+      # The other state did not change.
+      squares = [
+        jnp.sum(jnp.square(new.astype(jnp.float32) - old), axis=(1, 2))
+        for new, old in zip(after, before, strict=True)
+      ]
+      tokens = jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+      return tokens, jnp.sqrt(sum(squares))
+
+    def segment(z, _):
+      z, (tokens, residuals) = model.apply(variables, z, x, look, method='walk')
+      _, q = model.apply(variables, z, method='heads')
+      return z, Trace(tokens, q, act.wants_halt(settings, q), residuals)
+
+    x = model.apply(variables, inputs_BS, puzzles_BE, method='embed')
+    z = model.apply(variables, len(inputs_BS), method='initial_state')
+    return jax.lax.scan(segment, z, length=segments)[1]
+
+  split = sharding.by_batch(mesh)
+  whole = sharding.replicated(mesh)
+  return sharding.jitted(mesh, trace, (split, split), whole)
+
+
+class Scatter(NamedTuple):
+  """Number of vectors [], their mean [D], Σ(x − mean)(x − mean)ᵀ [D, D]."""
 
   count: chex.Array
   mean: chex.Array
@@ -35,12 +83,7 @@ class Scatter(NamedTuple):
 
 
 def scatter(x_BTD: chex.Array, counted_B: chex.Array) -> Scatter:
-  """Computes the scatter of the B · T vectors of the rows that count.
-
-  Args:
-    x_BTD: vectors of any float type.
-    counted_B: whether each row counts, bool; one of them must.
-  """
+  """The scatter, in float32, of the rows' B · T vectors; one row must count."""
   chex.assert_rank(x_BTD, 3)
   x, counted = x_BTD.astype(jnp.float32), counted_B.astype(jnp.float32)
   count = jnp.sum(counted) * x.shape[1]
@@ -58,9 +101,7 @@ class Moments:
   are only ever taken about a mean.
   """
 
-  def __init__(self):
-    self.count = 0.0
-    self._mean = self._products = 0.0
+  count = _mean = _products = 0.0
 
   def add(self, part: Scatter) -> None:
     """Takes the vectors of `scatter`."""
@@ -85,22 +126,17 @@ def participation_ratio(covariance_DD: np.ndarray) -> float:
   all directions; NaN where they do not spread (HRM paper, section 4). The sums
   are the trace of the covariance and of its square: none is decomposed.
   """
-  squares = float(np.sum(np.square(covariance_DD)))
-  if not squares:
-    return float('nan')
+  squares = float(np.sum(np.square(covariance_DD))) or np.nan
   return float(np.trace(covariance_DD)) ** 2 / squares
 
 
 # By state and by pooling.
 StateMoments = dict[str, dict[str, Moments]]
-MeasureFunction = Callable[
-  [Any, chex.Array, chex.Array, chex.Array, StateMoments], None
-]
 
 
 def sharded_state_moments(
   model: nn.Module, segments: int, mesh: Mesh
-) -> MeasureFunction:
+) -> Callable[[Any, chex.Array, chex.Array, chex.Array, StateMoments], None]:
   """The function that adds a batch's states to their moments.
 
   `measure(variables, puzzles_BE, inputs_BS, counted_B, moments)` works on the
@@ -108,40 +144,28 @@ def sharded_state_moments(
   they are missing, it adds z_L after each of its updates and z_H after each of
   its own: a row's trajectory, the initial state left out. The mesh must divide
   the rows; rows that `counted_B` (bool) leaves out fill up a batch.
-
-  Args:
-    model: module with the interface of `hrm_jax.models`.
-    segments: number of segments of each trajectory.
-    mesh: devices that share the rows.
   """
-
-  def look(counted, after):
-    return {
-      name: {
-        'tokens': scatter(state, counted),
-        'mean_token': scatter(jnp.mean(state, 1, keepdims=True), counted),
-      }
-      for name, state in after._asdict().items()
-    }
 
   def start(variables, puzzles, inputs):
     x = model.apply(variables, inputs, puzzles, method='embed')
     return model.apply(variables, len(inputs), method='initial_state'), x
 
   def segment(variables, z, x, counted):
-    with sharding.using(mesh):
-      variables = sharding.constrain_whole(variables)
-      return model.apply(
-        variables, z, x, lambda _, z, __: look(counted, z), method='walk'
-      )
+    def look(before, after, answering):
+      return {
+        name: {
+          'tokens': scatter(state, counted),
+          'mean_token': scatter(jnp.mean(state, 1, keepdims=True), counted),
+        }
+        for name, state in after._asdict().items()
+      }
+
+    return model.apply(variables, z, x, look, method='walk')
 
   split, whole = sharding.by_batch(mesh), sharding.replicated(mesh)
   start = jax.jit(start, in_shardings=(None, split, split), out_shardings=split)
-  segment = jax.jit(
-    segment,
-    donate_argnums=1,
-    in_shardings=(None, split, split, split),
-    out_shardings=(split, whole),
+  segment = sharding.jitted(
+    mesh, segment, (split, split, split), (split, whole), donate_argnums=1
   )
 
   def measure(variables, puzzles_BE, inputs_BS, counted_B, moments):
@@ -159,62 +183,45 @@ def sharded_state_moments(
 
 
 class Walk(NamedTuple):
-  """What rows answer after each segment.
+  """What rows answer after each segment, leaves [segments, B, ...].
 
-  Attributes:
-    found: predictions after each segment, leaves [segments, B, ...].
-    halts: bool [segments, B], whether `act.wants_halt` would end there.
+  `halts` tells whether `act.wants_halt` would end there.
   """
 
   found: inference.Predictions
   halts: chex.Array
 
 
-WalkFunction = Callable[[Any, chex.Array, act.Batch], Walk]
-
-
 def sharded_walk(
   model: nn.Module, settings: ActSettings, segments: int, mesh: Mesh
-) -> WalkFunction:
+) -> Callable[[Any, chex.Array, act.Batch], Walk]:
   """The jitted `walk(variables, table, batch)`: rows worked on, none halting.
 
   After segment k it has what `inference.sharded_predict` gives in mode 'fixed'
-  with k segments, for every k at the price of the last.
-
-  Args:
-    model: module with the interface of `hrm_jax.models`.
-    settings: rule by which a row would halt.
-    segments: number of segments, which may exceed `halt_max_steps`.
-    mesh: devices that share the rows; their number must divide them.
+  with k segments, for every k at the price of the last. There may be more than
+  `halt_max_steps`; the mesh must divide the rows.
   """
 
-  def run(variables, table, batch):
-    with sharding.using(mesh):
-      variables = sharding.constrain_whole(variables)
-      size = len(batch['inputs'])
-      x = inference.embed(model, variables, table, batch)
+  def walk(variables, table, batch):
+    size = len(batch['inputs'])
+    x = inference.embed(model, variables, table, batch)
 
-      def segment(z, number):
-        z = model.apply(variables, z, x, method='segment_without_gradient')
-        # Answers are read beside the segment, and change nothing in how it is
-        # computed: sums stay those of `sharded_predict`.
-        logits, q = model.apply(
-          variables, jax.lax.optimization_barrier(z), method='heads'
-        )
-        steps = jnp.full(size, number + 1)
-        found = inference.answers(logits, q, steps, batch['labels'])
-        return z, Walk(found, act.wants_halt(settings, q))
+    def segment(z, number):
+      z = model.apply(variables, z, x, method='segment_without_gradient')
+      # Answers are read beside the segment, and change nothing in how it is
+      # computed: sums stay those of `sharded_predict`.
+      logits, q = model.apply(
+        variables, jax.lax.optimization_barrier(z), method='heads'
+      )
+      steps = jnp.full(size, number + 1)
+      found = inference.answers(logits, q, steps, batch['labels'])
+      return z, Walk(found, act.wants_halt(settings, q))
 
-      z = model.apply(variables, size, method='initial_state')
-      return jax.lax.scan(segment, z, jnp.arange(segments))[1]
+    z = model.apply(variables, size, method='initial_state')
+    return jax.lax.scan(segment, z, jnp.arange(segments))[1]
 
-  split = sharding.by_batch(mesh)
-  return jax.jit(
-    run,
-    # Parameters as they are: they may be split.
-    in_shardings=(None, sharding.place(mesh, 'puzzles'), split),
-    out_shardings=sharding.replicated(mesh),
-  )
+  inputs = sharding.place(mesh, 'puzzles'), sharding.by_batch(mesh)
+  return sharding.jitted(mesh, walk, inputs, sharding.replicated(mesh))
 
 
 def steps_to_halt(halts_KB: np.ndarray, halt_max_steps: int) -> np.ndarray:
@@ -226,11 +233,9 @@ def steps_to_halt(halts_KB: np.ndarray, halt_max_steps: int) -> np.ndarray:
 class Calibration:
   """How well confidences tell the chance of being right, in equal bins.
 
-  Attributes:
-    bins: B of them; bin b is [b / B, (b + 1) / B), the last with its end.
-    count: rows of each bin, int64 [B].
-    confidence: the sum of their confidences, float64 [B].
-    right: how many of them are right, int64 [B].
+  Bin b of B is [b / B, (b + 1) / B), the last with its end. Of each there are
+  the `count` of its rows, the sum of their `confidence`, and how many are
+  `right`, [B] each.
   """
 
   def __init__(self, bins: int = 10):
@@ -253,7 +258,5 @@ class Calibration:
 
     The expected calibration error of Guo et al. (arXiv 1706.04599).
     """
-    total = self.count.sum()
-    if not total:
-      return float('nan')
+    total = self.count.sum() or np.nan
     return float(np.abs(self.right - self.confidence).sum() / total)

@@ -15,14 +15,11 @@ Shape letters, used as suffixes everywhere:
   T = P + S tokens        A augmentations      R rows of the puzzle table
 """
 
-from hrm_jax.models.base import ReasoningModel as ReasoningModel
-from hrm_jax.models.hrm import HRM as HRM
-from hrm_jax.models.transformer import Direct as Direct
-from hrm_jax.models.transformer import (
-  RecurrentTransformer as RecurrentTransformer,
-)
-from hrm_jax.models.trm import TRM as TRM
-from hrm_jax.models.two_state import TwoStateModel as TwoStateModel
+from hrm_jax.models.base import ReasoningModel
+from hrm_jax.models.transformer import Direct, RecurrentTransformer
+from hrm_jax.models.two_state import HRM, TRM, TwoStateModel
+
+__all__ = ['HRM', 'TRM', 'Direct', 'RecurrentTransformer', 'TwoStateModel']
 
 # By the name that `config.model.kind` gives.
 KINDS: dict[str, type[ReasoningModel]] = {

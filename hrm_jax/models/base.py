@@ -16,15 +16,10 @@ Look = Callable[[Any, Any, Any], Any]
 
 
 class ReasoningModel(nn.Module):
-  """Tokens of one puzzle in, logits of its cells and Q values out.
+  """Tokens of a puzzle's S cells in, logits of V tokens and Q values out.
 
   A model adds to this its levels, its state (a NamedTuple with `z_H`, which
   the heads read), `initial_state` and `segment`.
-
-  Attributes:
-    settings: sizes and layers of the model.
-    vocab_size: number V of tokens, in and out.
-    seq_len: number S of cells of a puzzle.
   """
 
   settings: ModelSettings
@@ -38,7 +33,6 @@ class ReasoningModel(nn.Module):
 
   @property
   def dtype(self) -> jnp.dtype:
-    """The type of activations and states."""
     return jnp.dtype(self.settings.dtype)
 
   def setup(self):
@@ -66,12 +60,7 @@ class ReasoningModel(nn.Module):
     return self.heads(self.segment(self.initial_state(len(inputs_BS)), x))
 
   def embed(self, inputs_BS: chex.Array, puzzles_BE: chex.Array) -> chex.Array:
-    """The scaled input x̃ [B, T, D] from tokens and puzzle embeddings.
-
-    Args:
-      inputs_BS: int32 tokens in [0, V).
-      puzzles_BE: float32 rows of the puzzle table; unused where E = 0.
-    """
+    """The scaled input x̃ [B, T, D] from tokens and puzzle embeddings."""
     B, S = len(inputs_BS), self.seq_len
     D, P = self.settings.hidden_size, self.settings.prefix_len
     E = self.settings.puzzle_emb_ndim
@@ -96,11 +85,8 @@ class ReasoningModel(nn.Module):
   def walk(self, z, x_BTD: chex.Array, look: Look) -> tuple[Any, Any]:
     """`segment_without_gradient`, looked at after every update.
 
-    Args:
-      z: state that the segment starts from.
-      x_BTD: input x̃, as `embed` gives it.
-      look: a pure function of the states before and after an update, and of
-        the one that `heads` would read an answer from now.
+    `look` is a pure function of the states before and after an update, and of
+    the one that `heads` would read an answer from now.
 
     Returns:
       The state after the segment, and what `look` gave at each of the
@@ -116,19 +102,13 @@ class ReasoningModel(nn.Module):
     q = self.q_head(z.z_H[:, 0]).astype(jnp.float32)
     return logits, q
 
-  def _level(self, num_blocks: int, mlp_t: bool = False) -> layers.Level:
-    """A stack of blocks of this model's sizes."""
-    return layers.Level(num_blocks, self.settings, mlp_t)
-
   def _initial_vector(self, name: str) -> nn.Variable:
     """A fixed D-vector: the state of every token of a fresh sequence."""
-    init = layers.truncated_normal(1.0)
-    shape = (self.settings.hidden_size,)
+    init, shape = layers.truncated_normal(1.0), (self.settings.hidden_size,)
     return self.variable(
-      'constants',
-      name,
+      'constants', name,
       lambda: init(self.make_rng('params'), shape, self.dtype),
-    )
+    )  # fmt: skip
 
   def _all_tokens(self, vector: nn.Variable, batch_size: int) -> chex.Array:
     """An initial vector at all tokens of all rows, [B, T, D]."""

@@ -70,18 +70,16 @@ def swiglu_width(hidden_size: int, expansion: float) -> int:
 class Attention(nn.Module):
   """Full (not causal) multi-head attention with optional rotary positions."""
 
-  num_heads: int
-  rope: bool
-  implementation: str
-  dtype: chex.ArrayDType
+  settings: ModelSettings
 
   @nn.compact
   def __call__(self, x_BTD: chex.Array) -> chex.Array:
-    D = x_BTD.shape[-1]
+    settings, D = self.settings, x_BTD.shape[-1]
     # One projection for N query, N key and N value heads, in that order.
-    qkv = Linear(3 * D, self.dtype, 3, 'heads', name='qkv')(x_BTD)
-    out = attention.attend(qkv, self.num_heads, self.rope, self.implementation)
-    return Linear(D, self.dtype, name='out')(out)
+    qkv = Linear(3 * D, settings.dtype, 3, 'heads', name='qkv')(x_BTD)
+    rope = settings.pos_encodings == 'rope'
+    out = attention.attend(qkv, settings.num_heads, rope, settings.attention)
+    return Linear(D, settings.dtype, name='out')(out)
 
 
 class SwiGLU(nn.Module):
@@ -100,9 +98,8 @@ class SwiGLU(nn.Module):
     # Of each device's share of the columns, gate and up.
     gate_up = gate_up.reshape(*x.shape[:-1], sharding.parts(self.axis), -1)
     gate, up = jnp.split(gate_up, 2, axis=-1)
-    return Linear(features, self.dtype, name='down')(
-      (jax.nn.silu(gate) * up).reshape(*x.shape[:-1], width)
-    )
+    hidden = (jax.nn.silu(gate) * up).reshape(*x.shape[:-1], width)
+    return Linear(features, self.dtype, name='down')(hidden)
 
 
 class Block(nn.Module):
@@ -117,21 +114,15 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x_BTD: chex.Array) -> chex.Array:
-    settings, dtype = self.settings, jnp.dtype(self.settings.dtype)
+    expansion, dtype = self.settings.expansion, self.settings.dtype
     if self.mlp_t:
       x_BDT = x_BTD.swapaxes(1, 2)
-      mixed_BDT = SwiGLU(settings.expansion, dtype, name='mlp_t')(x_BDT)
+      mixed_BDT = SwiGLU(expansion, dtype, name='mlp_t')(x_BDT)
       x_BTD = rms_norm(x_BDT + mixed_BDT).swapaxes(1, 2)
     else:
-      mixer = Attention(
-        settings.num_heads,
-        settings.pos_encodings == 'rope',
-        settings.attention,
-        dtype,
-        name='attention',
-      )
+      mixer = Attention(self.settings, name='attention')
       x_BTD = rms_norm(x_BTD + mixer(x_BTD))
-    mlp = SwiGLU(settings.expansion, dtype, 'mlp', name='mlp')
+    mlp = SwiGLU(expansion, dtype, 'mlp', name='mlp')
     return rms_norm(x_BTD + mlp(x_BTD))
 
 
@@ -140,7 +131,7 @@ class Level(nn.Module):
 
   num_blocks: int
   settings: ModelSettings
-  mlp_t: bool
+  mlp_t: bool = False
 
   def setup(self):
     self.blocks = [
@@ -148,17 +139,9 @@ class Level(nn.Module):
     ]
 
   def __call__(self, x_BTD: chex.Array) -> chex.Array:
-    if self._has_kernel(x_BTD):
-      return self._kernel(x_BTD)
-    for block in self.blocks:
-      x_BTD = block(x_BTD)
-    return x_BTD
-
-  def _has_kernel(self, x_BTD: chex.Array) -> bool:
-    """Whether the layers of a block are to be computed by one."""
     _, T, D = x_BTD.shape
     F = swiglu_width(D, self.settings.expansion)
-    return (
+    if (
       attention.chosen(self.settings.attention) == 'pallas'
       and self.settings.fusion != 'attention'
       and not self.mlp_t
@@ -166,7 +149,11 @@ class Level(nn.Module):
       and sharding.parts('heads') == 1
       and tpu_blocks.fits(T, D, F, x_BTD.dtype.itemsize)
       and not self.is_initializing()
-    )
+    ):
+      return self._kernel(x_BTD)
+    for block in self.blocks:
+      x_BTD = block(x_BTD)
+    return x_BTD
 
   def _kernel(self, x_BTD: chex.Array) -> chex.Array:
     def weights(block):
@@ -176,13 +163,10 @@ class Level(nn.Module):
         *(params['mlp'][name]['kernel'] for name in ('gate_up', 'down')),
       )
 
-    model = self.settings
+    model, rows = self.settings, ('batch', None, None)
     settings = tpu_blocks.Settings(
       model.num_heads, model.pos_encodings == 'rope', RMS_NORM_EPSILON
     )
-    rows = ('batch', None, None)
     return sharding.per_device(
-      lambda x, blocks: tpu_blocks.level(x, blocks, settings),
-      (rows, ()),
-      rows,
-    )(x_BTD, tuple(weights(block) for block in self.blocks))
+      lambda x, blocks: tpu_blocks.level(x, blocks, settings), (rows, ()), rows
+    )(x_BTD, tuple(map(weights, self.blocks)))

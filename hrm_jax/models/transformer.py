@@ -4,7 +4,9 @@ from typing import NamedTuple
 
 import chex
 import jax
+import jax.numpy as jnp
 
+from hrm_jax.models import layers
 from hrm_jax.models.base import ReasoningModel
 from hrm_jax.settings import DirectSettings, RecurrentTransformerSettings
 
@@ -27,12 +29,12 @@ class Direct(ReasoningModel):
 
   def setup(self):
     super().setup()
-    self.level = self._level(self.settings.layers)
+    self.level = layers.Level(self.settings.layers, self.settings)
 
   def initial_state(self, batch_size: int) -> Output:
     """Zeros: nothing is read from them."""
     shape = (batch_size, self.num_tokens, self.settings.hidden_size)
-    return Output(jax.numpy.zeros(shape, self.dtype))
+    return Output(jnp.zeros(shape, self.dtype))
 
   def segment(self, z: Output, x_BTD: chex.Array) -> Output:
     """The answer to x̃, whatever `z` is."""
@@ -51,7 +53,7 @@ class RecurrentTransformer(ReasoningModel):
 
   def setup(self):
     super().setup()
-    self.level = self._level(self.settings.layers)
+    self.level = layers.Level(self.settings.layers, self.settings)
     self.z_H_init = self._initial_vector('z_H_init')
 
   def initial_state(self, batch_size: int) -> Output:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from hrm_jax.models import layers
 from hrm_jax.models.base import Look, ReasoningModel
-from hrm_jax.settings import TwoStateSettings
+from hrm_jax.settings import HRMSettings, TRMSettings, TwoStateSettings
 
 
 class State(NamedTuple):
@@ -22,14 +22,10 @@ class State(NamedTuple):
 class TwoStateModel(ReasoningModel):
   """A slow and a fast state over the tokens of one puzzle.
 
-  In one segment the fast state is updated `L_cycles` times for each of the
-  `H_cycles` updates of the slow one:
-
     z_L ← L(z_L + z_H + x̃)   L_cycles times
-    z_H ← H(z_H + z_L)        all of it H_cycles times
+    z_H ← H(z_H + z_L)        all of it H_cycles times in one segment
 
-  The updates at a segment's end that `settings.gradient` names carry a
-  gradient. None goes back into earlier segments.
+  The updates at its end that `settings.gradient` names carry a gradient.
   """
 
   settings: TwoStateSettings
@@ -51,7 +47,6 @@ class TwoStateModel(ReasoningModel):
     raise NotImplementedError
 
   def segment(self, z: State, x_BTD: chex.Array) -> State:
-    """All updates of a segment; `gradient` says which carry a gradient."""
     chex.assert_shape([z.z_H, z.z_L, x_BTD], (None, *x_BTD.shape[1:]))
     low, high = self.levels()
     if self.is_initializing():
@@ -74,10 +69,10 @@ class TwoStateModel(ReasoningModel):
     return fixed.cycles(jax.lax.stop_gradient(z), self.settings.H_cycles)
 
   def walk(self, z: State, x_BTD: chex.Array, look: Look) -> tuple[State, Any]:
-    """See `ReasoningModel.walk`; an answer takes one H update more.
+    """See `ReasoningModel.walk`.
 
-    After an update of z_L it is read from H(z_H + z_L), provisionally: z_H
-    itself stays (paper, "Visualization of intermediate timesteps").
+    After an update of z_L an answer is read from H(z_H + z_L), and z_H itself
+    stays (paper, "Visualization of intermediate timesteps").
     """
     fixed = self._fixed_updates(x_BTD)
 
@@ -105,6 +100,35 @@ class TwoStateModel(ReasoningModel):
     low, high = (_pure(level, frozen=True) for level in self.levels())
     fixed_BTD = jax.lax.stop_gradient(x_BTD)
     return _Updates(low, high, fixed_BTD, self.settings.L_cycles)
+
+
+class HRM(TwoStateModel):
+  """A level of its own for each state (arXiv 2506.21734, section 2)."""
+
+  settings: HRMSettings
+
+  def setup(self):
+    super().setup()
+    self.H_level = layers.Level(self.settings.H_layers, self.settings)
+    self.L_level = layers.Level(self.settings.L_layers, self.settings)
+
+  def levels(self) -> tuple[layers.Level, layers.Level]:
+    return self.L_level, self.H_level
+
+
+class TRM(TwoStateModel):
+  """One level updates both states (arXiv 2510.04871)."""
+
+  settings: TRMSettings
+
+  def setup(self):
+    super().setup()
+    # Named as in the published code.
+    sizes = self.settings
+    self.L_level = layers.Level(sizes.layers, sizes, sizes.mlp_t)
+
+  def levels(self) -> tuple[layers.Level, layers.Level]:
+    return self.L_level, self.L_level
 
 
 class _Updates(NamedTuple):

@@ -1,11 +1,5 @@
 """Notices that the machine will be taken away, and when all processes stop.
 
-  with preemption.listening(platform) as notice:
-    agreement = preemption.Agreement(notice, mesh)
-    for ...:
-      if agreement.poll():
-        ...save; sys.exit(preemption.EXIT_CODE)
-
 The first SIGTERM or SIGINT asks for a checkpoint and an end; a second one stops
 at once. On Google Cloud the metadata server tells earlier than the signal.
 """
@@ -16,6 +10,7 @@ import os
 import signal
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 
 import jax
@@ -30,13 +25,10 @@ from hrm_jax.parallel import sharding
 EXIT_CODE = os.EX_TEMPFAIL
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# GNU timeout and others signal the process and then its group: that is one
-# notice. Nobody presses Ctrl-C twice so fast.
+# GNU timeout and others signal the process and then its group: one notice.
 _ONE_NOTICE_SECONDS = 0.2
 
-# Both keys are documented for virtual machines, which TPU VMs are:
-# https://cloud.google.com/compute/docs/instances/create-use-spot ("preempted"
-# turns TRUE) and
+# https://cloud.google.com/compute/docs/instances/create-use-spot and
 # https://cloud.google.com/compute/docs/metadata/getting-live-migration-notice
 # (machines with accelerators cannot migrate, and end).
 _METADATA = {
@@ -46,6 +38,8 @@ _METADATA = {
 # The server answers after that long without a change.
 _WAIT_SECONDS = 60
 _RETRY_SECONDS = 10.0
+# No proxy of the environment knows that server.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Notice:
@@ -55,8 +49,7 @@ class Notice:
     reason: who told, such as 'SIGTERM'; empty as long as nobody did.
   """
 
-  def __init__(self):
-    self.reason = ''
+  reason = ''
 
   @property
   def received(self) -> bool:
@@ -64,14 +57,13 @@ class Notice:
 
   def give(self, reason: str) -> None:
     """Tells the process to stop; the first reason stays."""
-    if self.received:
-      return
-    self.reason = reason
-    # A warning: processes other than the first say nothing less.
-    logging.warning(
-      '%s: saving a checkpoint and stopping; a second signal stops at once',
-      reason,
-    )
+    if not self.received:
+      self.reason = reason
+      # A warning: processes other than the first say nothing less.
+      logging.warning(
+        '%s: saving a checkpoint and stopping; a second signal stops at once',
+        reason,
+      )
 
 
 @contextlib.contextmanager
@@ -90,12 +82,10 @@ def listening(platform: str) -> Iterator[Notice]:
     if threading.current_thread() is threading.main_thread():
       stack.enter_context(_signals(notice))
     if platform == 'tpu' or os.environ.get('GCE_METADATA_HOST'):
-      for key, value in _METADATA.items():
+      for key_value in _METADATA.items():
+        arguments = (notice, ended, *key_value)
         threading.Thread(
-          target=_watch_metadata,
-          args=(notice, ended, key, value),
-          name=f'preemption-{key}',
-          daemon=True,
+          target=_watch_metadata, args=arguments, daemon=True
         ).start()
     yield notice
 
@@ -105,7 +95,7 @@ class Agreement:
 
   def __init__(self, notice: Notice, mesh: Mesh):
     self._notice = notice
-    self._agreed, self._pending = False, None
+    self._answer = False
     here = [d.process_index for d in mesh.devices.flat]
     self._alone = len(set(here)) == 1
     self._flags = here.count(jax.process_index()), mesh.size
@@ -121,15 +111,14 @@ class Agreement:
     """
     if self._alone:
       return self._notice.received
-    if self._agreed:
+    if bool(self._answer):
       return True
     local, size = self._flags
     flags = jax.make_array_from_process_local_data(
       self._split, np.full(local, self._notice.received), (size,)
     )
-    pending, self._pending = self._pending, self._any(flags)
-    self._agreed = pending is not None and bool(pending)
-    return self._agreed
+    self._answer = self._any(flags)
+    return False
 
 
 @contextlib.contextmanager
@@ -146,23 +135,18 @@ def _signals(notice: Notice) -> Iterator[None]:
   def watch():
     since = None
     while (numbers := os.read(read, 64)) and 0 not in numbers:
-      numbers = [n for n in numbers if n in _SIGNALS]
-      if not numbers:
-        continue
-      if since is None:
-        since = time.monotonic()
-        notice.give(signal.Signals(numbers[0]).name)
-      elif time.monotonic() - since > _ONE_NOTICE_SECONDS:
-        os._exit(128 + numbers[0])
+      for number in (n for n in numbers if n in _SIGNALS):
+        if since is None:
+          since = time.monotonic()
+          notice.give(signal.Signals(number).name)
+        elif time.monotonic() - since > _ONE_NOTICE_SECONDS:
+          os._exit(128 + number)
 
-  # What ignores a signal (nohup, jobs in the background of a script) goes on
-  # to do so. JAX's own SIGTERM handler, which it sets in C++ where processes
-  # were joined, is unknown to Python: the default comes back in its place.
-  before = {
-    number: signal.getsignal(number)
-    for number in _SIGNALS
-    if signal.getsignal(number) != signal.SIG_IGN
-  }
+  # What ignores a signal (nohup, background jobs) goes on to do so. JAX's own
+  # SIGTERM handler, set in C++ where processes were joined, is unknown to
+  # Python: the default comes back in its place.
+  handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+  before = {n: h for n, h in handlers.items() if h != signal.SIG_IGN}
   thread = threading.Thread(target=watch, name='preemption', daemon=True)
   thread.start()
   wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -190,28 +174,21 @@ def _watch_metadata(
   signal comes as well.
   """
   host = os.environ.get('GCE_METADATA_HOST') or 'metadata.google.internal'
-  path = f'/computeMetadata/v1/instance/{key}'
+  url = f'http://{host}/computeMetadata/v1/instance/{key}'
   query = ''
   while not ended.is_set() and not notice.received:
     pause = _RETRY_SECONDS
+    request = urllib.request.Request(
+      url + query, headers={'Metadata-Flavor': 'Google'}
+    )
     try:
-      connection = http.client.HTTPConnection(host, timeout=_WAIT_SECONDS + 10)
-      with contextlib.closing(connection):
-        connection.request(
-          'GET', path + query, headers={'Metadata-Flavor': 'Google'}
-        )
-        answer = connection.getresponse()
+      with _DIRECT.open(request, timeout=_WAIT_SECONDS + 10) as answer:
         found = answer.read(100).decode(errors='replace').strip()
-        etag = answer.headers.get('ETag')
-      if answer.status == 200:
-        if found == value and not ended.is_set():
-          notice.give(f'{key}={value} of Google Cloud')
-        if etag:
-          query = (
-            f'?wait_for_change=true&timeout_sec={_WAIT_SECONDS}'
-            f'&last_etag={etag}'
-          )
-          pause = 1.0
+      if found == value and not ended.is_set():
+        notice.give(f'{key}={value} of Google Cloud')
+      if etag := answer.headers.get('ETag'):
+        wait = f'?wait_for_change=true&timeout_sec={_WAIT_SECONDS}'
+        query, pause = f'{wait}&last_etag={etag}', 1.0
     except (OSError, http.client.HTTPException, ValueError):
       query = ''
     ended.wait(pause)

@@ -1,8 +1,7 @@
 """The device mesh, and where each array of the training state lives.
 
-`jax.jit` with NamedShardings is what `pjit` has become. Arrays name their axes
-(`'batch'`, `'puzzles'`, ...); RULES, the one table, says over which axes of the
-mesh each name is split:
+`jax.jit` with NamedShardings is what `pjit` has become. Arrays name their axes;
+RULES, the one table, says over which axes of the mesh each name is split:
 
   data    rows of the batch; parameters are copied along it
   fsdp    rows of the batch too; parameters and optimizer state are split
@@ -16,7 +15,7 @@ it runs on one device, and the functions here change nothing.
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -31,21 +30,16 @@ AXES = ('data', 'fsdp', 'tensor')
 
 RULES: dict[str | None, tuple[str, ...]] = {
   None: (),
-  # Rows of a batch and of the carry.
-  'batch': ('data', 'fsdp'),
-  # Rows of the puzzle table.
-  'puzzles': ('data', 'fsdp'),
-  # The hidden size, where it is an axis of a parameter.
-  'embed': ('fsdp',),
-  # Attention heads, and columns of the MLP.
+  'batch': ('data', 'fsdp'),  # Rows of a batch and of the carry.
+  'puzzles': ('data', 'fsdp'),  # Rows of the puzzle table.
+  'embed': ('fsdp',),  # The hidden size, as an axis of a parameter.
   'heads': ('tensor',),
-  'mlp': ('tensor',),
+  'mlp': ('tensor',),  # Columns of the MLP.
 }
 
 
 def make_mesh(
-  devices: list[jax.Device] | None = None,
-  settings: MeshSettings | None = None,
+  devices: list[jax.Device] | None = None, settings: MeshSettings | None = None
 ) -> Mesh:
   """A mesh of all devices (or of those given)."""
   devices = jax.devices() if devices is None else devices
@@ -77,17 +71,15 @@ def platform() -> str:
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return jax.default_backend()
-  return {'cuda': 'gpu', 'rocm': 'gpu'}.get(
-    mesh.abstract_device.platform, mesh.abstract_device.platform
-  )
+  name = mesh.abstract_device.platform
+  return 'gpu' if name in ('cuda', 'rocm') else name
 
 
 def device_kind() -> str:
   """The device that the code being traced will run on, e.g. 'TPU v5 lite'."""
   mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
-    return jax.devices()[0].device_kind
-  return mesh.abstract_device.device_kind
+  device = jax.devices()[0] if mesh.empty else mesh.abstract_device
+  return device.device_kind
 
 
 def spec(*names: str | None) -> PartitionSpec:
@@ -114,9 +106,7 @@ def place(mesh: Mesh, *names: str | None) -> NamedSharding:
 def placed(mesh: Mesh, shapes: Any, specs: Any) -> Any:
   """Abstract arrays of these shapes, split over a mesh as `specs` say."""
   return jax.tree.map(
-    lambda leaf, split: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, split)
-    ),
+    lambda leaf, split: leaf.update(sharding=NamedSharding(mesh, split)),
     shapes,
     specs,
   )
@@ -155,34 +145,20 @@ def local_rows(mesh: Mesh, batch_size: int) -> slice:
 
 def global_batch(mesh: Mesh, local: dict[str, np.ndarray]) -> dict[str, Any]:
   """Device arrays of a global batch from each process's own rows."""
-  sharding = by_batch(mesh)
-  return {
-    name: jax.make_array_from_process_local_data(sharding, rows)
-    for name, rows in local.items()
-  }
+  make = jax.make_array_from_process_local_data
+  return {name: make(by_batch(mesh), rows) for name, rows in local.items()}
 
 
 def over_rows(function: Callable, inputs: Any, outputs: Any) -> Callable:
   """`function` as each device runs it on its rows of the batch.
 
-  Args:
-    function: takes arrays, its device's parts. It may call `batch_axes` and
-      what stands below it.
-    inputs: a PartitionSpec for each argument, or a tree of them.
-    outputs: the same for the results.
+  It takes its device's parts of arrays, split as the specs `inputs` (of each
+  argument) and `outputs` say, and may call `batch_axes` and what stands below.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.size == 1:
-    return function
   # Axes of one device hold nothing for XLA to split.
-  manual = {a for a in AXES if a in RULES['batch'] or mesh.shape[a] == 1}
-  return jax.shard_map(
-    function,
-    in_specs=_only(inputs, manual),
-    out_specs=_only(outputs, manual),
-    axis_names=manual,
-    check_vma=False,
-  )
+  manual = (a for a in AXES if a in RULES['batch'] or mesh.shape[a] == 1)
+  return _mapped(function, inputs, outputs, manual)
 
 
 def per_device(
@@ -192,36 +168,36 @@ def per_device(
 ) -> Callable:
   """`function` as each device runs it on its part of the arrays.
 
-  For kernels, which XLA cannot split.
-
-  Args:
-    function: takes arrays, its device's parts.
-    inputs: the axes' names of each argument.
-    output: the axes' names of the result.
+  For kernels, which XLA cannot split; `inputs` and `output` name the axes.
   """
+  left = jax.sharding.get_abstract_mesh().auto_axes
+  specs = tuple(spec(*names) for names in inputs)
+  return _mapped(function, specs, spec(*output), left)
+
+
+def _mapped(
+  function: Callable, inputs: Any, outputs: Any, axes: Iterable[str]
+) -> Callable:
   mesh = jax.sharding.get_abstract_mesh()
-  left = set(mesh.auto_axes)
-  if mesh.empty or mesh.size == 1 or not left:
+  if mesh.empty or mesh.size == 1 or not (axes := set(axes)):
     return function
   return jax.shard_map(
     function,
-    in_specs=_only(tuple(spec(*names) for names in inputs), left),
-    out_specs=_only(spec(*output), left),
-    axis_names=left,
+    in_specs=_only(inputs, axes),
+    out_specs=_only(outputs, axes),
+    axis_names=axes,
     check_vma=False,
   )
 
 
 def _only(specs: Any, axes: set[str]) -> Any:
   """The specs, of these axes of the mesh alone."""
-
-  def of_one(whole: PartitionSpec) -> PartitionSpec:
-    return PartitionSpec(
-      *(tuple(a for a in split if a in axes) or None for split in _axes(whole))
-    )
-
   return jax.tree.map(
-    of_one, specs, is_leaf=lambda x: isinstance(x, PartitionSpec)
+    lambda whole: PartitionSpec(
+      *(tuple(a for a in split if a in axes) or None for split in _axes(whole))
+    ),
+    specs,
+    is_leaf=lambda x: isinstance(x, PartitionSpec),
   )
 
 
@@ -229,16 +205,26 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   """Tells XLA how to split an array along what it splits itself."""
   mesh = jax.sharding.get_abstract_mesh()
   left = {axis for axis in mesh.auto_axes if mesh.shape[axis] > 1}
-  if not left:
-    return x
-  return jax.lax.with_sharding_constraint(x, _only(spec(*names), left))
+  split = _only(spec(*names), left)
+  return jax.lax.with_sharding_constraint(x, split) if left else x
 
 
-def constrain_whole(tree: Any) -> Any:
-  """Arrays put together on each device, where XLA does the splitting."""
-  if jax.sharding.get_abstract_mesh().empty:
-    return tree
-  return jax.lax.with_sharding_constraint(tree, PartitionSpec())
+def jitted(
+  mesh: Mesh, function: Callable, inputs: tuple, outputs: Any, **options: Any
+) -> Callable:
+  """`function(variables, ...)` jitted on a mesh, the variables made whole.
+
+  `inputs` are the places of its other arguments.
+  """
+
+  def run(variables, *arguments):
+    with using(mesh):
+      whole = jax.lax.with_sharding_constraint(variables, PartitionSpec())
+      return function(whole, *arguments)
+
+  # Variables come as they are: they may be split.
+  places = (None, *inputs)
+  return jax.jit(run, in_shardings=places, out_shardings=outputs, **options)
 
 
 def parts(name: str) -> int:
@@ -250,11 +236,8 @@ def parts(name: str) -> int:
 def batch_axes() -> tuple[str, ...]:
   """Inside `over_rows`, the mesh axes that the rows are split over."""
   mesh = jax.sharding.get_abstract_mesh()
-  return tuple(
-    axis
-    for axis in RULES['batch']
-    if axis in mesh.manual_axes and mesh.shape[axis] > 1
-  )
+  axes = (axis for axis in RULES['batch'] if axis in mesh.manual_axes)
+  return tuple(axis for axis in axes if mesh.shape[axis] > 1)
 
 
 def total(tree: Any) -> Any:
@@ -288,12 +271,7 @@ def total_split(tree: Any, specs: Any) -> Any:
 
 
 def total_of_parts(tree: Any, specs: Any) -> Any:
-  """Sums over the parts of arrays that are split as `specs` say.
-
-  Args:
-    tree: a scalar for each array, which this device's part adds.
-    specs: how the arrays are split.
-  """
+  """Sums scalars over the parts of arrays that are split as `specs` say."""
   scalars, structure = jax.tree.flatten(tree)
   alike = {}
   for i, split in enumerate(structure.flatten_up_to(specs)):
@@ -315,9 +293,5 @@ def _axes(whole: PartitionSpec) -> list[tuple[str, ...]]:
 
 def _split(whole: PartitionSpec) -> list[tuple[int, tuple[str, ...]]]:
   """Dimensions that are split over devices of other rows, and over which."""
-  found = []
-  for dimension, axes in enumerate(_axes(whole)):
-    axes = tuple(a for a in axes if a in batch_axes())
-    if axes:
-      found.append((dimension, axes))
-  return found
+  split = [tuple(a for a in s if a in batch_axes()) for s in _axes(whole)]
+  return [(dimension, axes) for dimension, axes in enumerate(split) if axes]

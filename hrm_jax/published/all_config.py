@@ -1,7 +1,6 @@
 """Reads and writes all_config.yaml, a published run's settings."""
 
 import contextlib
-import math
 import pathlib
 from typing import Any
 
@@ -58,57 +57,39 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     model['dtype'] = arch['forward_dtype']
   out = {f'act.{key}': value for key, value in act.items()}
   out['loss'] = published.LOSSES[loss]
-  for theirs, ours in published.OPTIMIZER_FIELDS.items():
-    if theirs in settings:
-      out[f'optimizer.{ours}'] = settings[theirs]
+  ours = {'global_batch_size': 'batch_size', 'epochs': 'epochs', 'seed': 'seed'}
+  for name, field in published.OPTIMIZER_FIELDS.items():
+    ours[name] = f'optimizer.{field}'
+  out |= {ours[name]: settings[name] for name in ours if name in settings}
   if settings.get('ema'):
     out['optimizer.ema_decay'] = settings.get('ema_rate', 0.999)
-  for theirs, ours in (
-    ('global_batch_size', 'batch_size'),
-    ('epochs', 'epochs'),
-    ('seed', 'seed'),
-  ):
-    if theirs in settings:
-      out[ours] = settings[theirs]
   usual = flat(Settings.published(kind).to_dict())
   out |= {f'model.{key}': value for key, value in model.items()}
-  out = {key: _number(value, usual[key]) for key, value in out.items()}
-  wrong = [
-    f'{key}={value!r}'
-    for key, value in out.items()
-    if type(value) is not type(usual[key])
-    or (type(value) is float and not math.isfinite(value))
-  ]
-  if wrong:
+  for key in out:
+    # YAML reads 1e-4 as a text.
+    if type(usual[key]) is float and isinstance(out[key], str):
+      with contextlib.suppress(ValueError):
+        out[key] = float(out[key])
+  try:
+    checked = flat(Settings.published(kind).replace(out).to_dict())
+  except ConfigError as error:
     raise ConfigError(
-      f'{path}: has values of another type than they can have: '
-      f'{", ".join(wrong)}; mend it or name another by --all_config=FILE'
-    )
-  if out.get('batch_size', 1) < 1:
+      f'{path}: {error}; mend it or name another by --all_config=FILE'
+    ) from None
+  if checked['batch_size'] < 1:
     raise ConfigError(f'{path}: global_batch_size must be at least 1')
-  told = {key: out.pop(f'model.{key}') for key in model}
+  told = {key: checked[f'model.{key}'] for key in model}
+  found = {key: checked[key] for key in out if not key.startswith('model.')}
   # The published code does not write this; `text` does.
   if 'seq_len' in arch:
-    out['seq_len'] = arch['seq_len']
-  return {'model': told | {'kind': kind}, **out}
-
-
-def _number(value: Any, usual: Any) -> Any:
-  """Makes a float of 1, which YAML reads as an int, and of 1e-4, as text."""
-  if type(usual) is float and type(value) in (int, str):
-    with contextlib.suppress(ValueError):
-      return float(value)
-  return value
+    found['seq_len'] = arch['seq_len']
+  return {'model': told | {'kind': kind}, **found}
 
 
 def text(config: Settings, seq_len: int) -> str:
   """Returns the text of a file that `read` and the published code read.
 
   `data_path` is our SPEC; the published code needs its own directory there.
-
-  Args:
-    config: settings of our run.
-    seq_len: number of cells of a puzzle.
   """
   fields = config.to_dict()
   model, act = fields['model'], fields['act']
@@ -116,10 +97,7 @@ def text(config: Settings, seq_len: int) -> str:
   out = {
     'arch': {
       'name': ARCH_NAMES[model['kind']],
-      'loss': {
-        'name': 'losses@ACTLossHead',
-        'loss_type': losses[config.loss],
-      },
+      'loss': {'name': 'losses@ACTLossHead', 'loss_type': losses[config.loss]},
       **published.arch_of(model, act),
       'seq_len': seq_len,
     },

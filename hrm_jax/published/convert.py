@@ -2,9 +2,8 @@
 
 A published checkpoint is a state dict of HRM or TRM, `.pt` or `.safetensors`,
 and two files beside it: all_config.yaml, the settings of the run, and
-identifiers.json, the names of the rows of its puzzle table. Nothing that is
-pickled in a `.pt` is executed. `write` writes `.safetensors`; where PyTorch is
-installed, these lines make a `.pt` of it that the published code loads:
+identifiers.json, the names of the rows of its puzzle table. `write` writes
+`.safetensors`; these lines make a `.pt` of it that the published code loads:
 
   import safetensors.torch, torch
   state = safetensors.torch.load_file('x.safetensors')
@@ -40,37 +39,26 @@ from hrm_jax.workdir import config as workdir_config
 
 # Settings of a model that leave no trace in a state dict.
 _UNTRACED = (
-  'num_heads',
-  'H_cycles',
-  'L_cycles',
-  'puzzle_emb_len',
-  'pos_encodings',
-)
+  'num_heads', 'H_cycles', 'L_cycles', 'puzzle_emb_len', 'pos_encodings',
+)  # fmt: skip
 # Cells of a puzzle by the number of tokens, as published: ARC, Sudoku, mazes.
 _PUBLISHED_CELLS = {12: encoding.CANVAS**2, 11: 81, 6: 900}
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-  """A published checkpoint under our names.
+  """A published checkpoint under our names, of puzzles of one size."""
 
-  Attributes:
-    settings: settings of its run; what no file tells is as it was given.
-    vocab_size: number of tokens of its puzzles.
-    seq_len: number of cells of its puzzles.
-    variables: weights as the model takes them, `params` and `constants`.
-    puzzle_table: embeddings of the puzzles, float32 [rows, puzzle_emb_ndim].
-    identifier_names: name of each row, in HRM's form.
-    step: number of optimizer steps done, 0 where the file's name is not like
-      step_1234.
-  """
-
+  # What no file tells is as it was given.
   settings: Settings
   vocab_size: int
   seq_len: int
+  # Weights as the model takes them, `params` and `constants`.
   variables: dict[str, Any]
+  # Float32 [rows, puzzle_emb_ndim], and the name of each row, in HRM's form.
   puzzle_table: np.ndarray
   identifier_names: list[str]
+  # Optimizer steps done; 0 where the file is no step_1234.
   step: int
 
 
@@ -86,7 +74,7 @@ def read(
   Args:
     path: the state dict; its content decides the format.
     settings: settings for all that neither the tensors nor all_config.yaml
-      tell; None for those published for the kind of model. Not changed.
+      tell; None for those published for the kind of model.
     puzzles: the puzzles that it must fit; None to take the number of cells from
       all_config.yaml, or from the published set with as many tokens.
     identifiers_path: identifiers.json; None to look for it beside `path`.
@@ -104,20 +92,32 @@ def read(
     vocab_size = len(names.token_embedding(arrays))
     seq_len = _cells(path, vocab_size, told.pop('seq_len', None), puzzles)
     settings = _settings(path, arrays, seq_len, settings, found, told)
+  except ConfigError:
+    raise
   except ValueError as error:
-    if isinstance(error, ConfigError):
-      raise
     raise ConfigError(f'{path}: {error}') from None
   table = arrays.get(names.PUZZLE_TABLE)
-  row_names = _row_names(
-    _beside(identifiers_path, path, 'identifiers.json'), path, table
-  )
+  rows = None if table is None else len(table)
+  names_path = _beside(identifiers_path, path, 'identifiers.json')
+  if names_path is not None:
+    # Of use without a table too: of ARC tasks the names say which
+    # augmentations are predicted.
+    row_names = identifiers.read(
+      names_path, rows, f'the puzzle table of {path} has'
+    )
+  elif rows in (None, 1):
+    row_names = [BLANK_NAME]
+  else:
+    raise ConfigError(
+      f'{path}: its puzzle table has {rows} rows without names; name the '
+      "data's file by --identifiers=identifiers.json"
+    )
   if puzzles:
     vocab_size = puzzles.vocab_size
   model = build.model(settings.model, vocab_size, seq_len)
   like = jax.eval_shape(lambda: init_variables(model, 0))
   shape = (len(row_names), settings.model.puzzle_emb_ndim)
-  if settings.model.puzzle_emb_ndim:
+  if shape[1]:
     like['puzzle_table'] = jax.ShapeDtypeStruct(shape, jnp.float32)
   try:
     variables = names.from_published(arrays, like)
@@ -167,17 +167,15 @@ def write(
       f'{workdir}: its model.kind={kind} has no published form; only '
       f'{" and ".join(all_config.ARCH_NAMES)} have'
     )
-  names_path, settings_path = (
-    out.parent / name for name in ('identifiers.json', 'all_config.yaml')
-  )
+  names_path = out.with_name('identifiers.json')
+  settings_path = out.with_name('all_config.yaml')
   for path in (out, names_path, settings_path):
     if os.path.lexists(path):
       raise ConfigError(f'{path} exists already; name an --out elsewhere')
-  saved = checkpoints.Checkpoints(workdir)
-  with contextlib.closing(saved):
+  with contextlib.closing(checkpoints.Checkpoints(workdir)) as saved:
     step = saved.find(step)
     row_names = saved.position(step).identifier_names
-    puzzles = build.puzzle_set(unaugmented(settings))
+    puzzles = build.puzzle_set(settings.replace({'data.num_aug': 0}))
     model = build.model(settings.model, puzzles.vocab_size, puzzles.seq_len)
     length = settings.model.puzzle_emb_len
     tokens = dataclasses.replace(settings.model, puzzle_emb_len=0).prefix_len
@@ -187,52 +185,35 @@ def write(
         f'HRM has as many tokens as its embedding fills, {tokens}'
       )
     mesh = sharding.make_mesh(jax.devices()[:1])
-    variables, table = saved.restore_weights(
-      step, abstract_weights(model, len(row_names), mesh)
-    )
+    like = abstract_weights(model, len(row_names), mesh)
+    variables, table = saved.restore_weights(step, like)
   constants = names.to_published({'constants': variables.pop('constants')})
   if settings.model.puzzle_emb_ndim:
     variables['puzzle_table'] = table[: len(row_names)]
-  arrays = {
-    name: array.astype(jnp.dtype(dtype), copy=False)
-    for name, array in names.to_published(variables).items()
-  } | constants
+  variables = jax.tree.map(lambda array: array.astype(dtype), variables)
+  arrays = names.to_published(variables) | constants
   with _all_or_nothing(out, names_path, settings_path):
-    state_dicts.write(
-      out, {names.PREFIX + name: array for name, array in arrays.items()}
-    )
+    state_dicts.write(out, {names.PREFIX + n: arrays[n] for n in arrays})
     identifiers.write(names_path, row_names, kind)
     files.write_text(settings_path, all_config.text(settings, model.seq_len))
 
 
-def unaugmented(settings: Settings) -> Settings:
-  """The same settings for the puzzles alone, without augmentations."""
-  return settings.replace({'data.num_aug': 0})
-
-
 @contextlib.contextmanager
 def _all_or_nothing(*paths: pathlib.Path) -> Iterator[None]:
-  """Makes the directory of new files, and removes all again on an error.
-
-  Raises:
-    ConfigError: they cannot be written.
-  """
+  """Makes the directory of new files, and removes all again on an error."""
   directory = paths[0].parent
   made = [d for d in (directory, *directory.parents) if not d.exists()]
+  fix = 'name a file in a directory of yours with enough room'
   try:
-    directory.mkdir(parents=True, exist_ok=True)
-    yield
-  except BaseException as error:
+    with files.writing(f'{paths[0]}:', fix):
+      directory.mkdir(parents=True, exist_ok=True)
+      yield
+  except BaseException:
     with contextlib.suppress(OSError):
       for path in paths:
         path.unlink(missing_ok=True)
       for directory in made:
         directory.rmdir()
-    if isinstance(error, OSError):
-      raise ConfigError(
-        f'{paths[0]}: cannot be written ({error.strerror}); name a file in a '
-        'directory of yours with enough room'
-      ) from None
     raise
 
 
@@ -240,11 +221,9 @@ def _beside(
   given: pathlib.Path | None, path: pathlib.Path, name: str
 ) -> pathlib.Path | None:
   """Returns `given`, or the file `name` beside `path` where that exists."""
-  if given is not None:
-    return given
   found = path.parent / name
-  if not found.exists():
-    return None
+  if given is not None or not found.exists():
+    return given
   logging.info('Taking %s', found)
   return found
 
@@ -255,17 +234,7 @@ def _cells(
   told: int | None,
   puzzles: PuzzleSet | None,
 ) -> int:
-  """The number of cells of the checkpoint's puzzles.
-
-  Args:
-    path: the state dict, for errors.
-    vocab_size: number of tokens that it embeds.
-    told: number of cells by all_config.yaml.
-    puzzles: as in `read`.
-
-  Raises:
-    ConfigError: the puzzles have another size, or nothing tells it.
-  """
+  """The number of cells, where all_config.yaml `told` one or none."""
   if puzzles is None:
     if told is None and vocab_size not in _PUBLISHED_CELLS:
       raise ConfigError(
@@ -298,25 +267,12 @@ def _settings(
   all_config_path: pathlib.Path | None,
   written: dict[str, Any],
 ) -> Settings:
-  """The settings of the checkpoint's run.
-
-  Args:
-    path: the state dict, for errors.
-    arrays: its tensors, of `names.without_prefix`.
-    seq_len: number of cells of its puzzles.
-    given: settings for all that no file tells; None for the published ones.
-    all_config_path: the run's all_config.yaml, for errors.
-    written: what `all_config.read` found there.
-
-  Raises:
-    ConfigError: the two files and the given settings contradict each other.
-    ValueError: the tensors are not those of such a model.
-  """
+  """The settings of the run: by its tensors, what was written, those given."""
   told = written.pop('model', {})
   usual = (given or Settings()).model
   expansion = told.get('expansion', usual.expansion)
   inferred = names.infer_model_fields(arrays, seq_len, expansion)
-  kind = inferred.pop('kind')
+  kind = inferred['kind']
   if given is None:
     given = Settings.published(kind)
   elif kind != given.model.kind:
@@ -324,12 +280,6 @@ def _settings(
       f'{path}: holds a model of kind {kind}, --config one of kind '
       f'{given.model.kind}; name a config of that kind, e.g. '
       f'experiments/configs/arc1.py:{kind}'
-    )
-  told_kind = told.pop('kind', kind)
-  if told_kind != kind:
-    raise ConfigError(
-      f'{all_config_path}: is of a model of kind {told_kind}, {path} of kind '
-      f'{kind}; name the file of its run by --all_config=FILE'
     )
   size, width = inferred['puzzle_emb_ndim'], inferred['hidden_size']
   if (tokens := inferred.get('puzzle_emb_len')) is not None:
@@ -359,27 +309,7 @@ def _settings(
       'Settings of the model that no file tells, taken as given: %s',
       ', '.join(f'{key}={getattr(given.model, key)!r}' for key in assumed),
     )
-  model = {f'model.{key}': value for key, value in (told | inferred).items()}
+  known = told | inferred
+  model = {f'model.{key}': known[key] for key in known.keys() - {'kind'}}
   # How long it was trained is told by its step alone.
   return given.replace({**model, **written, 'total_steps': 0})
-
-
-def _row_names(
-  names_path: pathlib.Path | None,
-  path: pathlib.Path,
-  table: np.ndarray | None,
-) -> list[str]:
-  """The name of each row of the puzzle table.
-
-  Names are of use without a table too: of ARC tasks they say which
-  augmentations are predicted.
-  """
-  rows = None if table is None else len(table)
-  if names_path is not None:
-    return identifiers.read(names_path, rows, f'the puzzle table of {path} has')
-  if rows in (None, 1):
-    return [BLANK_NAME]
-  raise ConfigError(
-    f'{path}: its puzzle table has {rows} rows without names; name the '
-    "data's file by --identifiers=identifiers.json"
-  )

@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import flax.traverse_util
 import ml_dtypes
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from hrm_jax.models import layers
 
@@ -36,46 +36,29 @@ OPTIMIZER_FIELDS = {
 }
 # Settings with one name in both; the functions below know the others.
 _MODEL_FIELDS = (
-  'hidden_size',
-  'num_heads',
-  'H_cycles',
-  'L_cycles',
-  'expansion',
-  'puzzle_emb_ndim',
-  'pos_encodings',
-)
-_EXACT_IN_FLOAT32 = ('float32', 'float16', 'bfloat16')
+  'hidden_size', 'num_heads', 'H_cycles', 'L_cycles', 'expansion',
+  'puzzle_emb_ndim', 'pos_encodings',
+)  # fmt: skip
 
-# Our path → published name, and whether the matrix is transposed.
-_PATTERNS = (
-  (r'params/token_embedding', 'inner.embed_tokens.embedding_weight', False),
-  (r'params/position_embedding', 'inner.embed_pos.embedding_weight', False),
-  (r'params/(lm|q)_head/kernel', r'inner.\1_head.weight', True),
-  (r'params/q_head/bias', 'inner.q_head.bias', False),
-  (
-    r'params/(\w+_level)/blocks_(\d+)/attention/qkv/kernel',
-    r'inner.\1.layers.\2.self_attn.qkv_proj.weight',
-    True,
-  ),
-  (
-    r'params/(\w+_level)/blocks_(\d+)/attention/out/kernel',
-    r'inner.\1.layers.\2.self_attn.o_proj.weight',
-    True,
-  ),
-  (
-    r'params/(\w+_level)/blocks_(\d+)/(mlp|mlp_t)/(gate_up|down)/kernel',
-    r'inner.\1.layers.\2.\3.\4_proj.weight',
-    True,
-  ),
-  (r'constants/z_([HL])_init', r'inner.\1_init', False),
-  (r'puzzle_table', PUZZLE_TABLE, False),
-)
+_BLOCK, _LAYER = r'params/(\w+_level)/blocks_(\d+)', r'inner.\1.layers.\2'
+# Our path → published name; kernels are transposed.
+_PATTERNS = {
+  'params/token_embedding': 'inner.embed_tokens.embedding_weight',
+  'params/position_embedding': 'inner.embed_pos.embedding_weight',
+  'params/(lm|q)_head/kernel': r'inner.\1_head.weight',
+  'params/q_head/bias': 'inner.q_head.bias',
+  rf'{_BLOCK}/attention/qkv/kernel': rf'{_LAYER}.self_attn.qkv_proj.weight',
+  rf'{_BLOCK}/attention/out/kernel': rf'{_LAYER}.self_attn.o_proj.weight',
+  rf'{_BLOCK}/(mlp|mlp_t)/(\w+)/kernel': rf'{_LAYER}.\3.\4_proj.weight',
+  'constants/z_([HL])_init': r'inner.\1_init',
+  'puzzle_table': PUZZLE_TABLE,
+}
 
 
 def _published_name(path: str) -> tuple[str, bool]:
-  for pattern, name, transposed in _PATTERNS:
+  for pattern, name in _PATTERNS.items():
     if match := re.fullmatch(pattern, path):
-      return match.expand(name), transposed
+      return match.expand(name), path.endswith('kernel')
   raise KeyError(f'no published name for {path}')
 
 
@@ -83,24 +66,17 @@ def to_published(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """Gives variables, or gradients of them, their published names and layouts.
 
   Args:
-    variables: arrays in a dictionary of the model's variables, such as
-      {'params': …, 'constants': …}.
+    variables: {'params': …, 'constants': …}, or one of these alone.
   """
   out = {}
-  for path, leaf in flax.traverse_util.flatten_dict(
-    dict(variables), sep='/'
-  ).items():
+  for path, leaf in flatten_dict(dict(variables), sep='/').items():
     name, transposed = _published_name(path)
     out[name] = np.asarray(leaf).T if transposed else np.asarray(leaf)
   return out
 
 
 def without_prefix(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Removes from the names the prefixes of what wrapped the model.
-
-  Raises:
-    ValueError: two names become one.
-  """
+  """Removes what wrapped the model from names; a ValueError if two are one."""
   out = {}
   for name, array in arrays.items():
     short = name.removeprefix('_orig_mod.').removeprefix('model.')
@@ -131,12 +107,7 @@ def model_fields(arch: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 def act_fields(arch: dict[str, Any], kind: str) -> dict[str, Any]:
   """Takes our settings of `act` out of published ones, as `model_fields` does.
 
-  Args:
-    arch: as in `model_fields`.
-    kind: kind of model; TRM halts by q_halt alone unless `arch` says otherwise.
-
-  Raises:
-    KeyError: a setting is missing.
+  TRM, by `kind`, halts by q_halt alone unless `arch` says otherwise.
   """
   halt_only = arch.pop('no_ACT_continue', kind == 'trm')
   return {
@@ -147,12 +118,7 @@ def act_fields(arch: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def arch_of(model: Mapping[str, Any], act: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns published settings: the inverse of the two functions above.
-
-  Args:
-    model: our settings of the model, of kind 'hrm' or 'trm'.
-    act: our settings of halting.
-  """
+  """Returns published settings: the inverse of the two functions above."""
   out = {name: model[name] for name in _MODEL_FIELDS}
   out['halt_max_steps'] = act['halt_max_steps']
   out['halt_exploration_prob'] = act['halt_exploration_prob']
@@ -161,23 +127,18 @@ def arch_of(model: Mapping[str, Any], act: Mapping[str, Any]) -> dict[str, Any]:
   out['no_ACT_continue'] = act['halting'] == 'halt_only'
   if model['kind'] == 'hrm':
     return out | {name: model[name] for name in ('H_layers', 'L_layers')}
+  # The published TRM counts tokens even where no embedding fills them.
+  length = model['puzzle_emb_len'] if model['puzzle_emb_ndim'] else 0
   return out | {
     'H_layers': 0,
     'L_layers': model['layers'],
     'mlp_t': model['mlp_t'],
-    # The published TRM counts tokens even where no embedding fills them.
-    'puzzle_emb_len': model['puzzle_emb_len']
-    if model['puzzle_emb_ndim']
-    else 0,
+    'puzzle_emb_len': length,
   }
 
 
 def token_embedding(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-  """The embeddings of the tokens [V, D].
-
-  Raises:
-    ValueError: there are none: these are not the parameters of such a model.
-  """
+  """The embeddings of the tokens [V, D]; a ValueError where there are none."""
   embedding = _matrix(arrays, 'inner.embed_tokens.embedding_weight')
   if embedding is None:
     raise ValueError(
@@ -193,36 +154,30 @@ def infer_model_fields(
   """Infers settings of the model from its arrays: sizes, kind, dtype, ….
 
   Heads and cycles leave no trace in the arrays. P, the number of prefix tokens,
-  leaves one only in a table of positions or an MLP over the tokens.
-
-  Args:
-    arrays: tensors under the names that `without_prefix` returns.
-    seq_len: S, number of cells of a puzzle.
-    expansion: value kept where it gives the MLP's width, as several values do.
+  leaves one only in a table of positions or an MLP over the tokens. `expansion`
+  is kept where it gives the MLP's width, as several values do.
 
   Raises:
     ValueError: these are not the parameters of such a model.
   """
   hidden_size = token_embedding(arrays).shape[1]
-  blocks = {'H': set(), 'L': set()}
+  blocks = {'H': 0, 'L': 0}
   for name in arrays:
     if match := re.match(r'inner\.([HL])_level\.layers\.(\d+)\.', name):
-      blocks[match[1]].add(int(match[2]))
-  high, low = (max(blocks[level], default=-1) + 1 for level in 'HL')
+      blocks[match[1]] = max(blocks[match[1]], int(match[2]) + 1)
+  high, low = blocks.values()
   if not low:
     raise ValueError(
       'no tensor of inner.L_level: not a state dict of HRM or TRM'
     )
   fields: dict[str, Any] = {'hidden_size': hidden_size}
-  num_tokens = None
-  mixer = None
+  num_tokens = mixer = None
   if high:
     fields |= {'kind': 'hrm', 'H_layers': high, 'L_layers': low}
   else:
     mixer = _matrix(arrays, 'inner.L_level.layers.0.mlp_t.down_proj.weight')
     fields |= {'kind': 'trm', 'layers': low, 'mlp_t': mixer is not None}
-    if mixer is not None:
-      num_tokens = len(mixer)
+    num_tokens = None if mixer is None else len(mixer)
   down = _matrix(arrays, 'inner.L_level.layers.0.mlp.down_proj.weight')
   # The features and the width of both MLPs.
   shapes = [matrix.shape for matrix in (down, mixer) if matrix is not None]
@@ -252,7 +207,6 @@ def infer_model_fields(
 
 
 def _matrix(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
-  """Returns the matrix of this name, or None where there is none."""
   array = arrays.get(name)
   if array is not None and (array.ndim != 2 or not array.size):
     raise ValueError(f'{name} has shape {array.shape}, not that of a matrix')
@@ -268,16 +222,14 @@ def from_published(
     ValueError: names are missing or left over, or shapes differ; it lists them.
   """
   flat, problems, used = {}, [], set()
-  for path, leaf in flax.traverse_util.flatten_dict(
-    dict(like), sep='/'
-  ).items():
+  for path, leaf in flatten_dict(dict(like), sep='/').items():
     name, transposed = _published_name(path)
     used.add(name)
     if name not in arrays:
       problems.append(f'{name} is missing')
       continue
     array = arrays[name].T if transposed else arrays[name]
-    if array.dtype.name not in _EXACT_IN_FLOAT32:
+    if array.dtype.name not in ('float32', 'float16', 'bfloat16'):
       problems.append(f'{name} is of {array.dtype}, not float32 or bfloat16')
     if array.shape != leaf.shape:
       expected = leaf.shape[::-1] if transposed else leaf.shape
@@ -286,4 +238,4 @@ def from_published(
   problems += [f'{name} is not known' for name in sorted({*arrays} - used)]
   if problems:
     raise ValueError('; '.join(problems))
-  return flax.traverse_util.unflatten_dict(flat, sep='/')
+  return unflatten_dict(flat, sep='/')

@@ -6,6 +6,7 @@ names, and crashes on some pickles that name nothing, so this module follows
 the few opcodes of a state dict itself and imports nothing for a file.
 """
 
+import functools
 import os
 import pathlib
 import pickletools
@@ -19,38 +20,22 @@ import safetensors
 import safetensors.numpy
 
 from data_pipelines import files
-from data_pipelines.errors import ConfigError
+from data_pipelines.errors import ConfigError, first_line
 
-
-class _Type(NamedTuple):
-  """A type of numbers and its names; PyTorch has no storage for some types."""
-
-  dtype: np.dtype
-  storage: str | None
-  safetensors: str
-
-
-_TYPES = {
-  kind.dtype.name: kind
-  for kind in (
-    _Type(np.dtype(np.float64), 'DoubleStorage', 'F64'),
-    _Type(np.dtype(np.float32), 'FloatStorage', 'F32'),
-    _Type(np.dtype(np.float16), 'HalfStorage', 'F16'),
-    _Type(np.dtype(ml_dtypes.bfloat16), 'BFloat16Storage', 'BF16'),
-    _Type(np.dtype(np.int64), 'LongStorage', 'I64'),
-    _Type(np.dtype(np.int32), 'IntStorage', 'I32'),
-    _Type(np.dtype(np.int16), 'ShortStorage', 'I16'),
-    _Type(np.dtype(np.int8), 'CharStorage', 'I8'),
-    _Type(np.dtype(np.uint64), None, 'U64'),
-    _Type(np.dtype(np.uint32), None, 'U32'),
-    _Type(np.dtype(np.uint16), None, 'U16'),
-    _Type(np.dtype(np.uint8), 'ByteStorage', 'U8'),
-    _Type(np.dtype(np.bool_), 'BoolStorage', 'BOOL'),
-  )
-}
-
-# Number of bytes read at once; more would only cost memory.
-_CHUNK = 1 << 24
+# The types of numbers by name, as safetensors call them, and as PyTorch calls
+# a storage of them; some have none.
+_DTYPES = {
+  'F64': np.float64, 'F32': np.float32, 'F16': np.float16,
+  'BF16': ml_dtypes.bfloat16, 'I64': np.int64, 'I32': np.int32,
+  'I16': np.int16, 'I8': np.int8, 'U64': np.uint64, 'U32': np.uint32,
+  'U16': np.uint16, 'U8': np.uint8, 'BOOL': np.bool_,
+}  # fmt: skip
+_STORAGES = {
+  'Double': 'F64', 'Float': 'F32', 'Half': 'F16', 'BFloat16': 'BF16',
+  'Long': 'I64', 'Int': 'I32', 'Short': 'I16', 'Char': 'I8', 'Byte': 'U8',
+  'Bool': 'BOOL',
+}  # fmt: skip
+_TYPES = {np.dtype(kind).name: np.dtype(kind) for kind in _DTYPES.values()}
 
 _RESAVE = 'save it again with torch.save(model.state_dict(), path)'
 
@@ -63,8 +48,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """Reads the tensors of a state dict under the names they were saved with.
 
   The content of the file decides its format, not its name: an archive of
-  `torch.save` (PyTorch 1.6 or later) or safetensors. Nothing in the file is
-  executed.
+  `torch.save` (PyTorch 1.6 or later) or safetensors. Nothing is executed.
 
   Returns:
     Read-only arrays in the order of the file; bfloat16 is ml_dtypes.bfloat16.
@@ -102,7 +86,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   except Exception as error:
     raise ConfigError(
       f'{path}: cannot be read, it may be damaged; copy or download it again '
-      f'({_reason(error)})'
+      f'({type(error).__name__}: {first_line(error)})'
     ) from error
 
 
@@ -120,8 +104,7 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
   path = pathlib.Path(path)
   if path.suffix != '.safetensors':
     raise ConfigError(
-      f'{path}: state dicts are written as safetensors; end the name in '
-      '.safetensors'
+      f'{path}: state dicts are safetensors; end the name in .safetensors'
     )
   if os.path.lexists(path):
     raise ConfigError(f'{path}: exists already; remove it or name another file')
@@ -138,98 +121,31 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     with files.replacing(path) as part:
       part.touch(exist_ok=False)
       mode = part.stat().st_mode
-      safetensors.numpy.save_file(
-        {
-          name: np.asarray(array, _TYPES[array.dtype.name].dtype, order='C')
-          for name, array in arrays.items()
-        },
-        part,
-        # Programs that read safetensors for PyTorch look for this.
-        metadata={'format': 'pt'},
-      )
+      # In the machine's own byte order too.
+      arrays = {
+        name: np.asarray(array, _TYPES[array.dtype.name], order='C')
+        for name, array in arrays.items()
+      }
+      # Programs that read safetensors for PyTorch look for the metadata.
+      safetensors.numpy.save_file(arrays, part, metadata={'format': 'pt'})
       # The library makes files that only their owner may read.
       part.chmod(mode)
   except (OSError, ValueError, safetensors.SafetensorError) as error:
     raise ConfigError(
-      f'{path}: cannot be written ({_reason(error)}); name a file in a '
+      f'{path}: cannot be written ({first_line(error)}); name a file in a '
       'directory of yours with enough room'
     ) from error
 
 
-def _reason(error: Exception) -> str:
-  lines = str(error).strip().splitlines() or ['']
-  return f'{type(error).__name__}: {lines[0][:200]}'
-
-
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-  known = {kind.safetensors for kind in _TYPES.values()}
   arrays = {}
   with safetensors.safe_open(path, framework='numpy') as file:
     for name in file.keys():  # noqa: SIM118 - not a mapping.
-      if (kind := file.get_slice(name).get_dtype()) not in known:
+      if (kind := file.get_slice(name).get_dtype()) not in _DTYPES:
         raise _Refusal(f'{name!r} is of type {kind}; save it as F32 or BF16')
       arrays[name] = file.get_tensor(name)
       arrays[name].flags.writeable = False
   return arrays
-
-
-class _Archive:
-  """The zip file of `torch.save`, with NAME/data.pkl, NAME/data/0 …."""
-
-  def __init__(self, path: pathlib.Path, file: zipfile.ZipFile):
-    """Checks the archive's own table of contents before reading any of it."""
-    infos = file.infolist()
-    names = {info.filename for info in infos}
-    roots = [
-      name.removesuffix('data.pkl')
-      for name in names
-      if name.endswith('/data.pkl')
-    ]
-    if len(roots) != 1:
-      raise _Refusal(f'a zip archive without a state dict; {_RESAVE}')
-    (self._root,) = roots
-    if f'{self._root}constants.pkl' in names:
-      raise _Refusal(
-        f'a TorchScript archive, which holds code; not executed; {_RESAVE}'
-      )
-    # torch.save does not compress, so no archive may unpack to more bytes.
-    if (
-      len(names) < len(infos)
-      or any(info.compress_type != zipfile.ZIP_STORED for info in infos)
-      or sum(info.file_size for info in infos) > path.stat().st_size
-    ):
-      raise _Refusal(f'not an archive that torch.save wrote; {_RESAVE}')
-    self._file = file
-    self._storages: dict[str, np.ndarray] = {}
-    if (
-      f'{self._root}byteorder' in names
-      and self.record('byteorder').tobytes() != b'little'
-    ):
-      raise _Refusal(
-        'written in big-endian byte order; save it again on a little-endian '
-        'machine'
-      )
-
-  def record(self, name: str) -> np.ndarray:
-    """Returns the bytes of one file in the archive; zipfile checks the CRC."""
-    info = self._file.getinfo(self._root + name)
-    data = np.empty(info.file_size, np.uint8)
-    at = 0
-    with self._file.open(info) as file:
-      while count := file.readinto(data[at : at + _CHUNK]):
-        at += count
-    if at != len(data):
-      raise EOFError(f'{info.filename} ends early')
-    data.flags.writeable = False
-    return data
-
-  def storage(self, key: str, nbytes: int) -> np.ndarray:
-    """Returns the bytes of one storage; all tensors that view it share them."""
-    if key not in self._storages:
-      self._storages[key] = self.record(f'data/{key}')
-    if len(self._storages[key]) != nbytes:
-      raise ValueError(f'storage {key} is not of {nbytes} bytes')
-    return self._storages[key]
 
 
 class _Storage(NamedTuple):
@@ -238,9 +154,22 @@ class _Storage(NamedTuple):
 
 
 def _read_archive(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """The zip file of `torch.save`, with NAME/data.pkl, NAME/data/0 …."""
   with zipfile.ZipFile(path) as file:
-    archive = _Archive(path, file)
-    state = _unpickle(archive.record('data.pkl').tobytes(), archive)
+    root = _root(path, file.infolist())
+
+    @functools.cache
+    def record(name: str) -> np.ndarray:
+      # Read-only; zipfile checks the CRC.
+      return np.frombuffer(file.read(root + name), np.uint8)
+
+    told = f'{root}byteorder' in file.namelist()
+    if told and record('byteorder').tobytes() != b'little':
+      raise _Refusal(
+        'written in big-endian byte order; save it again on a little-endian '
+        'machine'
+      )
+    state = _unpickle(record)
   if not isinstance(state, dict):
     raise _Refusal(f'holds a {type(state).__name__}, not a dict; {_RESAVE}')
   for name, value in state.items():
@@ -257,6 +186,27 @@ def _read_archive(path: pathlib.Path) -> dict[str, np.ndarray]:
         'again without it'
       )
   return state
+
+
+def _root(path: pathlib.Path, infos: list[zipfile.ZipInfo]) -> str:
+  """Checks the table of contents before anything is read; gives NAME/."""
+  names = {info.filename for info in infos}
+  pickles = [name for name in names if name.endswith('/data.pkl')]
+  if len(pickles) != 1:
+    raise _Refusal(f'a zip archive without a state dict; {_RESAVE}')
+  root = pickles[0].removesuffix('data.pkl')
+  if f'{root}constants.pkl' in names:
+    raise _Refusal(
+      f'a TorchScript archive, which holds code; not executed; {_RESAVE}'
+    )
+  # torch.save does not compress, so no archive may unpack to more bytes.
+  if (
+    len(names) < len(infos)
+    or any(info.compress_type != zipfile.ZIP_STORED for info in infos)
+    or sum(info.file_size for info in infos) > path.stat().st_size
+  ):
+    raise _Refusal(f'not an archive that torch.save wrote; {_RESAVE}')
+  return root
 
 
 def _tensor(
@@ -280,47 +230,42 @@ def _tensor(
   )
 
 
-def _tensor_of_type(storage: _Storage, *args: Any) -> np.ndarray:
-  """Stands for torch._utils._rebuild_tensor_v3: types without a storage."""
-  return _tensor(_Storage(storage.data, args[5]), *args)
-
-
-def _ordered_dict() -> dict:
-  """Takes no arguments, unlike `dict`."""
-  return {}
-
-
 # The names that a pickle may use; nothing else can be called.
 _GLOBALS: dict[str, Callable | np.dtype] = {
-  'collections OrderedDict': _ordered_dict,
+  # Takes no arguments, unlike `dict`.
+  'collections OrderedDict': lambda: {},  # noqa: PIE807
   'torch._utils _rebuild_parameter': lambda data, *_: data,
   'torch._utils _rebuild_tensor_v2': _tensor,
-  'torch._utils _rebuild_tensor_v3': _tensor_of_type,
+  # Of types without a storage.
+  'torch._utils _rebuild_tensor_v3': lambda storage, *args: _tensor(
+    _Storage(storage.data, args[5]), *args
+  ),
   # Plain bytes; the tensor that views them tells the type.
   'torch.storage UntypedStorage': np.dtype(np.uint8),
-  **{f'torch {name}': kind.dtype for name, kind in _TYPES.items()},
+  **{f'torch {name}': dtype for name, dtype in _TYPES.items()},
   **{
-    f'torch {kind.storage}': kind.dtype
-    for kind in _TYPES.values()
-    if kind.storage
+    f'torch {name}Storage': np.dtype(_DTYPES[kind])
+    for name, kind in _STORAGES.items()
   },
 }
 
 
-# The opcodes that push their own argument, and those that push nothing yet.
+# The opcodes that push their own argument, and those that push one value.
 _PLAIN = {
   'BINUNICODE', 'SHORT_BINUNICODE', 'BINFLOAT', 'BININT', 'BININT1', 'BININT2',
   'LONG1',
 }  # fmt: skip
-_EMPTY = {'EMPTY_DICT': dict, 'EMPTY_LIST': list, 'EMPTY_TUPLE': tuple}
+_VALUES = {
+  'EMPTY_DICT': dict, 'EMPTY_LIST': list, 'EMPTY_TUPLE': tuple,
+  'NONE': lambda: None, 'NEWTRUE': lambda: True, 'NEWFALSE': lambda: False,
+}  # fmt: skip
 
 
-def _unpickle(data: bytes, archive: _Archive) -> Any:
+def _unpickle(record: Callable[[str], np.ndarray]) -> Any:
   """Builds what a pickle of dicts, tensors and plain values describes.
 
-  Raises:
-    _Refusal: the pickle needs anything else; nothing was imported or called.
-    Exception: the pickle is damaged; the errors are of many kinds.
+  Where it needs anything else, nothing was imported or called. Where it is
+  damaged, the errors are of many kinds.
   """
   stack, marks, memo = [], [], {}
 
@@ -330,25 +275,20 @@ def _unpickle(data: bytes, archive: _Archive) -> Any:
     del stack[start:]
     return items
 
-  for opcode, arg, _ in pickletools.genops(data):
+  for opcode, arg, _ in pickletools.genops(record('data.pkl').tobytes()):
     match opcode.name:
       case 'PROTO' | 'FRAME':
         pass
-      case 'NONE':
-        stack.append(None)
-      case 'NEWTRUE' | 'NEWFALSE':
-        stack.append(opcode.name == 'NEWTRUE')
       case name if name in _PLAIN:
         stack.append(arg)
-      case name if name in _EMPTY:
-        stack.append(_EMPTY[name]())
+      case name if name in _VALUES:
+        stack.append(_VALUES[name]())
       case 'MARK':
         marks.append(len(stack))
-      case 'TUPLE':
+      case 'TUPLE' | 'TUPLE1' | 'TUPLE2' | 'TUPLE3':
+        if length := opcode.name[5:]:
+          marks.append(len(stack) - int(length))
         stack.append(tuple(since_mark()))
-      case 'TUPLE1' | 'TUPLE2' | 'TUPLE3':
-        start = len(stack) - int(opcode.name[-1])
-        stack[start:] = [tuple(stack[start:])]
       case 'BINPUT' | 'LONG_BINPUT':
         memo[arg] = stack[-1]
       case 'MEMOIZE':
@@ -357,35 +297,45 @@ def _unpickle(data: bytes, archive: _Archive) -> Any:
         stack.append(memo[arg])
       case 'APPEND' | 'APPENDS':
         values = since_mark() if opcode.name == 'APPENDS' else [stack.pop()]
-        _extend(stack[-1], values)
+        if not isinstance(stack[-1], list):
+          raise _refused_pickle('APPENDS')
+        stack[-1].extend(values)
       case 'SETITEM' | 'SETITEMS':
         if opcode.name == 'SETITEM':
           marks.append(len(stack) - 2)
         values = since_mark()
-        _set_items(stack[-1], values)
-      case 'GLOBAL':
-        stack.append(_global(arg))
-      case 'STACK_GLOBAL':
-        name, module = stack.pop(), stack.pop()
-        if not isinstance(name, str) or not isinstance(module, str):
-          raise _refused_pickle('STACK_GLOBAL')
-        stack.append(_global(f'{module} {name}'))
+        if not isinstance(stack[-1], dict):
+          raise _refused_pickle('SETITEMS')
+        for key, value in zip(values[::2], values[1::2], strict=True):
+          # Hashing a deeply nested tuple would overflow the stack.
+          if not isinstance(key, str | int):
+            raise _Refusal(f'has a key that is no name; {_RESAVE}')
+          if key in stack[-1]:
+            raise _Refusal(f'has the key {key!r} twice; {_RESAVE}')
+          stack[-1][key] = value
+      case 'GLOBAL' | 'STACK_GLOBAL':
+        if opcode.name == 'STACK_GLOBAL':
+          name, module = stack.pop(), stack.pop()
+          if not isinstance(name, str) or not isinstance(module, str):
+            raise _refused_pickle('STACK_GLOBAL')
+          arg = f'{module} {name}'
+        if arg not in _GLOBALS:
+          raise _refused_pickle(arg.replace(' ', '.'))
+        stack.append(_GLOBALS[arg])
       case 'BINPERSID':
         kind, dtype, key, _, count = stack.pop()
-        if (
-          kind != 'storage'
-          or not isinstance(key, str)
-          or not isinstance(count, int)
-        ):
+        if (kind, type(key), type(count)) != ('storage', str, int):
           raise TypeError('a storage is not described by a key and a count')
-        stack.append(
-          _Storage(archive.storage(key, count * dtype.itemsize), dtype)
-        )
+        # All tensors that view it share it.
+        storage = record(f'data/{key}')
+        if len(storage) != count * dtype.itemsize:
+          raise ValueError(f'storage {key} is not of {count} {dtype}')
+        stack.append(_Storage(storage, dtype))
       case 'REDUCE':
         args, function = stack.pop(), stack.pop()
         if not isinstance(args, tuple):
           raise TypeError('arguments are not in a tuple')
-        # Only _global pushes what can be called.
+        # Only _GLOBALS hold what can be called.
         stack.append(function(*args))
       case 'BUILD':
         # This sets _metadata of a state dict, which numbers versions.
@@ -405,27 +355,3 @@ def _refused_pickle(what: str) -> _Refusal:
     f'its pickle needs {what[:200]!r}, which is refused and not executed; '
     f'{_RESAVE}'
   )
-
-
-def _global(name: str) -> Any:
-  if name not in _GLOBALS:
-    raise _refused_pickle(name.replace(' ', '.'))
-  return _GLOBALS[name]
-
-
-def _extend(target: Any, values: list) -> None:
-  if not isinstance(target, list):
-    raise _refused_pickle('APPENDS')
-  target.extend(values)
-
-
-def _set_items(target: Any, values: list) -> None:
-  if not isinstance(target, dict):
-    raise _refused_pickle('SETITEMS')
-  for key, value in zip(values[::2], values[1::2], strict=True):
-    # Hashing a deeply nested tuple would overflow the interpreter's stack.
-    if not isinstance(key, str | int):
-      raise _Refusal(f'has a key that is no name; {_RESAVE}')
-    if key in target:
-      raise _Refusal(f'has the key {key!r} twice; {_RESAVE}')
-    target[key] = value

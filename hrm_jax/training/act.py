@@ -47,16 +47,10 @@ class Carry(flax.struct.PyTreeNode):
 def initial_carry(z: Any, batch_size: int, seq_len: int) -> Carry:
   """A carry of halted rows, so that all start with the first batch."""
   cells = jnp.zeros((batch_size, seq_len), jnp.int32)
-  return Carry(
-    z=z,
-    steps=jnp.zeros((batch_size,), jnp.int32),
-    halted=jnp.ones((batch_size,), bool),
-    data={
-      'inputs': cells,
-      'labels': cells,
-      'puzzle_identifiers': jnp.zeros((batch_size,), jnp.int32),
-    },
-  )
+  rows = jnp.zeros((batch_size,), jnp.int32)
+  halted = jnp.ones((batch_size,), bool)
+  data = {'inputs': cells, 'labels': cells, 'puzzle_identifiers': rows}
+  return Carry(z, rows, halted, data)
 
 
 def admit(carry: Carry, fresh_z: Any, batch: Batch) -> Carry:
@@ -97,15 +91,7 @@ def train_segment(
   settings: ActSettings,
   min_steps_B: chex.Array,
 ) -> tuple[Carry, chex.Array, chex.Array, chex.Array | None]:
-  """One training segment of every row, on the carry's own data.
-
-  Args:
-    model: any module with the interface of `hrm_jax.models`.
-    variables: its parameters and constants.
-    puzzles_BE: the puzzle embedding of each row.
-    carry: after `admit`.
-    settings: how rows halt.
-    min_steps_B: least segments of each row, see `exploration_min_steps`.
+  """One training segment of every row, on the data of an `admit`ted carry.
 
   Returns:
     The new carry (without gradient), logits [B, S, V], q [B, 2], and the
@@ -129,9 +115,5 @@ def train_segment(
       # At the last segment the only way on is to halt.
       best = jnp.where(last, next_q[:, 0], jnp.max(next_q, axis=-1))
       target_continue = jax.nn.sigmoid(best)
-  return (
-    carry.replace(z=z, steps=steps, halted=halted),
-    logits,
-    q,
-    target_continue,
-  )
+  carry = carry.replace(z=z, steps=steps, halted=halted)
+  return carry, logits, q, target_continue

@@ -55,12 +55,8 @@ def diagnose(
 ) -> Diagnosis:
   """Finds the first reason that holds.
 
-  Args:
-    settings: static.
-    loss: mean over this step's rows.
-    loss_mean: running mean of the loss up to the last step.
-    squares: sums of squared gradients, trees of scalars by name.
-    puzzle_identifiers_B: identifiers of the rows worked on.
+  `squares` are sums of squared gradients, trees of scalars by name; for the
+  others see `Diagnosis`.
   """
   sums = {name: sum(jax.tree.leaves(tree)) for name, tree in squares.items()}
   norm = jnp.sqrt(sum(sums.values()))
@@ -85,26 +81,21 @@ def next_loss_mean(loss_mean: chex.Array, loss: chex.Array) -> chex.Array:
 
 
 def report(diagnosis: Diagnosis, names: Sequence[str]) -> dict[str, Any]:
-  """Describes a step that diverged, in JSON values.
+  """Describes a step that diverged in JSON values, for puzzles of these names.
 
-  Args:
-    diagnosis: diagnosis of the step.
-    names: name of each puzzle identifier.
+  What is not finite is told as text: JSON has no such numbers.
   """
   found = jax.device_get(diagnosis)
   identifiers = found.puzzle_identifiers.tolist()
+  numbers = {
+    name: getattr(found, name)
+    for name in ('loss', 'loss_mean', 'gradient_norm', 'gradient_norms')
+  }
   return {
     'reason': REASONS[int(found.reason)],
-    'loss': _number(found.loss),
-    'loss_mean': _number(found.loss_mean),
-    'gradient_norm': _number(found.gradient_norm),
-    'gradient_norms': {k: _number(v) for k, v in found.gradient_norms.items()},
+    **jax.tree.map(
+      lambda x: float(x) if math.isfinite(x) else str(float(x)), numbers
+    ),
     'puzzle_identifiers': identifiers,
     'puzzles': [names[identifier] for identifier in identifiers],
   }
-
-
-def _number(value: chex.Numeric) -> float | str:
-  """A number; as text where it is not finite, which JSON has no numbers for."""
-  value = float(value)
-  return value if math.isfinite(value) else str(value)

@@ -8,8 +8,7 @@ from hrm_jax.training.step import TrainSetup
 def block_flops(model: ReasoningModel) -> int:
   """FLOPs of the matrix products in one forward pass of one block, per row.
 
-  With a multiply-add counted as two, the letters of `hrm_jax.models`, and F(x)
-  the width of a SwiGLU over x features,
+  A multiply-add counts as two; F(x) is the width of a SwiGLU over x features:
 
     attention   2·T·(3·D² + D²) + 2·2·T²·D    projections; scores and values
     mlp_t       2·D·3·T·F(T)                  instead of attention

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from absl import logging
 from jax.sharding import Mesh
@@ -17,6 +17,9 @@ from hrm_jax.training import step as train_step
 from hrm_jax.training.metrics_log import Metrics, MetricsLog, Record, due
 from hrm_jax.training.state import Position, TrainState, count_parameters
 
+if TYPE_CHECKING:
+  from hrm_jax.workdir.checkpoints import Checkpoints
+
 
 class Preempted(Exception):
   """Training was asked to stop; its state is saved, if there was a new one."""
@@ -26,8 +29,12 @@ class Preempted(Exception):
     self.step = step
 
 
-class Hooks(Protocol):
-  """What the loop calls; the library knows neither files nor puzzles."""
+class Run(Protocol):
+  """What the loop works with and calls; it knows neither files nor puzzles."""
+
+  settings: Settings
+  mesh: Mesh
+  setup: train_step.TrainSetup
 
   def batches(self, position: int) -> Iterator[act.Batch]:
     """This process's rows of all batches from a position on."""
@@ -51,73 +58,32 @@ class Hooks(Protocol):
     """Whether to save and end; asked once a step, in all processes alike."""
 
 
-class Saved(Protocol):
-  """The checkpoints of a run, see `hrm_jax.workdir.checkpoints`."""
-
-  directory: Any
-
-  def steps(self) -> list[int]:
-    """Steps at which a checkpoint was finished, ascending."""
-
-  def find(self) -> int:
-    """The step of the newest whole checkpoint."""
-
-  def position(self, step: int) -> Position:
-    """Takes what was saved beside the state."""
-
-  def restore(self, step: int, like: TrainState) -> TrainState:
-    """The state that was saved, placed as `like` says."""
-
-  def save(self, state: TrainState, position: Position) -> None:
-    """Saves a state in the background."""
-
-  def amend(self, step: int, position: Position) -> None:
-    """Replaces what stands beside a state that is saved already."""
-
-  def check(self) -> None:
-    """Raises a ConfigError if saving has failed in the background."""
-
-  def wait(self) -> None:
-    """Waits until all is saved."""
-
-
 class _Start(NamedTuple):
-  """Where the loop continues."""
-
   state: TrainState
   data_position: int
   record: Record
 
 
 class _RollBack(Exception):
-  """A step diverged; go back, and on with other data."""
-
-  def __init__(self, data_position: int, message: str):
-    super().__init__(message)
-    self.data_position = data_position
+  """A step diverged: go back, and on from a data position, with a message."""
 
 
-def train(
-  setup: train_step.TrainSetup,
-  mesh: Mesh,
-  saved: Saved,
-  settings: Settings,
-  hooks: Hooks,
-) -> TrainState:
+def train(run: Run, saved: 'Checkpoints') -> TrainState:
   """Trains from the newest checkpoint, or from the start, to the end.
 
   Raises:
-    Preempted: `hooks.stop` said so; the state is saved.
+    Preempted: `run.stop` said so; the state is saved.
     ConfigError: the workdir's checkpoints cannot be gone on with, or the run
       diverged; what was saved stays as it is.
   """
-  start = _start(setup, mesh, saved, hooks)
-  logging.info('Parameters: %s', _overview(setup, start.state))
+  setup, mesh, stop_at = run.setup, run.mesh, run.settings.stop_at_step
+  start = _start(run, saved)
+  counts = count_parameters(start.state, setup.num_puzzle_identifiers)
+  overview = ', '.join(f'{name} {count:,}' for name, count in counts.items())
+  logging.info('Parameters: %s', overview)
   step_function = train_step.sharded_step(setup, mesh)
   first = int(start.state.step)
-  end = setup.total_steps
-  if settings.stop_at_step:
-    end = min(end, settings.stop_at_step)
+  end = min(setup.total_steps, stop_at or setup.total_steps)
   if first < end:
     logging.info(
       'Training steps %d to %d on %d × %s%s, batch size %d',
@@ -127,13 +93,11 @@ def train(
   back_to, times = None, 0
   while True:
     try:
-      return _run(
-        start, end, step_function, setup, mesh, saved, settings, hooks
-      )
+      return _run(start, end, step_function, run, saved)
     except _RollBack as back:
-      message, data_position = str(back), back.data_position
+      data_position, message = back.args
     saved.wait()
-    start = _start(setup, mesh, saved, hooks)
+    start = _start(run, saved)
     step = int(start.state.step)
     times = times + 1 if step == back_to else 1
     if times > setup.divergence.limit:
@@ -153,11 +117,8 @@ def _run(
   start: _Start,
   end: int,
   step_function: train_step.StepFunction,
-  setup: train_step.TrainSetup,
-  mesh: Mesh,
-  saved: Saved,
-  settings: Settings,
-  hooks: Hooks,
+  run: Run,
+  saved: 'Checkpoints',
 ) -> TrainState:
   """The loop, as long as no step makes it roll back.
 
@@ -166,22 +127,16 @@ def _run(
   is saved or evaluated comes after steps that are known to be healthy.
   """
   state, position, record = start
-  first = int(state.step)
-  log = MetricsLog(
-    settings,
-    record,
-    end,
-    hooks.write,
-    functools.partial(_diverged, settings, hooks, record),
-  )
-  batches = hooks.batches(position)
+  first, settings = int(state.step), run.settings
+  diverged = functools.partial(_diverged, run, record)
+  log = MetricsLog(settings, record, end, run.write, diverged)
+  batches = run.batches(position)
   for step in itertools.count(first):
-    stop = hooks.stop()
+    stop = run.stop()
     last = step >= min(end, log.enough)
     # Until it is made: the next start will make it where this one is stopped.
-    evaluate = 0 < step != record.evaluated and due(
-      step, settings.evaluate_every
-    )
+    evaluate = due(step, settings.evaluate_every)
+    evaluate &= 0 < step != record.evaluated
     save = stop or last or due(step, settings.checkpoint_every)
     if evaluate or save:
       log.catch_up()
@@ -189,7 +144,7 @@ def _run(
       log.finish()
     if evaluate and not stop:
       with log.clock_stopped():
-        metrics = hooks.evaluate(state)
+        metrics = run.evaluate(state)
       if metrics is None:
         save = stop = True
       else:
@@ -197,11 +152,11 @@ def _run(
         record.evaluated = step
         evaluate = False
         save |= _is_best(step, metrics, settings, record)
-        if step == first:
-          # The state is saved already; so that no start repeats this.
-          saved.amend(step, _with_record(hooks.position(position), record))
     if save and step > first:
-      saved.save(state, _with_record(hooks.position(position), record))
+      fields = dataclasses.asdict(record)
+      scores = tuple(map(tuple, fields.pop('scores')))
+      known = run.position(position)
+      saved.save(state, known._replace(scores=scores, loop=fields))
     if last and not evaluate:
       if step == first:
         logging.info('Step %d is done: nothing to train', step)
@@ -209,42 +164,26 @@ def _run(
     if stop:
       raise Preempted(step)
     saved.check()
-    batch = sharding.global_batch(mesh, next(batches))
+    batch = sharding.global_batch(run.mesh, next(batches))
     state, metrics, diagnosis = step_function(state, batch)
     log.add(step + 1, position, metrics, diagnosis)
     position += 1
     del metrics, diagnosis
 
 
-def _with_record(position: Position, record: Record) -> Position:
-  """The position with all that the loop has to remember."""
-  loop = dataclasses.asdict(record)
-  scores = tuple(loop.pop('scores'))
-  return position._replace(scores=scores, loop=loop)
-
-
 def _diverged(
-  settings: Settings,
-  hooks: Hooks,
+  run: Run,
   record: Record,
   step: int,
   batch: int,
   diagnosis: divergence.Diagnosis,
 ) -> None:
-  """Writes down what is known, and does what the settings ask for.
-
-  Raises:
-    ConfigError: the run ends.
-    _RollBack: the run continues from its last checkpoint.
-  """
-  wanted = settings.divergence
-  names = hooks.position(batch).identifier_names
-  facts = divergence.report(diagnosis, names) | {
-    'step': step,
-    'batch': batch,
-    'policy': wanted.policy,
-  }
-  path = hooks.report(batch, facts)
+  """Writes down what is known, and does what the settings ask for."""
+  wanted = run.settings.divergence
+  names = run.position(batch).identifier_names
+  facts = divergence.report(diagnosis, names)
+  facts |= {'step': step, 'batch': batch, 'policy': wanted.policy}
+  path = run.report(batch, facts)
   message = f'step {step} diverged: {facts["reason"]}; see {path}'
   if wanted.policy == 'rollback':
     raise _RollBack(batch + 1, message)
@@ -269,11 +208,11 @@ def _is_best(
     return False
   name = f'eval/{settings.best_metric}'
   if name not in metrics:
+    known = ', '.join(sorted(key.removeprefix('eval/') for key in metrics))
     logging.warning(
       "The best are not kept: best_metric '%s' is none of %s",
-      settings.best_metric,
-      ', '.join(sorted(key.removeprefix('eval/') for key in metrics)),
-    )
+      settings.best_metric, known,
+    )  # fmt: skip
     return False
   score = float(metrics[name])
   best = all(score > other for _, other in record.scores)
@@ -283,36 +222,26 @@ def _is_best(
   return best
 
 
-def _start(
-  setup: train_step.TrainSetup,
-  mesh: Mesh,
-  saved: Saved,
-  hooks: Hooks,
-) -> _Start:
-  """The newest whole checkpoint's state, data position and record, or new ones.
-
-  Raises:
-    ConfigError: the rows of its puzzle table belong to other puzzles.
-  """
+def _start(run: Run, saved: 'Checkpoints') -> _Start:
+  """The newest checkpoint's state, data position and record, or new ones."""
+  setup, mesh = run.setup, run.mesh
   if not saved.steps():
-    hooks.forget(0)
+    run.forget(0)
     return _Start(train_step.sharded_init(setup, mesh), 0, Record())
   step = saved.find()
   position = saved.position(step)
-  expected = hooks.position(position.data_position)
+  expected = run.position(position.data_position)
   if position.identifier_names != expected.identifier_names:
     raise ConfigError(
       f'{saved.directory}: step {step} was trained on other puzzles or '
       'augmentations than the data gives now; train in another --workdir'
     )
   like = train_step.abstract_state(setup, mesh)
-  number, theirs, ours = (
-    position.data_position, position.batch_size, setup.batch_size
-  )  # fmt: skip
-  if theirs == ours:
-    state = saved.restore(step, like)
-  else:
-    state = saved.restore(step, like.replace(carry=None))
+  number = position.data_position
+  theirs, ours = position.batch_size, setup.batch_size
+  same = theirs == ours
+  state = saved.restore(step, like if same else like.replace(carry=None))
+  if not same:
     state = state.replace(carry=train_step.sharded_carry(setup, mesh))
     number = -(-number * theirs // ours)
     logging.warning(
@@ -320,12 +249,6 @@ def _start(
       'with batch %d',
       theirs, ours, number,
     )  # fmt: skip
-  record = Record(**position.loop)
-  record.scores = list(position.scores)
-  record.lines = hooks.forget(record.lines)
+  record = Record(**position.loop, scores=list(position.scores))
+  record.lines = run.forget(record.lines)
   return _Start(state, number, record)
-
-
-def _overview(setup: train_step.TrainSetup, state: TrainState) -> str:
-  counts = count_parameters(state, setup.num_puzzle_identifiers)
-  return ', '.join(f'{name} {count:,}' for name, count in counts.items())

@@ -23,21 +23,18 @@ def log_stablemax(x: chex.Array) -> chex.Array:
 
 
 def _cross_entropy(scores_V: chex.Array, labels: chex.Array) -> chex.Array:
-  """-log(exp(score of the label) / Σ exp(scores)) over the last axis."""
   # A mask over the small vocabulary, where a gather would need a scatter.
   chosen = jax.nn.one_hot(labels, scores_V.shape[-1], dtype=scores_V.dtype)
-  return jax.nn.logsumexp(scores_V, axis=-1) - jnp.sum(
-    scores_V * chosen, axis=-1
-  )
+  total = jax.nn.logsumexp(scores_V, axis=-1)
+  return total - jnp.sum(scores_V * chosen, axis=-1)
 
 
 def stablemax_cross_entropy(
   logits_BSV: chex.Array, labels_BS: chex.Array
 ) -> chex.Array:
   """-log(s(x_y) / Σ s(x_v)) for each cell, float32 [B, S]."""
-  return _cross_entropy(
-    log_stablemax(logits_BSV.astype(jnp.float32)), labels_BS
-  )
+  scores = log_stablemax(logits_BSV.astype(jnp.float32))
+  return _cross_entropy(scores, labels_BS)
 
 
 def softmax_cross_entropy(
@@ -106,18 +103,16 @@ def segment_loss(
     'lm_loss': lm_loss,
   }
   loss = lm_loss
+  q_loss = optax.sigmoid_binary_cross_entropy
   if q_trained:
     q_halt_B = q_B2[:, 0]
-    metrics['q_halt_accuracy'] = jnp.sum(
-      valid_B & ((q_halt_B >= 0) == solved_B)
-    )
-    metrics['q_halt_loss'] = jnp.sum(
-      optax.sigmoid_binary_cross_entropy(q_halt_B, solved_B.astype(jnp.float32))
-    )
+    right_B = (q_halt_B >= 0) == solved_B
+    metrics['q_halt_accuracy'] = jnp.sum(valid_B & right_B)
+    losses_B = q_loss(q_halt_B, solved_B.astype(jnp.float32))
+    metrics['q_halt_loss'] = jnp.sum(losses_B)
     loss += 0.5 * metrics['q_halt_loss']
   if target_continue_B is not None:
-    metrics['q_continue_loss'] = jnp.sum(
-      optax.sigmoid_binary_cross_entropy(q_B2[:, 1], target_continue_B)
-    )
+    losses_B = q_loss(q_B2[:, 1], target_continue_B)
+    metrics['q_continue_loss'] = jnp.sum(losses_B)
     loss += 0.5 * metrics['q_continue_loss']
   return loss, metrics | {'loss': loss}

@@ -6,8 +6,8 @@ import datetime
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
-import chex
 import jax
 from absl import logging
 
@@ -33,8 +33,7 @@ class Record:
     rows: number of rows of these steps.
     skipped: number of steps in that window whose update was not applied.
     skipped_in_a_row: number of such steps up to now.
-    accuracy: last step of the last window, and the fraction of puzzles that
-      were solved exactly in it.
+    accuracy: last step of the last window, and the fraction solved in it.
     evaluated: step of the last evaluation.
     scores: step and score of each evaluation.
   """
@@ -58,6 +57,14 @@ class MetricsLog:
   checkpoint is made, whose record holds its sums: so the lines are the same
   however often the run is stopped.
 
+  Args:
+    settings: when lines are written.
+    record: what was summed up so far; it is updated.
+    end: step at which training ends.
+    write: takes a step and its metrics, a line.
+    diverged: takes the number of a step that diverged, the number of its batch
+      and the diagnosis; it may raise an exception.
+
   Attributes:
     enough: step to end at, as the training accuracy was reached.
   """
@@ -70,16 +77,6 @@ class MetricsLog:
     write: Callable[[int, Metrics], None],
     diverged: Callable[[int, int, divergence.Diagnosis], None],
   ):
-    """Continues the windows of `record`.
-
-    Args:
-      settings: when lines are written.
-      record: what was summed up so far; it is updated.
-      end: step at which training ends.
-      write: takes a step and its metrics, a line.
-      diverged: takes the number of a step that diverged, the number of its
-        batch and the diagnosis; it may raise an exception.
-    """
     self._settings, self._record, self._end = settings, record, end
     self._write, self._diverged = write, diverged
     self._pending = None
@@ -89,23 +86,10 @@ class MetricsLog:
     self.enough = math.inf
     self._look_at_accuracy()
 
-  def add(
-    self,
-    step: int,
-    position: int,
-    metrics: dict[str, chex.Array],
-    diagnosis: divergence.Diagnosis,
-  ) -> None:
-    """Takes what a step just dispatched, on batch `position`, gives."""
-    pending, self._pending = self._pending, (step, position, metrics, diagnosis)
-    if pending is not None:
-      self._fetch(*pending)
-
-  def catch_up(self) -> None:
-    """Takes in all that has been added."""
-    if self._pending is not None:
-      pending, self._pending = self._pending, None
-      self._fetch(*pending)
+  def add(self, *pending: Any) -> None:
+    """Takes number, batch, metrics and diagnosis of a step just dispatched."""
+    self.catch_up()
+    self._pending = pending
 
   def finish(self) -> None:
     """Writes a line of the steps that do not fill a window."""
@@ -125,20 +109,16 @@ class MetricsLog:
     if self._since is not None:
       self._since += time.monotonic() - begin
 
-  def _fetch(
-    self,
-    step: int,
-    position: int,
-    metrics: dict[str, chex.Array],
-    diagnosis: divergence.Diagnosis,
-  ) -> None:
-    record = self._record
+  def catch_up(self) -> None:
+    """Takes in all that has been added."""
+    if self._pending is None:
+      return
+    step, position, metrics, diagnosis = self._pending
+    self._pending, record = None, self._record
     metrics, reason = jax.device_get((metrics, diagnosis.reason))
     self._last = step
-    if self._since is None:
-      self._since = time.monotonic()
-    else:
-      self._timed += 1
+    self._timed += self._since is not None
+    self._since = self._since or time.monotonic()
     if reason:
       record.skipped += 1
       record.skipped_in_a_row += 1
@@ -162,11 +142,9 @@ class MetricsLog:
         out[name] = sums.pop(name) / record.steps
       halted = sums.pop('count')
       for name, value in sums.items():
-        if name.endswith('loss'):
-          out[name] = value / record.rows
-        elif halted:
-          # Means over the rows that halted in this window; none, no mean.
-          out[name] = value / halted
+        # Other means are over the rows that halted in this window, if any.
+        if rows := record.rows if name.endswith('loss') else halted:
+          out[name] = value / rows
       out['halted'] = halted
       text += f'  loss {out["loss"]:.4f}'
       if halted:
@@ -181,10 +159,9 @@ class MetricsLog:
       text += f'  skipped {record.skipped}'
     if self._timed:
       seconds = (time.monotonic() - self._since) / self._timed
-      left = datetime.timedelta(
-        seconds=round(seconds * (self._end - self._last))
-      )
-      text += f'  {seconds * 1e3:.0f} ms/step  {left} left'
+      left = round(seconds * (self._end - self._last))
+      text += f'  {seconds * 1e3:.0f} ms/step'
+      text += f'  {datetime.timedelta(seconds=left)} left'
     logging.info('%s', text)
     self.write(self._last, out)
     record.sums, record.steps, record.rows, record.skipped = {}, 0, 0, 0

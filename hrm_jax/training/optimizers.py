@@ -35,8 +35,6 @@ def warmup_cosine(
 
 
 class ScaleByAdamAtan2State(NamedTuple):
-  """Step count and the two moments."""
-
   count: chex.Array
   mu: optax.Updates
   nu: optax.Updates
@@ -78,9 +76,7 @@ def scale_by_adam_atan2(
     correction1 = 1.0 - b1**count
     correction2 = jnp.sqrt(1.0 - b2**count)
     updates = jax.tree.map(
-      lambda m, v: _arctan2(m, jnp.sqrt(v) / correction2) / correction1,
-      mu,
-      nu,
+      lambda m, v: _arctan2(m, jnp.sqrt(v) / correction2) / correction1, mu, nu
     )
     return updates, ScaleByAdamAtan2State(count, mu, nu)
 
@@ -134,16 +130,9 @@ def sign_sgd_rows(
 ) -> chex.Array:
   """Sign-SGD on the rows of this step only: p ← p·(1 - lr·wd) - lr·sign(g).
 
-  Gradients of equal rows are summed first, so that a repeated row moves and
-  decays once; a row with zero gradient only decays; other rows stay. Costs
-  O(B · E) time and memory, never O(R), where the table is donated.
-
-  Args:
-    table_RE: float32 puzzle table.
-    rows_B: int32 row of each gradient; rows may repeat.
-    gradients_BE: float32 gradients, in the order of `rows_B`.
-    learning_rate: rate of this step.
-    weight_decay: decoupled, as above.
+  Gradients of equal rows in `rows_B` are summed first, so that a repeated row
+  moves and decays once; a row with zero gradient only decays; other rows stay.
+  Costs O(B · E) time and memory, never O(R), where the table is donated.
   """
   R, B = len(table_RE), len(rows_B)
   # Unused slots get row R, which the scatter drops.

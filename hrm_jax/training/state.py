@@ -13,16 +13,12 @@ from jax.sharding import Mesh
 from data_pipelines.errors import ConfigError
 from hrm_jax.models import layers
 from hrm_jax.parallel import sharding
-from hrm_jax.training import act, puzzle_table, rngs
+from hrm_jax.training import act, puzzle_table
+from hrm_jax.training.rngs import stream_key
 
 
 class Weights(NamedTuple):
-  """What predicts, and nothing that only training needs.
-
-  Attributes:
-    variables: parameters (or their average) and constants of the model.
-    puzzle_table: float32 [R, E].
-  """
+  """What predicts: parameters (or their average), constants, table [R, E]."""
 
   variables: dict[str, Any]
   puzzle_table: chex.Array
@@ -64,22 +60,18 @@ class TrainState(flax.struct.PyTreeNode):
     return self.variables | {'puzzle_table': self.puzzle_table}
 
   @property
-  def predicting(self) -> dict[str, Any]:
-    """What `model.apply` takes for predictions: the average, if kept."""
-    params = self.params if self.ema is None else self.ema
-    return {'params': params, 'constants': self.constants}
-
-  @property
   def weights(self) -> Weights:
-    """What predicts."""
-    return Weights(self.predicting, self.puzzle_table)
+    """What predicts: the average, if kept, and the puzzle table."""
+    params = self.params if self.ema is None else self.ema
+    variables = {'params': params, 'constants': self.constants}
+    return Weights(variables, self.puzzle_table)
 
 
 def init_variables(model: nn.Module, seed: int) -> dict[str, Any]:
   """Fresh parameters and constants of a model."""
   inputs = jnp.zeros((1, model.seq_len), jnp.int32)
   puzzles = jnp.zeros((1, model.settings.puzzle_emb_ndim))
-  variables = model.init(rngs.stream_key(seed, 'parameters'), inputs, puzzles)
+  variables = model.init(stream_key(seed, 'parameters'), inputs, puzzles)
   return {'constants': {}, **variables}
 
 
@@ -87,11 +79,6 @@ def abstract_weights(
   model: nn.Module, num_puzzle_identifiers: int, mesh: Mesh
 ) -> Weights:
   """Shapes, dtypes and shardings of a model's weights, nothing allocated.
-
-  Args:
-    model: any module with the interface of `hrm_jax.models`.
-    num_puzzle_identifiers: number of puzzles that have a row of the table.
-    mesh: devices that the weights are split over.
 
   Raises:
     ConfigError: the mesh does not divide the model.
@@ -102,10 +89,7 @@ def abstract_weights(
     jax.eval_shape(lambda: init_variables(model, 0)),
     jax.ShapeDtypeStruct((rows, model.settings.puzzle_emb_ndim), jnp.float32),
   )
-  specs = _parameter_specs(shapes)
-  return sharding.placed(
-    mesh, shapes, specs._replace(puzzle_table=sharding.spec('puzzles'))
-  )
+  return sharding.placed(mesh, shapes, specs_of(shapes))
 
 
 def fresh_weights(
@@ -113,10 +97,9 @@ def fresh_weights(
 ) -> Weights:
   """Untrained weights, each array made where it lives; the table is zero."""
   like = abstract_weights(model, num_puzzle_identifiers, mesh)
+  shape = like.puzzle_table.shape
   return jax.jit(
-    lambda: Weights(
-      init_variables(model, seed), jnp.zeros(like.puzzle_table.shape)
-    ),
+    lambda: Weights(init_variables(model, seed), jnp.zeros(shape)),
     out_shardings=jax.tree.map(lambda leaf: leaf.sharding, like),
   )()
 
@@ -130,41 +113,12 @@ def check_model(model: nn.Module, mesh: Mesh) -> None:
     ('model.num_heads', settings.num_heads, 'heads'),
     ('MLP width', width, 'mlp'),
   ):
-    if size % sharding.count(mesh, name):
+    if size % (parts := sharding.count(mesh, name)):
       axis = ', '.join(sharding.RULES[name])
       raise ConfigError(
-        f'{field}={size} is not divisible by mesh.{axis}='
-        f'{sharding.count(mesh, name)}; choose a size of that axis that '
-        'divides it'
+        f'{field}={size} is not divisible by mesh.{axis}={parts}; choose a '
+        'size of that axis that divides it'
       )
-
-
-def init_state(
-  model: nn.Module,
-  optimizer: optax.GradientTransformation,
-  seed: int,
-  batch_size: int,
-  table_rows: int,
-  keep_ema: bool,
-) -> TrainState:
-  """A fresh state: a pure function, jitted by the caller with shardings.
-
-  The puzzle table starts at zero (paper section 3, "puzzle embedding"), the
-  moving average, where one is kept, at the parameters.
-  """
-  variables = init_variables(model, seed)
-  params, constants = variables['params'], variables['constants']
-  fresh_z = model.apply(variables, batch_size, method='initial_state')
-  return TrainState(
-    step=jnp.zeros([], jnp.int32),
-    params=params,
-    ema=params if keep_ema else None,
-    constants=constants,
-    opt_state=optimizer.init(params),
-    puzzle_table=jnp.zeros((table_rows, model.settings.puzzle_emb_ndim)),
-    loss_mean=jnp.full([], jnp.inf, jnp.float32),
-    carry=act.initial_carry(fresh_z, batch_size, model.seq_len),
-  )
 
 
 class Position(NamedTuple):
@@ -187,9 +141,9 @@ class Position(NamedTuple):
   loop: dict[str, Any] | None = None
 
 
-# Names of the axes of the dense parameters, by the end of their paths; the
-# names' meaning is in `sharding.RULES`. What is not here is copied.
-_PARAMETERS = {
+# Names of the axes of arrays, by the end of their paths; the names' meaning is
+# in `sharding.RULES`. What is not here is copied.
+_AXES = {
   'attention/qkv/kernel': ('embed', 'heads'),
   'attention/out/kernel': ('heads', 'embed'),
   'mlp/gate_up/kernel': ('embed', 'mlp'),
@@ -197,27 +151,18 @@ _PARAMETERS = {
   'token_embedding': (None, 'embed'),
   'position_embedding': (None, 'embed'),
   'lm_head/kernel': ('embed', None),
+  'puzzle_table': ('puzzles',),
 }
 
 
-def state_specs(state: TrainState) -> TrainState:
-  """How each array of `state` is split over a mesh, a PartitionSpec each.
-
-  The carry by batch, the puzzle table by rows; parameters, their average and
-  the optimizer's moments as `_PARAMETERS` says.
-  """
-  return _parameter_specs(state).replace(
-    puzzle_table=sharding.spec('puzzles'),
-    carry=jax.tree.map(lambda _: sharding.spec('batch'), state.carry),
-  )
-
-
-def _parameter_specs(tree: Any) -> Any:
-  """How parameters are split, wherever they stand in a tree; others are not."""
+def specs_of(tree: Any) -> Any:
+  """How each array of a `TrainState` or of `Weights` is split over a mesh."""
 
   def of_one(path, _):
-    keys = [str(k.key) for k in path if isinstance(k, jax.tree_util.DictKey)]
-    for end, names in _PARAMETERS.items():
+    keys = [getattr(k, 'key', getattr(k, 'name', '')) for k in path]
+    if keys[0] == 'carry':
+      return sharding.spec('batch')
+    for end, names in _AXES.items():
       parts = end.split('/')
       if keys[-len(parts) :] == parts:
         return sharding.spec(*names)

@@ -14,25 +14,21 @@ from jax.sharding import Mesh
 
 from hrm_jax.parallel import sharding
 from hrm_jax.settings import ActSettings, DivergenceSettings, OptimizerSettings
-from hrm_jax.training import (
-  act,
-  divergence,
-  losses,
-  optimizers,
-  puzzle_table,
-  rngs,
-)
+from hrm_jax.training import act, divergence, losses, optimizers, puzzle_table
+from hrm_jax.training.rngs import stream_key
 from hrm_jax.training.state import (
   TrainState,
   check_model,
-  init_state,
-  state_specs,
+  init_variables,
+  specs_of,
 )
 
-StepFunction = Callable[
-  [TrainState, act.Batch],
-  tuple[TrainState, dict[str, chex.Array], divergence.Diagnosis],
-]
+# The next state, metrics, and whether the step diverged.
+Results = tuple[TrainState, dict[str, chex.Array], divergence.Diagnosis]
+StepFunction = Callable[[TrainState, act.Batch], Results]
+
+
+_DIVERGENCE = DivergenceSettings()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +45,7 @@ class TrainSetup:
     num_puzzle_identifiers: number of puzzles that have a row of the table.
     seed: seed of the parameters and of exploration.
     microbatches: number of parts that the batch is computed in, one after the
-      other, for less memory; the update is the same. A CPU may take more and
-      smaller ones.
+      other; a CPU may take more and smaller ones.
     divergence: what counts as divergence.
   """
 
@@ -63,9 +58,7 @@ class TrainSetup:
   num_puzzle_identifiers: int
   seed: int
   microbatches: int = 1
-  divergence: DivergenceSettings = dataclasses.field(
-    default_factory=DivergenceSettings
-  )
+  divergence: DivergenceSettings = _DIVERGENCE
 
   @property
   def schedule(self) -> optax.Schedule:
@@ -85,18 +78,21 @@ class TrainSetup:
     )
 
   def init(self, table_rows: int | None = None) -> TrainState:
-    """A fresh state; pure, so that it can be traced or jitted.
-
-    Args:
-      table_rows: rows of the puzzle table; None for one for each identifier.
-    """
-    return init_state(
-      self.model,
-      self.transform(),
-      self.seed,
-      self.batch_size,
-      table_rows or self.num_puzzle_identifiers,
-      keep_ema=self.optimizer.ema_decay > 0,
+    """A fresh state, pure; a row of the table for each identifier, or more."""
+    variables = init_variables(self.model, self.seed)
+    params, size = variables['params'], self.batch_size
+    fresh_z = self.model.apply(variables, size, method='initial_state')
+    rows = table_rows or self.num_puzzle_identifiers
+    return TrainState(
+      step=jnp.zeros([], jnp.int32),
+      params=params,
+      ema=params if self.optimizer.ema_decay > 0 else None,
+      constants=variables['constants'],
+      opt_state=self.transform().init(params),
+      # Zero, as in the paper's section 3, "puzzle embedding".
+      puzzle_table=jnp.zeros((rows, self.model.settings.puzzle_emb_ndim)),
+      loss_mean=jnp.full([], jnp.inf, jnp.float32),
+      carry=act.initial_carry(fresh_z, size, self.model.seq_len),
     )
 
 
@@ -109,13 +105,7 @@ def loss_and_gradients(
   """Admits the batch, runs one segment and differentiates loss / batch size.
 
   Inside `sharding.over_rows`, of a device's own rows; nothing is summed over
-  devices yet.
-
-  Args:
-    setup: static.
-    state: state of the last step, with whole `params`.
-    batch: rows enter where the carry's rows have halted.
-    min_steps_B: least segments, see `act.exploration_min_steps`.
+  devices yet. Here `params` are whole.
 
   Returns:
     The new carry, the metrics as sums over the rows, and the gradients of the
@@ -167,10 +157,8 @@ def loss_and_gradients(
   some = jax.tree.map(
     lambda x: x.reshape(parts, rows // parts, *x.shape[1:]), arguments
   )
-  zeros = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype),
-    jax.eval_shape(of_rows, *jax.tree.map(lambda x: x[0], some))[0],
-  )
+  shapes, _ = jax.eval_shape(of_rows, *jax.tree.map(lambda x: x[0], some))
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   (dense, metrics), results = jax.lax.scan(add_rows, zeros, some)
   of_puzzles, carry = jax.tree.map(
     lambda x: x.reshape(rows, *x.shape[2:]), results
@@ -184,42 +172,32 @@ def _parts(setup: TrainSetup, rows: int) -> int:
   On a CPU of the least size whose matrix products still outweigh summing the
   parts' gradients: then activations stay in the cache.
   """
-  if sharding.platform() != 'cpu':
-    return setup.microbatches
-  # Measured on two cores: one device uses both, several have one each.
-  times = 3 if sharding.batch_axes() else 6
-  model = setup.model
-  tokens, least = model.num_tokens, times * model.settings.hidden_size
-  for size in range(1, rows // setup.microbatches):
-    if rows % size == 0 and size * tokens >= least:
-      return rows // size
+  if sharding.platform() == 'cpu':
+    # Measured on two cores: one device uses both, several have one each.
+    times = 3 if sharding.batch_axes() else 6
+    least = times * setup.model.settings.hidden_size
+    for size in range(1, rows // setup.microbatches):
+      if rows % size == 0 and size * setup.model.num_tokens >= least:
+        return rows // size
   return setup.microbatches
 
 
 def train_step(
   setup: TrainSetup, state: TrainState, batch: act.Batch
-) -> tuple[TrainState, dict[str, chex.Array], divergence.Diagnosis]:
-  """One optimizer step as a pure function.
+) -> Results:
+  """One optimizer step on a global batch, as a pure function.
 
   One that diverges changes nothing but its number: what is trained stays as it
   was, and all rows halt, so that the next step takes other puzzles.
-
-  Args:
-    setup: static.
-    state: state of the last step.
-    batch: global; rows enter where the carry's rows have halted.
 
   Returns:
     The next state; metrics as sums over the batch (see `losses.segment_loss`)
     with `learning_rate`, the dense rate of this step, and `gradient_norm`; and
     the diagnosis.
   """
-  min_steps_B = act.exploration_min_steps(
-    rngs.stream_key(setup.seed, 'exploration', state.step),
-    setup.act,
-    setup.batch_size,
-  )
-  specs, rows = state_specs(state), sharding.spec('batch')
+  key = stream_key(setup.seed, 'exploration', state.step)
+  min_steps_B = act.exploration_min_steps(key, setup.act, setup.batch_size)
+  specs, rows = specs_of(state), sharding.spec('batch')
   step = sharding.over_rows(
     functools.partial(_step_of_rows, setup, specs),
     (specs, rows, rows),
@@ -234,11 +212,8 @@ def _step_of_rows(
   state: TrainState,
   batch: act.Batch,
   min_steps_B: chex.Array,
-) -> tuple[TrainState, dict[str, chex.Array], divergence.Diagnosis]:
-  """`train_step` as one device does it; five things cross devices.
-
-  Besides them only what the diagnosis takes: a few scalars, and which puzzles.
-  """
+) -> Results:
+  """`train_step` as one device does it; five things and a diagnosis cross."""
   carry, metrics, (dense, of_puzzles) = loss_and_gradients(
     setup,
     # 1. Parameters, where they are split; 2. puzzle rows, in there.
@@ -249,11 +224,10 @@ def _step_of_rows(
   # 3. and 4. Sums over rows.
   dense = sharding.total_split(dense, specs.params)
   metrics, squares_of_puzzles = sharding.total(
-    (metrics, _sum_of_squares(of_puzzles))
+    (metrics, jnp.sum(jnp.square(of_puzzles)))
   )
-  squares = sharding.total_of_parts(
-    jax.tree.map(_sum_of_squares, dense), specs.params
-  )
+  squares = jax.tree.map(lambda x: jnp.sum(jnp.square(x)), dense)
+  squares = sharding.total_of_parts(squares, specs.params)
   # The rows worked on, which are not those of the incoming batch.
   identifiers = carry.data['puzzle_identifiers']
   diagnosis = divergence.diagnose(
@@ -285,15 +259,11 @@ def _step_of_rows(
     )
   loss_mean = divergence.next_loss_mean(state.loss_mean, diagnosis.loss)
   params = optax.apply_updates(state.params, updates)
-  params, opt_state, loss_mean = keep(
-    (params, opt_state, loss_mean),
-    (state.params, state.opt_state, state.loss_mean),
-  )
-  ema = state.ema
+  old = state.params, state.opt_state, state.loss_mean
+  params, opt_state, loss_mean = keep((params, opt_state, loss_mean), old)
+  ema, new = state.ema, 1 - setup.optimizer.ema_decay
   if ema is not None:
-    ema = keep(
-      optax.incremental_update(params, ema, 1 - setup.optimizer.ema_decay), ema
-    )
+    ema = keep(optax.incremental_update(params, ema, new), ema)
   metrics['learning_rate'] = setup.optimizer.learning_rate * ratio
   metrics['gradient_norm'] = diagnosis.gradient_norm
   new_state = state.replace(
@@ -309,27 +279,18 @@ def _step_of_rows(
   return new_state, metrics, diagnosis
 
 
-def _sum_of_squares(x: chex.Array) -> chex.Array:
-  return jnp.sum(jnp.square(x))
-
-
 def abstract_state(setup: TrainSetup, mesh: Mesh) -> TrainState:
-  """Shapes, dtypes and shardings of the state, nothing allocated.
-
-  Raises:
-    ConfigError: the mesh does not divide the model or the batch.
-  """
+  """Shapes, dtypes and shardings of the state, once `check_mesh` has passed."""
   check_mesh(setup, mesh)
   shapes = jax.eval_shape(_init(setup, mesh))
-  return sharding.placed(mesh, shapes, state_specs(shapes))
+  return sharding.placed(mesh, shapes, specs_of(shapes))
 
 
 def check_mesh(setup: TrainSetup, mesh: Mesh) -> None:
   """Raises ConfigError where the mesh does not divide the model or batch."""
   check_model(setup.model, mesh)
-  sharding.check_batch_size(
-    mesh, setup.batch_size, 'batch_size', setup.microbatches
-  )
+  size, parts = setup.batch_size, setup.microbatches
+  sharding.check_batch_size(mesh, size, 'batch_size', parts)
 
 
 def sharded_init(setup: TrainSetup, mesh: Mesh) -> TrainState:
@@ -346,11 +307,7 @@ def sharded_carry(setup: TrainSetup, mesh: Mesh) -> act.Carry:
 
 
 def sharded_step(setup: TrainSetup, mesh: Mesh) -> StepFunction:
-  """The jitted step: batch split over the mesh, the old state donated.
-
-  Raises:
-    ConfigError: the mesh does not divide the model or the batch.
-  """
+  """The jitted step: batch split over the mesh, the old state donated."""
   shardings = _shardings(abstract_state(setup, mesh))
 
   # A function of its own: its cache counts its own traces.
@@ -358,15 +315,12 @@ def sharded_step(setup: TrainSetup, mesh: Mesh) -> StepFunction:
     with sharding.using(mesh):
       return train_step(setup, state, batch)
 
+  whole = sharding.replicated(mesh)
   return jax.jit(
     step,
     donate_argnums=0,
     in_shardings=(shardings, sharding.by_batch(mesh)),
-    out_shardings=(
-      shardings,
-      sharding.replicated(mesh),
-      sharding.replicated(mesh),
-    ),
+    out_shardings=(shardings, whole, whole),
   )
 
 
@@ -385,9 +339,6 @@ def trace(setup: TrainSetup, mesh: Mesh) -> jax.stages.Traced:
   """The very step of `sharded_step`, to be lowered and compiled: from shapes.
 
   The mesh's devices may be described ones, see `jax.experimental.topologies`.
-
-  Raises:
-    ConfigError: the mesh does not divide the model or the batch.
   """
   return sharded_step(setup, mesh).trace(
     abstract_state(setup, mesh), abstract_batch(setup, mesh)

@@ -14,36 +14,18 @@ from data_pipelines.leaks import Verdict
 from data_pipelines.puzzle_set import PuzzleSet
 from hrm_jax.settings import Settings, flat
 
-# Keys that do not decide what a run gives. Which data exactly it has is told by
-# their version; they may lie elsewhere.
+# Keys that do not decide what a run gives: which data exactly it has is told by
+# their version, and the last ones say how the same numbers are computed.
 FREE_KEYS = (
-  'data.train',
-  'data.evaluate',
-  'leaks',
-  'stop_at_step',
-  'log_every',
-  'evaluate_every',
-  'checkpoint_every',
-  'keep_checkpoints',
-  'keep_best',
-  'best_metric',
-  'keep_every',
-  'evaluation',
-  # How the same numbers are computed.
-  'microbatches',
-  'mesh',
-  'model.attention',
-  'model.fusion',
-)
+  'data.train', 'data.evaluate', 'leaks', 'stop_at_step', 'log_every',
+  'evaluate_every', 'checkpoint_every', 'keep_checkpoints', 'keep_best',
+  'best_metric', 'keep_every', 'evaluation',
+  'microbatches', 'mesh', 'model.attention', 'model.fusion',
+)  # fmt: skip
 
-# Keys that may change when a run continues in its workdir.
-_CHANGEABLE = (
-  *FREE_KEYS,
-  # The puzzles at work are started anew.
-  'batch_size',
-  'stop_at_accuracy',
-  'divergence',
-)
+# Keys that may change when a run continues in its workdir. With another batch
+# size the puzzles at work are started anew.
+_CHANGEABLE = (*FREE_KEYS, 'batch_size', 'stop_at_accuracy', 'divergence')
 
 # Facts that stand beside the settings.
 _FACTS = ('data_version', 'leaks')
@@ -76,12 +58,6 @@ def claim(
 ) -> None:
   """Writes config.json into a workdir that is new or belongs to this run.
 
-  Args:
-    workdir: directory of the run, made where it is missing.
-    settings: the experiment.
-    puzzles: its data.
-    leaking: which held-out answers are trained on.
-
   Raises:
     ConfigError: the workdir belongs to a run with other settings; the message
       lists the keys that differ. Nothing is written then.
@@ -103,32 +79,22 @@ def claim(
         'another --workdir'
       )
     defaults = Settings.published(settings.model.kind).to_dict()
-    before = {**flat(defaults), **flat(old)}
+    # JSON knows no tuples.
+    before = {**flat(json.loads(json.dumps(defaults))), **flat(old)}
     if changes := differences(before, flat(json.loads(text)), _CHANGEABLE):
       raise ConfigError(
         f'{workdir}: belongs to a run with other settings: {changes}; use '
         'another --workdir, or the old settings to go on with it'
       )
-  try:
+  with files.writing(f'--workdir={workdir}', 'name a directory of yours'):
     workdir.mkdir(parents=True, exist_ok=True)
     files.write_text(workdir / 'config.json', text)
-  except OSError as error:
-    raise ConfigError(
-      f'--workdir={workdir} cannot be written ({error.strerror}); name a '
-      'directory of yours'
-    ) from None
 
 
 def differences(
   before: dict[str, Any], now: dict[str, Any], free: Sequence[str]
 ) -> str:
-  """The settings that differ, in words.
-
-  Args:
-    before: settings by dotted keys.
-    now: the same, later.
-    free: names of settings and of groups that may differ.
-  """
+  """The settings that differ, in words; `free` ones and groups may."""
   return ', '.join(
     f'{key} ({before.get(key)!r} there, {now.get(key)!r} here)'
     for key in sorted(before.keys() | now.keys())
@@ -143,22 +109,18 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
     return None
   try:
     fields = json.loads(path.read_text())
+    problem = 'must hold an object of settings'
   except (ValueError, OSError, RecursionError) as error:
-    raise ConfigError(
-      f'{path}: not readable as JSON ({error}); restore the file that '
-      'experiments.train wrote'
-    ) from None
+    fields, problem = None, f'not readable as JSON ({error})'
   if not isinstance(fields, dict):
     raise ConfigError(
-      f'{path}: must hold an object of settings; restore the file that '
-      'experiments.train wrote'
+      f'{path}: {problem}; restore the file that experiments.train wrote'
     )
   return fields
 
 
 def _has_results(workdir: pathlib.Path) -> bool:
   metrics = workdir / 'metrics.jsonl'
-  if metrics.exists() and metrics.stat().st_size:
-    return True
-  saved = workdir / 'checkpoints'
-  return saved.is_dir() and any(path.name.isdigit() for path in saved.iterdir())
+  has_lines = metrics.exists() and metrics.stat().st_size > 0
+  saved = workdir.glob('checkpoints/*')
+  return has_lines or any(path.name.isdigit() for path in saved)

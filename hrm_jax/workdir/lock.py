@@ -4,7 +4,7 @@
 ends. Where such locks do not reach other machines (buckets, some network file
 systems), its text tells who holds it, with a count that goes on while it lives.
 Nothing is sure of two that start there within the same second, nor of a process
-that another machine thinks dead because it was halted for longer than that.
+that was halted for longer than another machine waits.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 
 from absl import logging
 
+from data_pipelines import files
 from data_pipelines.errors import ConfigError
 
 
@@ -40,25 +41,21 @@ def hold(
   """
   path = workdir / 'lock'
   with contextlib.ExitStack() as stack:
-    try:
+    with files.writing(f'--workdir={workdir}', 'name a directory of yours'):
       workdir.mkdir(parents=True, exist_ok=True)
       # Neither truncated, which is for its holder, nor left to child processes.
       file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
       stack.callback(os.close, file)
+      now = datetime.datetime.now(datetime.UTC)
       record = {
         'host': socket.gethostname(),
         'process': os.getpid(),
-        'since': datetime.datetime.now(datetime.UTC).isoformat(' ', 'seconds'),
+        'since': now.isoformat(' ', 'seconds'),
         'kernel': _kernel(file),
         'count': 0,
       }
-      _take(workdir, path, file, record['kernel'], patience)
+      _take(path, file, record['kernel'], patience)
       _write(file, record)
-    except OSError as error:
-      raise ConfigError(
-        f'--workdir={workdir} cannot be written ({error.strerror}); name a '
-        'directory of yours'
-      ) from None
     ended = threading.Event()
 
     def count():
@@ -79,43 +76,31 @@ def hold(
         os.ftruncate(file, 0)
 
 
-def _take(
-  workdir: pathlib.Path,
-  path: pathlib.Path,
-  file: int,
-  kernel: str,
-  patience: float,
-) -> None:
-  """Locks the file, and makes sure that whom it names has ended.
-
-  Raises:
-    ConfigError: it lives.
-  """
+def _take(path: pathlib.Path, file: int, kernel: str, patience: float) -> None:
+  """Locks the file, and makes sure that whom it names has ended."""
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     locked = True
   except BlockingIOError:
-    raise _in_use(workdir, path.read_bytes()) from None
+    raise _in_use(path) from None
   except OSError:
     # This file system has no locks.
     locked = False
-  text = path.read_bytes()
-  if not text:
+  if not (text := path.read_bytes()):
     return
   # Of its own processes the kernel knows which have ended.
   if not (locked and _parse(text).get('kernel') == kernel):
     logging.info(
       'The lock of %s is of %s; waiting up to %.0f s whether it still runs',
-      workdir, _holder(text), patience,
+      path.parent, _holder(text), patience,
     )  # fmt: skip
     end = time.monotonic() + patience
     while time.monotonic() < end:
       time.sleep(patience / 75)
-      now = path.read_bytes()
-      if not now:
+      if not (now := path.read_bytes()):
         return
       if now != text:
-        raise _in_use(workdir, now)
+        raise _in_use(path)
   logging.info('Taking over the lock of %s, which has ended', _holder(text))
 
 
@@ -130,11 +115,10 @@ def _write(file: int, record: dict) -> None:
 
 def _parse(text: bytes) -> dict:
   """A record; an empty one where it cannot be read."""
-  try:
-    record = json.loads(text)
-  except ValueError:
-    return {}
-  return record if isinstance(record, dict) else {}
+  with contextlib.suppress(ValueError):
+    if isinstance(record := json.loads(text), dict):
+      return record
+  return {}
 
 
 def _holder(text: bytes) -> str:
@@ -145,10 +129,10 @@ def _holder(text: bytes) -> str:
     return 'an unknown process'
 
 
-def _in_use(workdir: pathlib.Path, text: bytes) -> ConfigError:
+def _in_use(path: pathlib.Path) -> ConfigError:
   return ConfigError(
-    f'--workdir={workdir} is in use by {_holder(text)}; use another --workdir, '
-    'or stop that run'
+    f'--workdir={path.parent} is in use by {_holder(path.read_bytes())}; use '
+    'another --workdir, or stop that run'
   )
 
 

@@ -1,5 +1,6 @@
 """Where metrics go: a JSONL file that survives restarts, and TensorBoard."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -19,55 +20,34 @@ class MetricsWriter:
   """Writes DIR/metrics.jsonl, a line for each call, and TensorBoard events."""
 
   def __init__(self, workdir: str | pathlib.Path, active: bool = True):
-    """Opens or makes them.
-
-    Args:
-      workdir: directory of the run.
-      active: False in all processes but the first, to write nothing.
-
-    Raises:
-      ConfigError: they cannot be written.
-    """
+    """Opens or makes them; not `active`, but in the first process, nothing."""
     self._active = active
     if not active:
       return
     workdir = pathlib.Path(workdir)
     self._path = workdir / 'metrics.jsonl'
-    self._events = workdir / 'tensorboard' / (
-      f'events.out.tfevents.{time.time():.0f}.{socket.gethostname()}'
-      f'.{os.getpid()}'
-    )  # fmt: skip
-    try:
+    name = f'{time.time():.0f}.{socket.gethostname()}.{os.getpid()}'
+    self._events = workdir / 'tensorboard' / f'events.out.tfevents.{name}'
+    with _writing(self._events):
       self._events.parent.mkdir(exist_ok=True)
       self._file = self._events.open('ab', buffering=0)
       self._event(file_version='brain.Event:2')
-    except OSError as error:
-      raise _cannot_be_written(self._events, error) from None
 
   def write(self, step: int, metrics: Metrics) -> None:
-    """Adds the metrics of a step; they are on the disk when it returns.
-
-    Raises:
-      ConfigError: they cannot be written.
-    """
+    """Adds the metrics of a step; they are on the disk when it returns."""
     if not self._active:
       return
-    try:
-      with self._path.open('a') as file:
-        file.write(json.dumps({'step': step, **metrics}) + '\n')
-        file.flush()
-        # A checkpoint says how many lines there are.
-        os.fsync(file.fileno())
-    except OSError as error:
-      raise _cannot_be_written(self._path, error) from None
+    with _writing(self._path), self._path.open('a') as file:
+      file.write(json.dumps({'step': step, **metrics}) + '\n')
+      file.flush()
+      # A checkpoint says how many lines there are.
+      os.fsync(file.fileno())
     values = [
       summary_pb2.Summary.Value(tag=name, simple_value=value)
       for name, value in metrics.items()
     ]
-    try:
+    with _writing(self._events):
       self._event(step=step, summary=summary_pb2.Summary(value=values))
-    except OSError as error:
-      raise _cannot_be_written(self._events, error) from None
 
   def _event(self, **fields) -> None:
     event = event_pb2.Event(wall_time=time.time(), **fields)
@@ -79,14 +59,7 @@ class MetricsWriter:
       self._file.close()
 
   def forget_after(self, lines: int) -> int:
-    """Goes back to the first so many lines: the others will come again.
-
-    Returns:
-      How many there are now, damaged ones left out.
-
-    Raises:
-      ConfigError: the file cannot be read or written.
-    """
+    """Goes back to so many lines, the others will come; how many are whole."""
     if not self._active:
       return lines
     try:
@@ -110,7 +83,7 @@ class MetricsWriter:
         '%d lines of %s will be written anew%s', len(forgotten), self._path,
         '' if _step(forgotten[-1]) is not None else '; the last was cut off',
       )  # fmt: skip
-    try:
+    with _writing(self._path):
       if kept != found:
         with files.replacing(self._path) as part:
           part.write_bytes(b''.join(kept))
@@ -119,8 +92,6 @@ class MetricsWriter:
         # TensorBoard drops what it has of this step and later ones.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._event(step=min(steps), session_log=start)
-    except OSError as error:
-      raise _cannot_be_written(self._path, error) from None
     return len(kept)
 
 
@@ -132,8 +103,6 @@ def _step(line: bytes) -> int | None:
     return None
 
 
-def _cannot_be_written(path: pathlib.Path, error: OSError) -> ConfigError:
-  return ConfigError(
-    f'{path}: cannot be written ({error.strerror}); free some space and start '
-    'the same command again'
-  )
+def _writing(path: pathlib.Path) -> contextlib.AbstractContextManager:
+  fix = 'free some space and start the same command again'
+  return files.writing(f'{path}:', fix)

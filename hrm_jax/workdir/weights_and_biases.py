@@ -30,16 +30,7 @@ class Tracker:
   def __init__(
     self, project: str, workdir: pathlib.Path, config: dict[str, Any]
   ):
-    """Starts the run, or goes on with it.
-
-    Args:
-      project: its name there.
-      workdir: directory of the run; a file there keeps its identifier.
-      config: settings that are shown beside the metrics.
-
-    Raises:
-      ConfigError: it does not start, for want of an account, say.
-    """
+    """Starts the run, or goes on with it; its workdir keeps its identifier."""
     import wandb
 
     try:

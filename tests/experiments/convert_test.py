@@ -415,7 +415,7 @@ def _untrained(config, workdir):
   state = state.replace(puzzle_table=table, step=np.int32(3))
   leaking = build.check_leaks(settings, puzzles)
   workdir_config.claim(workdir, settings, puzzles, leaking)
-  saved = checkpoints.Checkpoints(workdir, checkpoints.Keep(1))
+  saved = checkpoints.Checkpoints(workdir, settings)
   names = puzzles.identifier_names()
   saved.save(state, checkpoints.Position(3, names, puzzles.version))
   saved.close()
@@ -732,17 +732,17 @@ def _without(key):
     (_changed_arch(expansion=40), r'expansion \(40.0 there, .* by the tensors'),
     (_changed_arch(puzzle_emb_ndim=0), r'puzzle_emb_ndim \(0 there, 16 by'),
     (_changed_arch(forward_dtype='bfloat16'), r"dtype \('bfloat16' there"),
-    (_changed_arch(H_layers=0), 'of a model of kind trm, .* of kind hrm; name'),
+    (_changed_arch(H_layers=0), r"kind \('trm' there, 'hrm' by the tensors\)"),
     (_changed_arch(pos_encodings='learned'), 'inner.embed_pos.* is missing'),
     (_changed_arch(num_heads=3), 'num_heads=3; choose'),
-    (_changed_arch(num_heads='3'), "model.num_heads='3'; mend it or"),
-    (_changed_arch(num_heads=None), 'model.num_heads=None; mend it or'),
-    (_changed_arch(H_cycles=True), 'model.H_cycles=True; mend it or'),
-    (_changed_arch(expansion='big'), "model.expansion='big'; mend it or"),
-    (_changed_arch(expansion=float('nan')), 'model.expansion=nan; mend it or'),
+    (_changed_arch(num_heads='3'), "model.num_heads='3' must be a"),
+    (_changed_arch(num_heads=None), 'model.num_heads=None must be a'),
+    (_changed_arch(H_cycles=True), 'model.H_cycles=True must be a'),
+    (_changed_arch(expansion='big'), "model.expansion='big' must be a"),
+    (_changed_arch(expansion=float('nan')), 'model.expansion=nan must be a'),
     (_changed_arch(halt_max_steps=0), 'halt_max_steps=0'),
-    (_changed(seed=None), 'seed=None; mend'),
-    (_changed(lr='fast'), "learning_rate='fast'; mend"),
+    (_changed(seed=None), 'seed=None must be a'),
+    (_changed(lr='fast'), "learning_rate='fast' must be a"),
     (_changed(global_batch_size=0), 'global_batch_size must be at least 1'),
     (_changed_arch(loss=['x']), 'arch or loss is missing; name another'),
     (_changed_arch(loss={}), 'loss_type is missing; name another'),

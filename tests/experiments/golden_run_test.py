@@ -13,7 +13,7 @@ from experiments import evaluate
 from hrm_jax import build
 from hrm_jax.inference import evaluation
 from hrm_jax.training import step as train_step
-from hrm_jax.workdir import checkpoints, integrity
+from hrm_jax.workdir import checkpoints
 from hrm_jax.workdir import config as workdir_config
 from hrm_jax.workdir import lock as workdir_lock
 from tests import builders
@@ -150,7 +150,7 @@ def test_a_newer_format_is_refused(golden):
       use()
     assert str(error.value) == message
   # It is as it was.
-  assert integrity.find_damage(checkpoint) is None
+  assert checkpoints.find_damage(checkpoint) is None
 
 
 def test_settings_that_nobody_knows_are_named(golden):

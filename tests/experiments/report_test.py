@@ -73,11 +73,11 @@ def arc_run(tiny_arc_config, tmp_path_factory):
   workdir_config.claim(
     workdir, settings, puzzles, leak_check.Verdict(leaks, (), True)
   )
-  saved = checkpoints.Checkpoints(workdir, checkpoints.Keep(1))
+  saved = checkpoints.Checkpoints(workdir, settings)
   with contextlib.closing(saved):
     saved.save_weights(
       7,
-      state.predicting,
+      state.weights.variables,
       np.asarray(state.puzzle_table),
       checkpoints.Position(0, puzzles.identifier_names(), puzzles.version),
     )

@@ -41,8 +41,8 @@ def test_a_config_names_every_setting_and_no_other():
   del config['act']['halting'], config['seed']
   config['model']['H_layers'] = 4
   message = (
-    'config: act.halting is missing, seed is missing, model.H_layers is not '
-    'known; a config of model.kind=trm is'
+    'config: act.halting is missing, model.H_layers is not known, seed is '
+    'missing; a config of model.kind=trm is'
   )
   with pytest.raises(ConfigError, match=message):
     Settings.from_config(config)

@@ -147,7 +147,7 @@ def test_an_adapted_solver_knows_its_tasks(solver, asked):
   _, fitted = solver.solve(asked)[1:]
   before = solver.solve(asked)[0]
   new = {'name': 'new', **random_task(4)}
-  adapted = solver.adapt([new], steps=2, num_aug=3)
+  adapted = solver.adapt([new], FITTING)
   query, other = (
     adapted.ask(puzzle).queries[0]
     for puzzle in (new, {'name': 'a', **random_task(1)})
@@ -162,13 +162,13 @@ def test_an_adapted_solver_knows_its_tasks(solver, asked):
   # With the trunk frozen, old tasks are answered as before.
   assert _same(adapted.solve({'name': 'a', **random_task(1)}), before)
   assert len(solver.names) == 9 and 'new' not in solver.adapted
-  again = adapted.adapt([new], steps=2, num_aug=3)
+  again = adapted.adapt([new], FITTING)
   assert len(again.names) == 17 and _same(again.solve(new), answer)
 
 
 def test_adapting_all_moves_the_trunk_of_a_copy(solver):
   new = {'name': 'new', **random_task(4)}
-  adapted = solver.adapt(new, 'all', steps=2, num_aug=1)
+  adapted = solver.adapt(new, Fitting('all', steps=2, num_aug=1))
   (query,) = adapted.held_out().queries
   (kept,) = solver.held_out().queries
   changed = jax.tree.map(
@@ -177,8 +177,8 @@ def test_adapting_all_moves_the_trunk_of_a_copy(solver):
     kept.variables['params'],
   )
   assert all(jax.tree.leaves(changed))
-  with pytest.raises(ConfigError, match="what='none' is unknown"):
-    solver.adapt(new, 'none')
+  with pytest.raises(ConfigError, match="adapt='none' adapts nothing"):
+    solver.adapt(new, Fitting('none'))
 
 
 def test_without_fitting_the_blank_row_predicts(solver):
@@ -238,7 +238,7 @@ def test_evaluate_gives_the_numbers_of_the_command(trained_run, sudokus):
   assert scores == {**found.facts, **found.metrics}
   exact = [answer.right() == (True,) for answer in found.answers]
   assert np.mean(exact) == found.metrics['eval/exact'] and len(exact) == 10
-  few = sudokus.evaluate(max_puzzles=4)
+  few = sudokus.evaluate(sudokus.held_out(max_puzzles=4))
   assert few.facts['rows'] == 4 and len(few.answers) == 4
 
 
@@ -271,8 +271,7 @@ def test_a_maze_is_its_lines(tmp_path):
   domain = Maze(2, 3)
   grid = np.array([['S', ' ', '#'], ['#', 'o', 'G']])
   tokens = solvers.tokens_of(domain, grid)
-  np.testing.assert_array_equal(solvers.grid_of(domain, tokens), grid)
-  assert solvers.text_of(grid) == 'S #\n#oG'
+  np.testing.assert_array_equal(domain.values[tokens], grid)
   found = solvers._load('S #\n#.G\n', 'maze')
   assert found.domain == domain and found.questions.shape == (1, 6)
 
@@ -311,8 +310,8 @@ def test_weights_are_read_once_and_when_they_are_needed(
   monkeypatch.setattr(checkpoints.Checkpoints, 'restore_weights', spy)
   solver = solvers.load(random_arc_run)
   assert not rows
-  first = solver.evaluate(max_puzzles=1, max_augmentations=2)
-  second = solver.evaluate(max_puzzles=1, max_augmentations=2)
+  first = solver.evaluate(solver.held_out(2, max_puzzles=1))
+  second = solver.evaluate(solver.held_out(2, max_puzzles=1))
   assert rows == [[0, 1, 2]] and first.metrics == second.metrics
   np.testing.assert_array_equal(
     *(found.asked.queries[0].puzzle_table for found in (first, second))

@@ -18,13 +18,7 @@ _SCORES = 2**18
 
 
 def attention(qkv_BTW: chex.Array, num_heads: int, rope: bool) -> chex.Array:
-  """Attention of all heads, see `attention.attend`.
-
-  Args:
-    qkv_BTW: packed as there.
-    num_heads: N.
-    rope: whether q and k are turned by their positions.
-  """
+  """Attention of all heads, as `attention.attend` takes and gives them."""
   B, T, W = qkv_BTW.shape
   K = W // (3 * num_heads)
   # Heads as rows: [3, B · N, T, K].
@@ -84,11 +78,9 @@ _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 def _map(function, *arrays):
   """`function` of a few rows at a time, so that scores stay in the cache."""
   rows, length = arrays[0].shape[:2]
-  some = next(
-    n
-    for n in range(min(rows, max(1, _SCORES // length**2)), 0, -1)
-    if rows % n == 0
-  )
+  some = min(rows, max(1, _SCORES // length**2))
+  while rows % some:
+    some -= 1
   if some == rows:
     return function(*arrays)
   parts = [x.reshape(-1, some, *x.shape[1:]) for x in arrays]

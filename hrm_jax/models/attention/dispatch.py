@@ -4,6 +4,8 @@ Every implementation computes the same: rotary positions on q and k, softmax in
 float32, scale 1/√K, no mask (paper section 2, "Architecture details").
 """
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -25,8 +27,7 @@ def attend(
       side, W = 3 · N · K.
     num_heads: N.
     rope: whether q and k are turned by their positions.
-    implementation: a value of `ModelSettings.attention`; 'auto' chooses by
-      the platform that the step is compiled for.
+    implementation: a value of `ModelSettings.attention`.
   """
   implementation = chosen(implementation)
   if implementation == 'cudnn' and sharding.platform() != 'gpu':
@@ -35,21 +36,20 @@ def attend(
       "use 'auto'"
     )
 
+  compute = {
+    'pallas': tpu_attention.attention,
+    'cpu': cpu_attention.attention,
+    # The scores, T × T for each head, are not kept for the gradient.
+    'xla_recompute': jax.checkpoint(_jax_attention, static_argnums=(1, 2)),
+    'xla': _jax_attention,
+    'cudnn': functools.partial(_jax_attention, implementation='cudnn'),
+  }[implementation]
+  width = qkv_BTW.shape[-1]
+
   def local(qkv_BTW):
     # A device's share of the heads, where they are split.
-    heads = num_heads * qkv_BTW.shape[-1] // width
-    if implementation == 'pallas':
-      return tpu_attention.attention(qkv_BTW, heads, rope)
-    if implementation == 'cpu':
-      return cpu_attention.attention(qkv_BTW, heads, rope)
-    if implementation == 'xla_recompute':
-      # The scores, T × T for each head, are not kept for the gradient.
-      return jax.checkpoint(_jax_attention, static_argnums=(1, 2))(
-        qkv_BTW, heads, rope
-      )
-    return _jax_attention(qkv_BTW, heads, rope, implementation)
+    return compute(qkv_BTW, num_heads * qkv_BTW.shape[-1] // width, rope)
 
-  width = qkv_BTW.shape[-1]
   names = ('batch', None, 'heads')
   by_xla = implementation not in ('pallas', 'cudnn')
   if by_xla and sharding.parts('heads') == 1:
@@ -69,10 +69,7 @@ def chosen(implementation: str) -> str:
 
 
 def _jax_attention(
-  qkv_BTW: chex.Array,
-  num_heads: int,
-  rope: bool,
-  implementation: str = 'xla',
+  qkv_BTW: chex.Array, num_heads: int, rope: bool, implementation: str = 'xla'
 ) -> chex.Array:
   """Attention as JAX's own function computes it."""
   B, T, W = qkv_BTW.shape

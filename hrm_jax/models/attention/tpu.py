@@ -21,8 +21,6 @@ from hrm_jax.parallel import sharding
 LANES = 128
 # Of the 128 MiB on chip (v5e, v6e) or 64 MiB (v5p).
 VMEM_BYTES = 60 * 2**20
-# Elementwise operations on each of a head's T × T scores, exp apart.
-_FORWARD_OPS, _BACKWARD_OPS = 5, 9
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -31,7 +29,7 @@ def attention(qkv_BTW: chex.Array, num_heads: int, rope: bool) -> chex.Array:
   B, T, W = qkv_BTW.shape
   D = W // 3
   return pl.pallas_call(
-    functools.partial(_forward_kernel, num_heads=num_heads),
+    functools.partial(heads_forward, num_heads=num_heads),
     grid=(B,),
     in_specs=[whole(T, 2 * D // num_heads), sequence(T, W)],
     out_specs=sequence(T, D),
@@ -53,13 +51,9 @@ def _backward(num_heads, rope, qkv_BTW, dout_BTD):
   B, T, W = qkv_BTW.shape
   D = W // 3
   dqkv = pl.pallas_call(
-    functools.partial(_backward_kernel, num_heads=num_heads),
+    functools.partial(heads_backward, num_heads=num_heads),
     grid=(B,),
-    in_specs=[
-      whole(T, 2 * D // num_heads),
-      sequence(T, W),
-      sequence(T, D),
-    ],
+    in_specs=[whole(T, 2 * D // num_heads), sequence(T, W), sequence(T, D)],
     out_specs=sequence(T, W),
     out_shape=jax.ShapeDtypeStruct((B, T, W), qkv_BTW.dtype),
     cost_estimate=cost(
@@ -75,23 +69,8 @@ def _backward(num_heads, rope, qkv_BTW, dout_BTD):
 attention.defvjp(_forward, _backward)
 
 
-def _forward_kernel(rope_ref, qkv_ref, out_ref, *, num_heads):
-  heads_forward(rope_ref, qkv_ref, out_ref, num_heads)
-
-
-def _backward_kernel(rope_ref, qkv_ref, dout_ref, dqkv_ref, *, num_heads):
-  heads_backward(rope_ref, qkv_ref, dout_ref, dqkv_ref, num_heads)
-
-
 def heads_forward(rope_ref, qkv_ref, out_ref, num_heads: int) -> None:
-  """Attention of one sequence, all in VMEM.
-
-  Args:
-    rope_ref: `rope_table`.
-    qkv_ref: packed projections [T, 3 · D].
-    out_ref: [T, D], is written.
-    num_heads: N.
-  """
+  """Attention of one sequence, all in VMEM: of qkv [T, 3 · D], out [T, D]."""
   dtype = out_ref.dtype
 
   def some_heads(at, columns):
@@ -116,13 +95,6 @@ def heads_backward(
 
   Scores lie as keys × queries here, so that of the three products with them
   only the queries' gradient has to turn a T × T matrix round.
-
-  Args:
-    rope_ref: `rope_table`.
-    qkv_ref: packed projections [T, 3 · D].
-    dout_ref: gradient at the output [T, D].
-    dqkv_ref: gradient at the projections [T, 3 · D], is written.
-    num_heads: N.
   """
   dtype = dqkv_ref.dtype
 
@@ -141,8 +113,8 @@ def heads_backward(
       dweights = dot(v[:, head], dout, (1, 1))
       mean = jnp.sum(weights * dweights, axis=0, keepdims=True)
       dscores = (weights * (dweights - mean) * scale).astype(dtype)
-      dq = _turned_back(dot(dscores, k_TK, (0, 0)), rope_ref)
-      dk = _turned_back(dot(dscores, q_TK, (1, 0)), rope_ref)
+      dq = _rotate(dot(dscores, k_TK, (0, 0)), rope_ref, -1.0)
+      dk = _rotate(dot(dscores, q_TK, (1, 0)), rope_ref, -1.0)
       gradients.append((dq, dk, dv))
     for part, heads in zip(columns, zip(*gradients, strict=True), strict=True):
       dqkv_ref[:, part] = jnp.concatenate(heads, axis=-1).astype(dtype)
@@ -165,22 +137,21 @@ def _for_heads(some_heads, D: int, num_heads: int) -> None:
   at = [slice(head * K, (head + 1) * K) for head in range(together)]
 
   def body(group, _):
-    starts = [
-      pl.multiple_of(part * D + group * width, width) for part in range(3)
-    ]
-    some_heads(at, [pl.ds(start, width) for start in starts])
+    starts = [part * D + group * width for part in range(3)]
+    columns = [pl.ds(pl.multiple_of(s, width), width) for s in starts]
+    some_heads(at, columns)
 
   jax.lax.fori_loop(0, num_heads // together, body, None)
 
 
 def forward_flops(T: int, D: int, num_heads: int) -> int:
-  """Operations of `heads_forward`, exp apart."""
-  return T * T * (4 * D + _FORWARD_OPS * num_heads)
+  """Operations of `heads_forward`, exp apart; 5 on each score."""
+  return T * T * (4 * D + 5 * num_heads)
 
 
 def backward_flops(T: int, D: int, num_heads: int) -> int:
   """Operations of `heads_backward`, exp apart; the scores once more too."""
-  return T * T * (10 * D + _BACKWARD_OPS * num_heads)
+  return T * T * (10 * D + 9 * num_heads)
 
 
 def rope_table(T: int, K: int, rope: bool) -> np.ndarray:
@@ -196,12 +167,8 @@ def _turned(x_TK, rope_ref):
   return _rotate(x_TK, rope_ref, 1.0).astype(x_TK.dtype)
 
 
-def _turned_back(dx_TK, rope_ref):
-  """The gradient through `_turned`: the inverse rotation."""
-  return _rotate(dx_TK, rope_ref, -1.0)
-
-
 def _rotate(x_TK, rope_ref, direction):
+  """The rotation; in direction -1.0 the inverse, the gradient through it."""
   x = x_TK.astype(jnp.float32)
   K = x.shape[-1]
   cos, sin = rope_ref[:, :K], rope_ref[:, K:]
@@ -211,11 +178,9 @@ def _rotate(x_TK, rope_ref, direction):
 
 def dot(x, y, contracted: tuple[int, int]):
   """A matrix product over an axis of each, summed in float32."""
+  of_x, of_y = contracted
   return jax.lax.dot_general(
-    x,
-    y,
-    (((contracted[0],), (contracted[1],)), ((), ())),
-    preferred_element_type=jnp.float32,
+    x, y, (((of_x,), (of_y,)), ((), ())), preferred_element_type=jnp.float32
   )
 
 

@@ -1,11 +1,10 @@
 """Blocks of a level as Pallas kernels that hold a whole sequence on a TPU.
 
-XLA writes the projections, the gates and the norms of a block to memory, and
-this traffic, not the arithmetic, would set the time of a step. Here a block
-reads a sequence once, works on it on the chip, and writes it once. Where
-gradients flow, a block keeps its input, the output of its attention heads, the
-state between its halves and the scale of either norm; the backward kernels
-compute projections, scores and gates again.
+XLA writes projections, gates and norms to memory, and this traffic would set
+the time of a step. Here a block reads a sequence once, works on it on the chip,
+and writes it once. Where gradients flow, a block keeps its input, the output of
+its attention heads, the state between its halves and the scale of either norm;
+the backward kernels compute projections, scores and gates again.
 
 All sums run in float32. Values are rounded to the activation dtype where a
 matrix product takes them; sums of residuals are not rounded.
@@ -25,13 +24,7 @@ from hrm_jax.models.attention.tpu import dot, sequence, whole
 
 
 class Settings(NamedTuple):
-  """The static settings of the kernels.
-
-  Attributes:
-    num_heads: N.
-    rope: whether q and k are turned by their positions.
-    epsilon: value added to the mean square inside the norms.
-  """
+  """The static settings of the kernels; epsilon is the norms'."""
 
   num_heads: int
   rope: bool
@@ -115,10 +108,7 @@ def _forward_call(x_BTD, weights, settings, keep) -> list[chex.Array]:
     ],
     out_specs=[sequence(*array.shape[1:]) for array in out],
     out_shape=out,
-    scratch_shapes=[
-      pltpu.VMEM((T, 3 * D), dtype),
-      pltpu.VMEM((T, D), dtype),
-    ],
+    scratch_shapes=[pltpu.VMEM((T, 3 * D), dtype), pltpu.VMEM((T, D), dtype)],
     cost_estimate=tpu_attention.cost(
       flops=B * flops,
       exponentials=B * T * (settings.num_heads * T + F),
@@ -156,22 +146,15 @@ def _mlp_backward_call(weights, middle, out, out_scale, dout):
   dtype = middle.dtype
   gate_up, down = weights.gate_up.astype(dtype), weights.down.astype(dtype)
   results = [middle, weights.gate_up, weights.down]
+  weights_specs = [whole(*gate_up.shape), whole(*down.shape)]
   return pl.pallas_call(
     _mlp_backward_kernel,
     grid=(B,),
     in_specs=[
-      sequence(T, D),
-      sequence(T, D),
-      sequence(1, T),
-      sequence(T, D),
-      whole(*gate_up.shape),
-      whole(*down.shape),
+      *(sequence(*x.shape[1:]) for x in (middle, out, out_scale, dout)),
+      *weights_specs,
     ],
-    out_specs=[
-      sequence(T, D),
-      whole(*gate_up.shape),
-      whole(*down.shape),
-    ],
+    out_specs=[sequence(T, D), *weights_specs],
     out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in results],
     cost_estimate=tpu_attention.cost(
       # gate_up once more, and both products' two gradients.
@@ -183,17 +166,8 @@ def _mlp_backward_call(weights, middle, out, out_scale, dout):
   )(middle, out, out_scale, dout, gate_up, down)
 
 
-def _mlp_backward_kernel(
-  middle_ref,
-  out_ref,
-  scale_ref,
-  dout_ref,
-  gate_up_ref,
-  down_ref,
-  dmiddle_ref,
-  dgate_up_ref,
-  ddown_ref,
-):
+def _mlp_backward_kernel(middle_ref, out_ref, scale_ref, dout_ref, *refs):
+  gate_up_ref, down_ref, dmiddle_ref, dgate_up_ref, ddown_ref = refs
   _start_at_zero(dgate_up_ref, ddown_ref)
   dtype = middle_ref.dtype
   F = down_ref.shape[0]
@@ -228,25 +202,19 @@ def _attention_backward_call(
   flops = tpu_attention.backward_flops(T, D, settings.num_heads)
   # qkv once more, and both products' two gradients.
   flops += 2 * T * D * D * (3 + 2 * 4)
+  weights_specs = [whole(*qkv.shape), whole(*out.shape)]
   return pl.pallas_call(
     functools.partial(_attention_backward_kernel, num_heads=settings.num_heads),
     grid=(B,),
     in_specs=[
       whole(*table.shape),
-      sequence(T, D),
-      sequence(T, D),
-      sequence(T, D),
-      sequence(1, T),
-      sequence(T, D),
-      whole(*qkv.shape),
-      whole(*out.shape),
+      *(sequence(*x.shape[1:]) for x in (x, heads, middle, scale, dmiddle)),
+      *weights_specs,
     ],
-    out_specs=[sequence(T, D), whole(*qkv.shape), whole(*out.shape)],
+    out_specs=[sequence(T, D), *weights_specs],
     out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in results],
     scratch_shapes=[
-      pltpu.VMEM((T, 3 * D), dtype),
-      pltpu.VMEM((T, D), dtype),
-      pltpu.VMEM((T, 3 * D), dtype),
+      pltpu.VMEM((T, width), dtype) for width in (3 * D, D, 3 * D)
     ],
     cost_estimate=tpu_attention.cost(
       flops=B * flops,
@@ -257,24 +225,10 @@ def _attention_backward_call(
   )(table, x, heads, middle, scale, dmiddle, qkv, out)
 
 
-def _attention_backward_kernel(
-  rope_ref,
-  x_ref,
-  heads_ref,
-  middle_ref,
-  scale_ref,
-  dmiddle_ref,
-  weights_qkv_ref,
-  weights_out_ref,
-  dx_ref,
-  dweights_qkv_ref,
-  dweights_out_ref,
-  qkv_ref,
-  dheads_ref,
-  dqkv_ref,
-  *,
-  num_heads,
-):
+def _attention_backward_kernel(rope_ref, x_ref, heads_ref, *refs, num_heads):
+  middle_ref, scale_ref, dmiddle_ref, *refs = refs
+  weights_qkv_ref, weights_out_ref, dx_ref, *refs = refs
+  dweights_qkv_ref, dweights_out_ref, qkv_ref, dheads_ref, dqkv_ref = refs
   _start_at_zero(dweights_qkv_ref, dweights_out_ref)
   dtype = x_ref.dtype
   x = x_ref[...]

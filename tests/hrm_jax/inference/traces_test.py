@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from hrm_jax.inference import traces
+from hrm_jax.inference import probes
 from hrm_jax.parallel import sharding
 from hrm_jax.settings import ActSettings
 from tests import builders
@@ -48,7 +48,7 @@ def variables():
 
 @pytest.fixture(scope='module')
 def traced(variables):
-  run = traces.sharded_trace(MODEL, SETTINGS, SEGMENTS, sharding.make_mesh())
+  run = probes.sharded_trace(MODEL, SETTINGS, SEGMENTS, sharding.make_mesh())
   return jax.device_get(run(variables, *_inputs()))
 
 

@@ -490,7 +490,8 @@ def _attention_64(params, x, num_heads):
 
 
 def test_attention_is_full_softmax_attention():
-  mixer = layers.Attention(4, False, 'auto', dtype='float32')
+  settings = _model(pos_encodings='none', dtype='float32').settings
+  mixer = layers.Attention(settings)
   x = 3 * np.random.default_rng(0).normal(size=(B, S, D)).astype(np.float32)
   variables = jax.jit(mixer.init)(jax.random.key(0), x)
   ours = jax.jit(mixer.apply)(variables, x)

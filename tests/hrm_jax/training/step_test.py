@@ -10,7 +10,12 @@ import pytest
 
 from data_pipelines.errors import ConfigError
 from hrm_jax.parallel import sharding
-from hrm_jax.settings import ActSettings, MeshSettings, OptimizerSettings
+from hrm_jax.settings import (
+  ActSettings,
+  MeshSettings,
+  OptimizerSettings,
+  Settings,
+)
 from hrm_jax.training import divergence
 from hrm_jax.training import step as train_step
 from hrm_jax.training.losses import IGNORE_LABEL
@@ -222,7 +227,7 @@ def moving(program, tmp_path_factory):
   _, state = program.run(MOVED)
   assert not np.all(state.carry.halted)
   workdir = tmp_path_factory.mktemp('moving')
-  saved = checkpoints.Checkpoints(workdir, checkpoints.Keep(1))
+  saved = checkpoints.Checkpoints(workdir, Settings(keep_checkpoints=1))
   saved.save(state, checkpoints.Position(MOVED, ['<blank>'], ''))
   saved.close()
   return workdir, _losses(program, state)
@@ -506,7 +511,10 @@ def test_the_average_starts_at_the_parameters_and_follows_them():
     expected,
   )
   # It predicts, with the initial states and the table as they are.
-  assert state.predicting == {'params': state.ema, 'constants': state.constants}
+  assert state.weights.variables == {
+    'params': state.ema,
+    'constants': state.constants,
+  }
   moved = jax.tree.map(lambda a, b: np.any(a != b), state.ema, state.params)
   assert all(jax.tree.leaves(moved))
 

@@ -11,10 +11,10 @@ import pytest
 
 from data_pipelines.errors import ConfigError
 from hrm_jax.parallel import sharding
-from hrm_jax.settings import ActSettings, OptimizerSettings
+from hrm_jax.settings import ActSettings, OptimizerSettings, Settings
 from hrm_jax.training import step as train_step
-from hrm_jax.workdir import checkpoints, integrity
-from hrm_jax.workdir.checkpoints import Checkpoints, Keep, Position
+from hrm_jax.workdir import checkpoints
+from hrm_jax.workdir.checkpoints import Checkpoints, Position
 from tests import builders
 
 POSITION = Position(
@@ -81,7 +81,10 @@ def _assert_same(ours, theirs):
   jax.tree.map(same, ours, theirs)
 
 
-_KEEP = Keep(10)
+_KEEP = Settings(keep_checkpoints=10)
+_BEST = Settings(
+  keep_checkpoints=1, keep_best=1, keep_every=4, evaluate_every=1
+)
 
 
 def _save(workdir, *states, keep=_KEEP):
@@ -173,7 +176,7 @@ def large(request, tmp_path_factory):
   """Weights of one device and of eight, with a table of 25 MB; and that."""
   workdir = tmp_path_factory.mktemp('large')
   state = _state(3, devices=request.param, **_LARGE)
-  saved = Checkpoints(workdir, Keep(1))
+  saved = Checkpoints(workdir, Settings(keep_checkpoints=1))
   saved.save_weights(3, state.variables, state.puzzle_table, POSITION)
   saved.close()
   return workdir, np.asarray(state.puzzle_table)
@@ -234,13 +237,13 @@ def test_the_average_is_what_predicts_and_both_come_back(tmp_path):
   saved = Checkpoints(tmp_path)
   _assert_same(saved.restore(3, _like(ema_decay=0.9)), state)
   variables, _ = saved.restore_weights(3, _like(ema_decay=0.9).weights)
-  _assert_same(variables, state.predicting)
+  _assert_same(variables, state.weights.variables)
   saved.close()
 
 
 def test_weights_alone_predict_and_are_not_trained_on(tmp_path):
   state = _state(3)
-  saved = Checkpoints(tmp_path, Keep(1))
+  saved = Checkpoints(tmp_path, Settings(keep_checkpoints=1))
   saved.save_weights(3, state.variables, state.puzzle_table, POSITION)
   saved.close()
   saved = Checkpoints(tmp_path)
@@ -285,7 +288,7 @@ def test_no_checkpoint_at_all_is_named(tmp_path):
 
 
 def test_the_oldest_are_removed(tmp_path):
-  _save(tmp_path, *map(_state, (1, 2, 3)), keep=Keep(2))
+  _save(tmp_path, *map(_state, (1, 2, 3)), keep=Settings(keep_checkpoints=2))
   saved = Checkpoints(tmp_path)
   assert saved.steps() == [2, 3]
   saved.close()
@@ -294,7 +297,7 @@ def test_the_oldest_are_removed(tmp_path):
 
 
 def test_the_best_and_every_so_many_stay_besides(tmp_path):
-  saved = Checkpoints(tmp_path, Keep(last=1, best=1, every=4))
+  saved = Checkpoints(tmp_path, _BEST)
   scores = {1: 0.1, 2: 0.5, 3: 0.5, 5: 0.2, 7: 0.4}
   known = ()
   for step in range(1, 8):
@@ -305,7 +308,7 @@ def test_the_best_and_every_so_many_stay_besides(tmp_path):
     if step == 6:
       # Another process goes on, and knows what was the best.
       saved.close()
-      saved = Checkpoints(tmp_path, Keep(last=1, best=1, every=4))
+      saved = Checkpoints(tmp_path, _BEST)
   saved.close()
   # The newest; the older of the two best; that of a multiple of four.
   assert saved.steps() == [2, 4, 7]
@@ -318,27 +321,6 @@ def test_a_saved_step_is_not_saved_again(tmp_path):
   saved = Checkpoints(tmp_path)
   state = saved.restore(1, _like())
   _assert_same(state, _state(1))
-  saved.close()
-
-
-def test_what_was_amended_is_of_that_checkpoint_alone(tmp_path):
-  _save(tmp_path, _state(1), _state(2))
-  later = POSITION._replace(scores=((1, 0.1), (2, 0.7)), loop={'lines': 9})
-  saved = Checkpoints(tmp_path)
-  saved.amend(2, later)
-  saved.close()
-  saved = Checkpoints(tmp_path)
-  assert saved.find() == 2
-  assert (saved.position(1), saved.position(2)) == (POSITION, later)
-  saved.close()
-  # Another one of the same step, after a roll-back, is not meant.
-  shutil.rmtree(tmp_path / 'checkpoints' / '2')
-  _save(tmp_path, _state(7).replace(step=jnp.int32(2)))
-  saved = Checkpoints(tmp_path)
-  assert saved.position(2) == POSITION
-  saved.amend(2, later)
-  (tmp_path / 'amended.json').write_text('{"step": 2, "su')
-  assert saved.position(2) == POSITION
   saved.close()
 
 
@@ -418,7 +400,7 @@ def test_each_damaged_file_leads_to_the_checkpoint_before(
     shutil.copytree(whole, workdir)
     _DAMAGES[damage](workdir / 'checkpoints' / '5' / file)
     caplog.clear()
-    saved = Checkpoints(workdir, Keep(3))
+    saved = Checkpoints(workdir, Settings(keep_checkpoints=3))
     step = saved.find()
     if step == 3:
       assert 'checkpoints/5 is damaged' in caplog.text
@@ -437,9 +419,9 @@ def test_each_damaged_file_leads_to_the_checkpoint_before(
 def test_a_file_too_many_is_damage_unless_it_is_hidden(whole, tmp_path):
   shutil.copytree(whole / 'checkpoints' / '5', tmp_path / '5')
   (tmp_path / '5' / '.DS_Store').write_text('a desktop was here')
-  assert integrity.find_damage(tmp_path / '5') is None
+  assert checkpoints.find_damage(tmp_path / '5') is None
   (tmp_path / '5' / 'weights' / 'more').write_text('')
-  assert 'weights/more is not listed' in integrity.find_damage(tmp_path / '5')
+  assert 'weights/more is not listed' in checkpoints.find_damage(tmp_path / '5')
 
 
 def test_sha256sum_agrees(whole):
@@ -465,7 +447,7 @@ def test_where_all_are_damaged_nothing_is_begun_anew(whole, tmp_path):
   shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
   for step in ('3', '5'):
     _truncate(tmp_path / 'checkpoints' / step / 'position' / 'metadata')
-  saved = Checkpoints(tmp_path, Keep(3))
+  saved = Checkpoints(tmp_path, Settings(keep_checkpoints=3))
   with pytest.raises(ConfigError, match=r'damaged: 5: .*; 3: .* no other'):
     saved.find()
   assert saved.steps() == [3, 5]
@@ -477,7 +459,7 @@ def test_a_step_that_was_damaged_is_saved_again(whole, tmp_path):
   shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
   for name in ('step_5', 'step_5_2'):
     _flip(tmp_path / 'checkpoints' / '5' / 'weights' / '_METADATA')
-    saved = Checkpoints(tmp_path, Keep(3))
+    saved = Checkpoints(tmp_path, Settings(keep_checkpoints=3))
     assert saved.find() == 3
     assert (tmp_path / 'damaged' / name).is_dir()
     saved.save(_state(5, devices=1), POSITION)
@@ -499,7 +481,7 @@ def test_no_room_is_told_before_anything_is_written(
   shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
   full = shutil.disk_usage(tmp_path)._replace(free=2**19)
   monkeypatch.setattr(shutil, 'disk_usage', lambda _: full)
-  saved = Checkpoints(tmp_path, Keep(1))
+  saved = Checkpoints(tmp_path, Settings(keep_checkpoints=1))
   with pytest.raises(
     ConfigError, match=r'0 MiB are free .* needs 2 MiB; that of step 5 is whole'
   ):
@@ -517,13 +499,15 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint_before(
   disk = mount('size=2m')
   _save(disk, _state(1, devices=1))
   # It was free when looked at, and is not when it is written.
-  monkeypatch.setattr(Checkpoints, '_check_room', lambda *_: None)
-  (disk / 'others').write_bytes(b'x' * (shutil.disk_usage(disk).free - 30_000))
-  saved = Checkpoints(disk, Keep(1))
+  empty = shutil.disk_usage(disk)
+  large = empty._replace(free=2**30)
+  monkeypatch.setattr(shutil, 'disk_usage', lambda _: large)
+  (disk / 'others').write_bytes(b'x' * (empty.free - 30_000))
+  saved = Checkpoints(disk, Settings(keep_checkpoints=1))
   saved.save(_state(2, devices=1), POSITION)
   with pytest.raises(ConfigError, match='that of step 1 is whole; free some'):
     saved.wait()
-  saved = Checkpoints(disk, Keep(1))
+  saved = Checkpoints(disk, Settings(keep_checkpoints=1))
   assert saved.find() == 1
   _assert_same(saved.restore(1, _like(1)), _state(1, devices=1))
   assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
