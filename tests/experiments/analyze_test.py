@@ -144,10 +144,10 @@ def test_augmentations_vote_as_in_evaluate(analysed, run):
 def test_identifiers_alone_are_changed(subject, monkeypatch):
   given = []
 
-  def spy(puzzles, chosen, identifiers, predict, variables, table, size):
-    assert puzzles is subject.puzzles and chosen is subject.chosen
-    assert table is subject.query.puzzle_table
-    given.append(identifiers[chosen.identifier])
+  def spy(query, predict, size):
+    assert query.puzzles is subject.puzzles and query.rows is subject.chosen
+    assert query.puzzle_table is subject.query.puzzle_table
+    given.append(query.identifiers[query.rows.identifier])
     metrics = {'eval/exact': 0.5, 'eval/accuracy': 0.5}
     return types.SimpleNamespace(metrics=metrics)
 
