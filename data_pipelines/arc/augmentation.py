@@ -24,18 +24,12 @@ class AugmentationTable:
 
   Rows of a task stand together, in the order of the tasks. Row i belongs to
   puzzle identifier i + 1; identifier 0 is blank.
-
-  Attributes:
-    start: int64 [tasks + 1], first row of each task.
-    dihedral: uint8 [rows], see `encoding.dihedral`.
-    colours: uint8 [rows, 10], see `encoding.augment`.
-    fixed_pair: uint8 [rows], the pair that training never shifts.
   """
 
-  start: np.ndarray
-  dihedral: np.ndarray
-  colours: np.ndarray
-  fixed_pair: np.ndarray
+  start: np.ndarray  # int64 [tasks + 1], first row of each task
+  dihedral: np.ndarray  # uint8 [rows], see `encoding.dihedral`
+  colours: np.ndarray  # uint8 [rows, 10], see `encoding.augment`
+  fixed_pair: np.ndarray  # uint8 [rows], the pair that training never shifts
 
   def __len__(self) -> int:
     return len(self.dihedral)

@@ -14,10 +14,7 @@ from data_pipelines.arc.tasks import Task
 class VoteResult(scoring.Result):
   """The ranked answers to test inputs of tasks, and their scores.
 
-  Attributes:
-    tasks: the tasks that were scored.
-    candidates: ranked answers by (task name, index of the test input).
-    scores: pass@k under the three rules, by k.
+  The scores are pass@k under the three rules, by k.
   """
 
   tasks: Sequence[Task]

@@ -27,10 +27,9 @@ quiet.tensorflow()  # TFDS would import it with all its start-up notes.
 import tensorflow_datasets as tfds  # noqa: E402
 
 _DESCRIPTION = """
-Tasks of the Abstraction and Reasoning Corpus (ARC). In a task, a hidden rule
-turns each input grid into its output grid; it must be found from a few
-demonstrations and applied to the test inputs. Each example here is one pair of
-grids, of colours 0 to 9; an output that is not known has the shape (0, 0).
+Tasks of the Abstraction and Reasoning Corpus (ARC): a hidden rule turns each
+input grid into its output grid. Each example is one pair of grids, of colours 0
+to 9; an output that is not known has the shape (0, 0).
 """
 
 _CITATION = """

@@ -38,20 +38,13 @@ class Ballots(NamedTuple):
   """Which test input each prediction votes for, and how it was augmented.
 
   Arrays have one entry for each prediction, those of a test input together.
-
-  Attributes:
-    tasks: the tasks that are scored.
-    group: int [rows], index into `tasks`.
-    test: int [rows], test pair of the task.
-    dihedral: int [rows], see `encoding.dihedral`.
-    colours: uint8 [rows, 10], see `encoding.augment`.
   """
 
   tasks: Sequence[Task]
-  group: np.ndarray
-  test: np.ndarray
-  dihedral: np.ndarray
-  colours: np.ndarray
+  group: np.ndarray  # int [rows], index into `tasks`
+  test: np.ndarray  # int [rows], test pair of the task
+  dihedral: np.ndarray  # int [rows], see `encoding.dihedral`
+  colours: np.ndarray  # uint8 [rows, 10], see `encoding.augment`
 
 
 class Tally(NamedTuple):

@@ -26,25 +26,15 @@ SAMPLE = 2048
 
 
 class Split(NamedTuple):
-  """One half of a directory; arrays as `reader` describes them.
-
-  Attributes:
-    directory: where it lies.
-    metadata: dataset.json.
-    inputs: [N, S], memory-mapped.
-    labels: [N, S], memory-mapped.
-    puzzle_identifiers: int64 [puzzles].
-    puzzle_indices: int64 [puzzles + 1].
-    group_indices: int64 [groups + 1].
-  """
+  """One half of a directory; arrays as `reader` describes them."""
 
   directory: pathlib.Path
-  metadata: dict[str, Any]
-  inputs: np.ndarray
-  labels: np.ndarray
-  puzzle_identifiers: np.ndarray
-  puzzle_indices: np.ndarray
-  group_indices: np.ndarray
+  metadata: dict[str, Any]  # dataset.json
+  inputs: np.ndarray  # [N, S], memory-mapped
+  labels: np.ndarray  # [N, S], memory-mapped
+  puzzle_identifiers: np.ndarray  # int64 [puzzles]
+  puzzle_indices: np.ndarray  # int64 [puzzles + 1]
+  group_indices: np.ndarray  # int64 [groups + 1]
 
   def read(self, example: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and labels, int32 [B, S]; labels with IGNORE_LABEL.

@@ -163,15 +163,10 @@ class Questions(NamedTuple):
 
 
 class Asked(NamedTuple):
-  """Puzzles that stand somewhere, to be scored or compared.
+  """So many puzzles that stand somewhere, to be scored or compared.
 
-  Attributes:
-    domain: what kind of puzzles they are; None where that is not known.
-    vocab_size: number of tokens.
-    seq_len: S, number of cells of a puzzle.
-    count: N, number of puzzles.
-    read: reads questions and answers, tokens uint8 [B, S], at indices [B].
-    name: gives the name of the puzzle at an index.
+  The domain is None where it is not known. `read` gives the questions and
+  answers, tokens uint8 [B, S], at indices [B], and `name` the name at an index.
   """
 
   domain: Domain | None

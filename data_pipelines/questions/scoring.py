@@ -16,14 +16,9 @@ from data_pipelines.questions.domain import Asked, Domain
 class AnswerResult(scoring.Result):
   """Predicted answers, and their scores.
 
-  Attributes:
-    domain: what kind of puzzles they are; None where that is not known.
-    vocab_size: number of tokens.
-    names: names of the puzzles.
-    questions: tokens, uint8 [rows, S].
-    labels: tokens of the true answers, uint8 [rows, S].
-    found: `tokens` [rows, S] and, [rows] each, `confidence`, `steps`, `exact`,
-      `accuracy` and, where the domain is known, `valid`.
+  The domain is None where it is not known. Questions and labels are tokens,
+  uint8 [rows, S]. `found` holds `tokens` [rows, S] and, [rows] each,
+  `confidence`, `steps`, `exact`, `accuracy` and, for a known domain, `valid`.
   """
 
   domain: Domain | None

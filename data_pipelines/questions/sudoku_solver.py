@@ -18,21 +18,13 @@ FINE, QUESTION_CELL, ANSWER_CELL, REPEATED, ALTERED, AMBIGUOUS = range(6)
 
 
 class Geometry(NamedTuple):
-  """Which cells belong together, all uint8, for the compiled functions.
+  """Which cells belong together, all uint8, for the compiled functions."""
 
-  Attributes:
-    units: [3n, n], the cells of each row, then column, then box.
-    peers: [S, P], the cells that share a unit with a cell.
-    meet: [M, m], the cells that a line and a box share, where more than one.
-    line: [M, n - m], the rest of that line.
-    box: [M, n - m], the rest of that box.
-  """
-
-  units: np.ndarray
-  peers: np.ndarray
-  meet: np.ndarray
-  line: np.ndarray
-  box: np.ndarray
+  units: np.ndarray  # [3n, n], the cells of each row, then column, then box
+  peers: np.ndarray  # [S, P], the cells that share a unit with a cell
+  meet: np.ndarray  # [M, m], what a line and a box share, where more than one
+  line: np.ndarray  # [M, n - m], the rest of that line
+  box: np.ndarray  # [M, n - m], the rest of that box
 
 
 @functools.cache
