@@ -25,19 +25,14 @@ _THEN = 'then'
 class Leak:
   """A held-out pair that training shows, whole or in part.
 
-  Attributes:
-    held_out: name of the held-out puzzle.
-    held_out_place: where its pair stands, e.g. `test[0]`.
-    trained: name of the trained puzzle.
-    trained_place: where its first pair that is the same stands.
-    kind: what is the same: `both`, `input` or `output`; `question` for an input
-      whose output is not known here.
+  Its kind is what is the same: `both`, `input` or `output`; `question` for an
+  input whose output is not known here.
   """
 
   held_out: str
-  held_out_place: str
+  held_out_place: str  # where its pair stands, e.g. `test[0]`
   trained: str
-  trained_place: str
+  trained_place: str  # where its first pair that is the same stands
   kind: str
 
   @property
@@ -78,17 +73,11 @@ class Leak:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """What leaks between two sets, and whether a run may train on them.
-
-  Attributes:
-    leaks: all leaks that were found.
-    known: entries of `data.known_leaks`: the leaks that may be.
-    allowed: whether all may be.
-  """
+  """What leaks between two sets, and whether a run may train on them."""
 
   leaks: Sequence[Leak]
-  known: Sequence[str]
-  allowed: bool
+  known: Sequence[str]  # entries of `data.known_leaks`: those that may be
+  allowed: bool  # whether all may be
 
   @property
   def answers(self) -> list[Leak]:

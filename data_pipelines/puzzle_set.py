@@ -23,19 +23,12 @@ from data_pipelines.questions.domain import Asked, Domain
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvaluationRows:
-  """Examples to be predicted; int64 arrays of one length.
+  """Examples to be predicted; int64 arrays of one length."""
 
-  Attributes:
-    group: index of the puzzle among those that are scored.
-    test: index of the puzzle's test input; 0 where it has only one.
-    identifier: puzzle identifier to predict the row with.
-    example: number by which the set finds the row.
-  """
-
-  group: np.ndarray
-  test: np.ndarray
-  identifier: np.ndarray
-  example: np.ndarray
+  group: np.ndarray  # index of the puzzle among those that are scored
+  test: np.ndarray  # index of the puzzle's test input
+  identifier: np.ndarray  # puzzle identifier to predict the row with
+  example: np.ndarray  # number by which the set finds the row
 
   def __len__(self) -> int:
     return len(self.group)
@@ -47,25 +40,15 @@ class EvaluationRows:
 
 
 class PuzzleSet(abc.ABC):
-  """Puzzles to train on and to be scored on.
+  """Puzzles to train on and to be scored on."""
 
-  Attributes:
-    version: name of the data with a digest of their contents.
-    vocab_size: number of tokens; token 0 is the padding.
-    seq_len: S, number of cells of a puzzle.
-    domain: kind of puzzles with one answer; None for other puzzles.
-    evaluation_tasks: ARC tasks that are scored; empty for other puzzles.
-    variants: int [groups], number of variants of each group to train on.
-    members: int [sum of variants], number of examples of each variant.
-  """
-
-  version: str
-  vocab_size: int
-  seq_len: int
-  domain: Domain | None = None
-  evaluation_tasks: Sequence[Task] = ()
-  variants: np.ndarray
-  members: np.ndarray
+  version: str  # name of the data with a digest of their contents
+  vocab_size: int  # number of tokens; token 0 is the padding
+  seq_len: int  # S, number of cells of a puzzle
+  domain: Domain | None = None  # kind of puzzles with one answer
+  evaluation_tasks: Sequence[Task] = ()  # ARC tasks that are scored
+  variants: np.ndarray  # int [groups], of each group to train on
+  members: np.ndarray  # int [sum of variants], examples of each variant
 
   def recognise(self, recorded: str | None) -> None:
     """Takes on a version that older code, with other digests, recorded."""

@@ -18,19 +18,12 @@ _CHUNK = 4096
 
 
 class Examples(NamedTuple):
-  """One batch as indices; all arrays have the batch's length.
+  """One batch as indices; all arrays have the batch's length."""
 
-  Attributes:
-    group: a puzzle with its augmentations.
-    variant: augmentation of the group, 0 is the first.
-    member: example of the augmented puzzle, e.g. a pair of an ARC task.
-    noise: float64 [B, 2] in [0, 1), for the pipeline's own draws.
-  """
-
-  group: np.ndarray
-  variant: np.ndarray
-  member: np.ndarray
-  noise: np.ndarray
+  group: np.ndarray  # a puzzle with its augmentations
+  variant: np.ndarray  # augmentation of the group, 0 is the first
+  member: np.ndarray  # example of the variant, e.g. a pair of an ARC task
+  noise: np.ndarray  # float64 [B, 2] in [0, 1), for the pipeline's own draws
 
   def rows(self, rows: slice) -> 'Examples':
     """The part of the batch that a process feeds."""
@@ -49,16 +42,13 @@ class GroupSampler:
   its last partial batch. Each run has random numbers of its own, so that a
   position is found by index arithmetic inside one run.
 
-  Attributes:
-    variants: int [groups], number of variants (at least 1).
-    members: int [sum of variants], number of members (at least 1) of each
-      variant of the first group, then of the second, and so on.
-    batch_size: number of rows of the global batch.
-    seed: seed of everything that is drawn here.
+  Each group has at least one variant and each variant at least one member.
+  `members` is that of the first group's variants, then of the second's, and so
+  on; `seed` is that of everything that is drawn here.
   """
 
-  variants: np.ndarray
-  members: np.ndarray
+  variants: np.ndarray  # int [groups]
+  members: np.ndarray  # int [sum of variants]
   batch_size: int
   seed: int
 

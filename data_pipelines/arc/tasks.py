@@ -84,16 +84,10 @@ class Task:
 
 
 class NamedPair(NamedTuple):
-  """A pair of grids and where it stands.
-
-  Attributes:
-    task: name of its task.
-    place: `train[2]` or `test[0]`, as in the task's file.
-    pair: the grids.
-  """
+  """A pair of grids and where it stands."""
 
   task: str
-  place: str
+  place: str  # `train[2]` or `test[0]`, as in the task's file
   pair: Pair
 
 

@@ -60,17 +60,14 @@ class Tally(NamedTuple):
 
 
 class Score(NamedTuple):
-  """Scores within some number of attempts, by the rules in use.
+  """Scores within some number of attempts, by the rules in use."""
 
-  Attributes:
-    outputs: mean over test outputs (Kaggle).
-    tasks: mean over tasks of the fraction of their outputs that was solved (ARC
-      Prize, TRM); `solved` is the sum of the fractions.
-    whole_tasks: tasks with all of their outputs solved (HRM's notebook).
-  """
-
+  # Mean over test outputs (Kaggle).
   outputs: Tally
+  # Mean over tasks of the fraction of their outputs that was solved (ARC Prize,
+  # TRM); `solved` is the sum of the fractions.
   tasks: Tally
+  # Tasks with all of their outputs solved (HRM's notebook).
   whole_tasks: Tally
 
 

@@ -173,21 +173,13 @@ def draw_examples(
 
 
 class Thought(NamedTuple):
-  """One puzzle's part of a `hrm_jax.inference.probes.Trace`, to be drawn.
+  """One puzzle's part of a `hrm_jax.inference.probes.Trace`, to be drawn."""
 
-  Attributes:
-    levels: the level of each update of a segment, as 'LLHLLH'.
-    tokens: [segments, updates, S], the answer after each update.
-    q: the Q values that are trained, [segments] each, by name.
-    halts: bool [segments], whether it would halt there.
-    answer: [S], the true one or None; its cells of 0 are not counted.
-  """
-
-  levels: str
-  tokens: np.ndarray
-  q: Mapping[str, np.ndarray]
-  halts: np.ndarray
-  answer: np.ndarray | None
+  levels: str  # the level of each update of a segment, as 'LLHLLH'
+  tokens: np.ndarray  # [segments, updates, S], the answer after each update
+  q: Mapping[str, np.ndarray]  # Q values that are trained, [segments] each
+  halts: np.ndarray  # bool [segments], whether it would halt there
+  answer: np.ndarray | None  # [S], where known; its cells of 0 do not count
 
   def told(self, segment: int) -> str:
     """How the model judges its answer after a segment."""

@@ -17,19 +17,13 @@ GRID_LINE = '#555555'
 
 
 class Style(NamedTuple):
-  """How the values of a grid are drawn.
+  """How the values of a grid are drawn."""
 
-  Attributes:
-    colours: colour of each value.
-    texts: text that is written into the cells of each value.
-    line: colour of the lines between cells.
-    box: rows and columns of cells between heavier lines; None for none.
-    shape: rows and columns of a canvas; None for a square.
-  """
-
-  colours: Sequence[str]
-  texts: Sequence[str]
-  line: str = GRID_LINE
+  colours: Sequence[str]  # of each value
+  texts: Sequence[str]  # what is written into the cells of each value
+  line: str = GRID_LINE  # colour of the lines between cells
+  # Rows and columns of cells between heavier lines, and of a canvas that is no
+  # square.
   box: tuple[int, int] | None = None
   shape: tuple[int, int] | None = None
 

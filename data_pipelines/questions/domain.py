@@ -24,6 +24,7 @@ class Domain(abc.ABC):
 
   It is made from two numbers, its size. Its text, `str(domain)`, is the plural
   noun of log lines and messages.
+<<<<<<< HEAD
 
   Attributes:
     name: name of the kind.
@@ -36,17 +37,19 @@ class Domain(abc.ABC):
     values: what an answer shows for each token: digits or characters.
     max_variants: number of variants that `augment` knows; None for no end.
     has_rare_answers: whether two puzzles seldom have one answer by chance.
+=======
+>>>>>>> 31c9ee0 (Records: what a field is stands beside it)
   """
 
-  name: str
-  size: str = 'size'
-  default_size: str
-  vocab_size: int
-  seq_len: int
-  style: Style
-  characters: str
-  max_variants: int | None = None
-  has_rare_answers: bool = False
+  name: str  # of the kind
+  size: str = 'size'  # setting of a generator's SPEC that holds the size
+  default_size: str  # as `3x3`
+  vocab_size: int  # number of tokens, the padding included
+  seq_len: int  # S, number of cells of a puzzle
+  style: Style  # how its tokens are drawn
+  characters: str  # of each token in a file; `?` for the padding
+  max_variants: int | None = None  # that `augment` knows; None for no end
+  has_rare_answers: bool = False  # whether few puzzles share one by chance
 
   @property
   def values(self) -> np.ndarray:
@@ -139,22 +142,16 @@ class Domain(abc.ABC):
 class Questions(NamedTuple):
   """Checked puzzles in the order of their source.
 
-  Attributes:
-    version: which data exactly they are.
-    domain: what kind of puzzles they are.
-    questions: tokens, uint8 [N, S].
-    answers: tokens, uint8 [N, S].
-    origin: the file, or the generator, for messages.
-    rows: int64 [N], the line of the file that each puzzle ends in, the header
-      being line 1; of a generator the number of the puzzle, from 1.
+  A row is the line of the file that the puzzle ends in, the header being line
+  1; of a generator the number of the puzzle, from 1.
   """
 
-  version: str
+  version: str  # which data exactly they are
   domain: Domain
-  questions: np.ndarray
-  answers: np.ndarray
-  origin: str
-  rows: np.ndarray
+  questions: np.ndarray  # tokens, uint8 [N, S]
+  answers: np.ndarray  # tokens, uint8 [N, S]
+  origin: str  # the file, or the generator, for messages
+  rows: np.ndarray  # int64 [N]
 
   def take(self, index: np.ndarray | slice) -> 'Questions':
     """The puzzles at some indices."""
