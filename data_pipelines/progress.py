@@ -16,10 +16,8 @@ class Progress:
   def __init__(self, what: str, total: int | None, seconds: float = 20.0):
     """Starts the clock.
 
-    Args:
-      what: names the things that are counted, e.g. `examples written`.
-      total: number of things to do; None where it is not known.
-      seconds: shortest time between two lines of the log.
+    `what` names the things that are counted, e.g. `examples written`, and
+    `total` is their number where that is known.
     """
     self._what, self._total, self._seconds = what, total, seconds
     self._start = self._logged = time.monotonic()

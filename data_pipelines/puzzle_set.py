@@ -125,11 +125,7 @@ class PuzzleSet(abc.ABC):
     return self._batches(map(index, _in_order(count, batch_size)))
 
   def samples(self, count: int, seed: int) -> tuple[list[str], Batch, Batch]:
-    """Some training examples, to be looked at.
-
-    Args:
-      count: number of groups, spread evenly over the set.
-      seed: seed of the augmentations and the shifts.
+    """Training examples of so many groups, spread evenly, to be looked at.
 
     Returns:
       Their titles, the batch of them as they are, unaugmented and unshifted,
@@ -165,9 +161,8 @@ class PuzzleSet(abc.ABC):
   ) -> EvaluationRows:
     """The rows that evaluation predicts, those of a test input together.
 
-    Args:
-      max_augmentations: most augmentations of a puzzle, the identity first.
-      max_puzzles: most puzzles, spread evenly over the set.
+    They are of so many augmentations at most, the identity first, and of so
+    many puzzles, spread evenly over the set.
     """
 
   def evaluation_batches(

@@ -26,12 +26,8 @@ _BLOCK = 64
 class ArcSet(PuzzleSet):
   """Tasks to train on and to be scored on, with their augmentations.
 
-  Attributes:
-    version: name of the data with a digest of their contents.
-    tasks: the training set's tasks, then the evaluation set's.
-    num_train: number of tasks that belong to the training set.
-    canvas: side of the canvas, cells.
-    table: augmentations of all tasks.
+  `tasks` are the training set's, which are `num_train`, then the evaluation
+  set's; `table` holds the augmentations of all.
   """
 
   vocab_size = encoding.VOCAB_SIZE

@@ -15,13 +15,10 @@ def side_by_side(
   characters: str,
   colour: bool,
 ) -> str:
-  """Grids beside each other, each under its caption.
+  """Grids, [h, w], beside each other, each under its caption.
 
-  Args:
-    panels: captions and grids [h, w].
-    style: how the grids' values are drawn.
-    characters: the character of each value, where there is no colour.
-    colour: whether cells are coloured by escape sequences (24 bits).
+  Cells are coloured by escape sequences (24 bits), or else show the character
+  of their value.
   """
   columns = []
   for caption, grid in panels:

@@ -45,10 +45,6 @@ class PublishedSet(PuzzleSet):
   """The examples of a directory in the published format.
 
   Augmentations and shifts are those that its builder wrote.
-
-  Attributes:
-    names: name of each puzzle identifier.
-    is_arc: whether the puzzles are ARC tasks.
   """
 
   def __init__(self, directory: pathlib.Path, train: bool, evaluate: bool):

@@ -29,14 +29,10 @@ _CHUNK = 1024
 def export(
   puzzles: PuzzleSet, directory: pathlib.Path, variant: str, seed: int
 ) -> None:
-  """Writes DIR, whole or not at all.
+  """Writes a directory that must not exist yet, whole or not at all.
 
-  Args:
-    puzzles: puzzles to write.
-    directory: must not exist yet.
-    variant: form of the names of augmented tasks, 'hrm' or 'trm'; TRM's loader
-      also wants the grids of the test puzzles.
-    seed: seed of the shifts.
+  The variant is the form of the names of augmented tasks, 'hrm' or 'trm'; TRM's
+  loader also wants the grids of the test puzzles. The seed is of the shifts.
 
   Raises:
     DataError: DIR exists or cannot be written.

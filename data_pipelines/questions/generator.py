@@ -57,14 +57,10 @@ def find_faults(
 ) -> list[tuple[int, str]]:
   """The index of each puzzle at fault, and what is wrong with it.
 
-  Args:
-    check: compiled function of questions, answers, `layout` and two arrays to
-      fill in: a code for each puzzle, 0 where it is fine, and two numbers that
-      say where the fault is.
-    questions: tokens, uint8 [N, S].
-    answers: tokens, uint8 [N, S].
-    layout: what `check` must know of the domain.
-    reason: words a fault, from a question, its answer, code and two numbers.
+  `check` is a compiled function of questions, answers, the `layout` of the
+  domain and two arrays to fill in: a code for each puzzle, 0 where it is fine,
+  and two numbers that say where the fault is. `reason` words a fault, from a
+  question, its answer, code and two numbers.
   """
   count = len(questions)
   code, where = np.zeros(count, np.uint8), np.zeros((count, 2), np.int64)

@@ -70,10 +70,7 @@ def is_question_spec(source: str) -> bool:
 
 
 def known_size(spec: str) -> tuple[Domain, int] | None:
-  """Domain and number of training puzzles of a SPEC that means a download.
-
-  None of any other.
-  """
+  """Domain and number of training puzzles of a SPEC that means a download."""
   path, subset = _split_subset(spec.strip())
   if path not in _HUB or subset == 'test':
     return None
