@@ -24,21 +24,6 @@ class Domain(abc.ABC):
 
   It is made from two numbers, its size. Its text, `str(domain)`, is the plural
   noun of log lines and messages.
-<<<<<<< HEAD
-
-  Attributes:
-    name: name of the kind.
-    size: name of the setting of a generator's SPEC that holds the size.
-    default_size: the size where none is given, as `3x3`.
-    vocab_size: number of tokens, the padding included.
-    seq_len: S, number of cells of a puzzle.
-    style: how its tokens are drawn.
-    characters: the character of each token in a file; `?` for the padding.
-    values: what an answer shows for each token: digits or characters.
-    max_variants: number of variants that `augment` knows; None for no end.
-    has_rare_answers: whether two puzzles seldom have one answer by chance.
-=======
->>>>>>> 31c9ee0 (Records: what a field is stands beside it)
   """
 
   name: str  # of the kind
@@ -53,6 +38,7 @@ class Domain(abc.ABC):
 
   @property
   def values(self) -> np.ndarray:
+    """What an answer shows for each token: digits or characters."""
     return np.array([*self.characters])
 
   def parse(self, cells: np.ndarray) -> np.ndarray:
