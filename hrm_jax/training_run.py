@@ -60,7 +60,10 @@ def train(
     stack.enter_context(contextlib.closing(saved))
     writer = metrics.MetricsWriter(workdir, jax.process_index() == 0)
     stack.enter_context(contextlib.closing(writer))
-    run.stop, run.forget = agreement.poll, writer.forget_after
+    run.stop, run.evaluation_of = agreement.poll, writer.evaluation_of
+    run.forget = lambda *known: processes.from_first(
+      lambda: writer.forget_after(*known)
+    )
     run.sinks = [writer, *trackers]
     return loop.train(run, saved)
 
@@ -68,7 +71,8 @@ def train(
 class _Run:
   """What a run works with, checked, and what its loop calls (`loop.Run`).
 
-  `stop`, `forget` and `sinks` are set when the workdir has been claimed.
+  `stop`, `forget`, `evaluation_of` and `sinks` are set when the workdir has
+  been claimed.
   """
 
   def __init__(self, settings: Settings, workdir: pathlib.Path):

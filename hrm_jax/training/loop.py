@@ -48,8 +48,11 @@ class Run(Protocol):
   def write(self, step: int, line: Metrics) -> None:
     """Writes a line of metrics."""
 
-  def forget(self, lines: int) -> int:
-    """Keeps the first so many lines; returns how many there are."""
+  def forget(self, step: int, lines: int) -> int:
+    """Keeps the lines up to a step, so many; returns how many there are."""
+
+  def evaluation_of(self, step: int) -> Metrics | None:
+    """The line of a step's evaluation, if there is one."""
 
   def report(self, batch: int, facts: dict[str, Any]) -> str:
     """Writes down what is known of a step that diverged; returns where."""
@@ -226,7 +229,7 @@ def _start(run: Run, saved: 'Checkpoints') -> _Start:
   """The newest checkpoint's state, data position and record, or new ones."""
   setup, mesh = run.setup, run.mesh
   if not saved.steps():
-    run.forget(0)
+    run.forget(0, 0)
     return _Start(train_step.sharded_init(setup, mesh), 0, Record())
   step = saved.find()
   position = saved.position(step)
@@ -250,5 +253,9 @@ def _start(run: Run, saved: 'Checkpoints') -> _Start:
       theirs, ours, number,
     )  # fmt: skip
   record = Record(**position.loop, scores=list(position.scores))
-  record.lines = run.forget(record.lines)
+  record.lines = run.forget(step, record.lines)
+  # A start that ended here may have made it after the checkpoint.
+  if record.evaluated < step and (metrics := run.evaluation_of(step)):
+    record.evaluated = step
+    _is_best(step, metrics, run.settings, record)
   return _Start(state, number, record)

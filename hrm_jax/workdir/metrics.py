@@ -1,11 +1,13 @@
 """Where metrics go: a JSONL file that survives restarts, and TensorBoard."""
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
 import socket
 import time
+from typing import Any
 
 from absl import logging
 from tensorboard.compat.proto import event_pb2, summary_pb2
@@ -22,10 +24,10 @@ class MetricsWriter:
   def __init__(self, workdir: str | pathlib.Path, active: bool = True):
     """Opens or makes them; not `active`, but in the first process, nothing."""
     self._active = active
-    if not active:
-      return
     workdir = pathlib.Path(workdir)
     self._path = workdir / 'metrics.jsonl'
+    if not active:
+      return
     name = f'{time.time():.0f}.{socket.gethostname()}.{os.getpid()}'
     self._events = workdir / 'tensorboard' / f'events.out.tfevents.{name}'
     with _writing(self._events):
@@ -40,7 +42,7 @@ class MetricsWriter:
     with _writing(self._path), self._path.open('a') as file:
       file.write(json.dumps({'step': step, **metrics}) + '\n')
       file.flush()
-      # A checkpoint says how many lines there are.
+      # A checkpoint counts on them.
       os.fsync(file.fileno())
     values = [
       summary_pb2.Summary.Value(tag=name, simple_value=value)
@@ -58,49 +60,80 @@ class MetricsWriter:
     if self._active:
       self._file.close()
 
-  def forget_after(self, lines: int) -> int:
-    """Goes back to so many lines, the others will come; how many are whole."""
+  def forget_after(self, step: int, lines: int) -> int:
+    """Goes back to the lines of steps up to this one: others come again.
+
+    Args:
+      step: step of the checkpoint that is gone on from.
+      lines: number of lines that it knows of, to tell what is missing.
+
+    Returns:
+      How many there are now: of a step one of training, one of an evaluation.
+    """
     if not self._active:
       return lines
+    found = self._lines()
+    kept, forgotten = {}, []
+    for line in found:
+      fields = _fields(line)
+      if fields and fields['step'] > step:
+        forgotten.append(fields['step'])
+      elif fields:
+        kept.setdefault((fields['step'], _is_evaluation(fields)), line)
+    if len(kept) < lines:
+      steps = sorted({0, step, *(of_step for of_step, _ in kept)})
+      gap = max(itertools.pairwise(steps), key=lambda pair: pair[1] - pair[0])
+      logging.warning(
+        '%s: %d of the %d lines that the checkpoint knows of are missing or '
+        'damaged (the widest gap is from step %d to %d): what they told is '
+        'lost, training goes on',
+        self._path, lines - len(kept), lines, *gap,
+      )  # fmt: skip
+    cut_off = bool(found) and not found[-1].endswith(b'\n')
+    if forgotten or cut_off:
+      logging.info(
+        '%d lines of %s will be written anew%s', len(forgotten) + cut_off,
+        self._path, '; the last was cut off' if cut_off else '',
+      )  # fmt: skip
+    with _writing(self._path):
+      if [*kept.values()] != found:
+        with files.replacing(self._path) as part:
+          part.write_bytes(b''.join(kept.values()))
+      if forgotten:
+        # TensorBoard drops what it has of this step and later ones.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._event(step=min(forgotten), session_log=start)
+    return len(kept)
+
+  def evaluation_of(self, step: int) -> Metrics | None:
+    """The metrics of the evaluation of a step, if that is written down."""
+    for fields in filter(None, map(_fields, self._lines())):
+      if fields['step'] == step and _is_evaluation(fields):
+        return fields
+    return None
+
+  def _lines(self) -> list[bytes]:
     try:
-      found = self._path.read_bytes().splitlines(keepends=True)
+      return self._path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
-      found = []
+      return []
     except OSError as error:
       raise ConfigError(
         f'{self._path}: cannot be read ({error.strerror}); make it readable'
       ) from None
-    known, forgotten = found[:lines], found[lines:]
-    kept = [line for line in known if _step(line) is not None]
-    if len(kept) < lines:
-      logging.warning(
-        '%s: %d of the %d lines that the checkpoint knows of are missing or '
-        'damaged: what they told is lost, training goes on',
-        self._path, lines - len(kept), lines,
-      )  # fmt: skip
-    if forgotten:
-      logging.info(
-        '%d lines of %s will be written anew%s', len(forgotten), self._path,
-        '' if _step(forgotten[-1]) is not None else '; the last was cut off',
-      )  # fmt: skip
-    with _writing(self._path):
-      if kept != found:
-        with files.replacing(self._path) as part:
-          part.write_bytes(b''.join(kept))
-      steps = [step for step in map(_step, forgotten) if step is not None]
-      if steps:
-        # TensorBoard drops what it has of this step and later ones.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._event(step=min(steps), session_log=start)
-    return len(kept)
 
 
-def _step(line: bytes) -> int | None:
-  """The step that a line is about; None where it is not whole."""
+def _fields(line: bytes) -> dict[str, Any] | None:
+  """A line's numbers by name, its step among them; None where it is damaged."""
   try:
-    return int(json.loads(line)['step']) if line.endswith(b'\n') else None
-  except (ValueError, KeyError, TypeError):
+    fields = json.loads(line) if line.endswith(b'\n') else None
+    return fields if type(fields['step']) is int else None
+  except (ValueError, KeyError, TypeError, RecursionError):
     return None
+
+
+def _is_evaluation(fields: dict[str, Any]) -> bool:
+  return any(name.startswith('eval/') for name in fields)
 
 
 def _writing(path: pathlib.Path) -> contextlib.AbstractContextManager:

@@ -122,9 +122,14 @@ class Run:
     self.calls.append(f'write {step}')
     self.lines.append((step, metrics))
 
-  def forget(self, lines):
-    del self.lines[lines:]
+  def forget(self, step, lines):
+    self.lines = [line for line in self.lines if line[0] <= step]
+    assert len(self.lines) - lines in (0, 1)
     return len(self.lines)
+
+  def evaluation_of(self, step):
+    found = (m for s, m in self.lines if s == step and 'eval/score' in m)
+    return next(found, None)
 
   def report(self, batch, facts):
     self.reports[batch] = facts
@@ -158,6 +163,7 @@ class Run:
         evaluate=self.evaluate,
         write=self.write,
         forget=self.forget,
+        evaluation_of=self.evaluation_of,
         report=self.report,
         stop=self.stop,
       )
@@ -286,6 +292,10 @@ def test_an_evaluation_that_is_stopped_is_made_by_the_next_start(at_end):
   run.scores = [None, None]
   assert _until_done(run, **every) == 2
   assert run.lines == _straight(**every).lines
+  # It is remembered: no later start makes it again.
+  run.calls.clear()
+  assert run.train(**every).step == 9
+  assert run.calls == ['restore 9']
 
 
 def test_killed_at_any_call_the_lines_are_the_same():

@@ -12,10 +12,10 @@ from data_pipelines.errors import ConfigError
 from hrm_jax.workdir.metrics import MetricsWriter
 
 
-def _write(workdir, steps, lines=0):
-  """Goes back to so many lines and writes more, as a start of a run does."""
+def _write(workdir, steps, step=0, lines=None):
+  """Goes back to a step and writes more, as a start of a run does."""
   writer = MetricsWriter(workdir)
-  kept = writer.forget_after(lines)
+  kept = writer.forget_after(step, step if lines is None else lines)
   for step in steps:
     writer.write(step, {'loss': 1 / step})
   writer.close()
@@ -42,21 +42,21 @@ def workdir(tmp_path):
 
 
 def test_lines_and_events_come_again_once(workdir):
-  assert _write(workdir, (3, 4, 5), lines=2) == 2
+  assert _write(workdir, (3, 4, 5), step=2) == 2
   expected = [1, 2, 3, 4, 5]
   assert _steps(workdir) == (expected, expected)
 
 
 def test_all_lines_stay(workdir):
   before = (workdir / 'metrics.jsonl').read_bytes()
-  assert _write(workdir, (), lines=4) == 4
+  assert _write(workdir, (), step=4) == 4
   assert (workdir / 'metrics.jsonl').read_bytes() == before
 
 
 def test_a_line_that_was_cut_off_comes_again(workdir, caplog):
   with (workdir / 'metrics.jsonl').open('a') as file:
     file.write('{"step": 5, "lo')
-  assert _write(workdir, (4, 5), lines=3) == 3
+  assert _write(workdir, (4, 5), step=3) == 3
   assert '2 lines of' in caplog.text
   assert 'the last was cut off' in caplog.text
   assert _steps(workdir)[0] == [1, 2, 3, 4, 5]
@@ -71,6 +71,10 @@ def test_a_line_that_was_cut_off_comes_again(workdir, caplog):
     (lambda data: data[:-1], [1, 2, 3]),
     (lambda data: data.replace(b'"step": 2', b'"st\0p": 2'), [1, 3, 4]),
     (lambda _: b'', []),
+    # By hand, in the middle: the later ones come once nevertheless.
+    (lambda data: b''.join(data.splitlines(True)[::3]), [1, 4]),
+    (lambda data: data.replace(b'"step": 3', b'"step": 1e400'), [1, 2, 4]),
+    (lambda data: data.replace(b'"loss": 0.5', b'[' * 10**5), [1, 3, 4]),
   ],
 )
 def test_lines_that_are_lost_are_told_and_none_comes_twice(
@@ -78,17 +82,41 @@ def test_lines_that_are_lost_are_told_and_none_comes_twice(
 ):
   path = workdir / 'metrics.jsonl'
   path.write_bytes(damage(path.read_bytes()))
-  assert _write(workdir, (5,), lines=4) == len(kept)
+  assert _write(workdir, (5,), step=4) == len(kept)
   assert f'{4 - len(kept)} of the 4 lines' in caplog.text
   assert _steps(workdir)[0] == [*kept, 5]
-  # The next start knows by that number where its lines begin.
-  assert _write(workdir, (6,), lines=len(kept) + 1) == len(kept) + 1
+  # The next start counts on those that are there.
+  caplog.clear()
+  count = len(kept) + 1
+  assert _write(workdir, (6,), step=5, lines=count) == count
+  assert 'missing' not in caplog.text
   assert _steps(workdir)[0] == [*kept, 5, 6]
+
+
+def test_a_gap_is_told_by_its_steps(workdir, caplog):
+  path = workdir / 'metrics.jsonl'
+  lines = path.read_bytes().splitlines(keepends=True)
+  path.write_bytes(lines[0] + lines[3])
+  _write(workdir, (), step=4)
+  assert 'the widest gap is from step 1 to 4' in caplog.text
+
+
+def test_an_evaluation_of_the_step_gone_on_from_stays(workdir):
+  writer = MetricsWriter(workdir)
+  writer.write(4, {'eval/loss': 0.25})
+  writer.write(5, {'loss': 0.2})
+  writer.close()
+  # The checkpoint was made before the evaluation, and knows of four lines.
+  writer = MetricsWriter(workdir)
+  assert writer.forget_after(4, 4) == 5
+  assert writer.evaluation_of(4) == {'step': 4, 'eval/loss': 0.25}
+  assert writer.evaluation_of(3) is None
+  writer.close()
 
 
 def test_other_processes_write_nothing(tmp_path):
   writer = MetricsWriter(tmp_path, active=False)
-  assert writer.forget_after(3) == 3
+  assert writer.forget_after(7, 3) == 3
   writer.write(1, {'loss': 1.0})
   writer.close()
   assert not list(tmp_path.iterdir())
