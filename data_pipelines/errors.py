@@ -8,6 +8,10 @@ class ConfigError(ValueError):
   """
 
 
+class Gone(ConfigError):
+  """A checkpoint was cleared away by the training that goes on."""
+
+
 class DataError(ValueError):
   """Data that cannot be used; the message names the file, field and fix.
 

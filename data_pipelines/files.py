@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import stat
 from collections.abc import Iterator
 from typing import Any
@@ -15,9 +16,23 @@ from data_pipelines.errors import ConfigError, DataError
 def cache_folder() -> pathlib.Path:
   """Where what can be made again is kept: HRM_JAX_CACHE or ~/.cache/hrm_jax."""
   if folder := os.environ.get('HRM_JAX_CACHE'):
-    return pathlib.Path(folder)
+    return local(folder)
   folder = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
   return pathlib.Path(folder) / 'hrm_jax'
+
+
+def local(path: str | os.PathLike) -> pathlib.Path:
+  """A path as a user gives it, `~` being the home directory.
+
+  Raises:
+    ConfigError: it is empty, or an address such as gs://bucket/run.
+  """
+  text = os.fspath(path)
+  if not text or re.match(r'[a-z][a-z0-9+.-]+:/', text):
+    raise ConfigError(
+      f'{text!r} is no path of this machine; name a file or directory here'
+    )
+  return pathlib.Path(text).expanduser()
 
 
 @contextlib.contextmanager

@@ -99,6 +99,7 @@ def make_run(
     ConfigError, DataError: something differs, is missing or is left over;
       nothing has been written then.
   """
+  workdir = workdir_config.place(workdir)
   if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
     raise ConfigError(
       f'--workdir={workdir} exists and is not empty; name a new directory'

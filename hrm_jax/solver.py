@@ -815,9 +815,9 @@ def load(path: str | os.PathLike, step: int | None = None) -> Solver:
   Raises:
     ConfigError, DataError: there is no such checkpoint, or it cannot be used.
   """
-  if pathlib.Path(path).suffix in ('.pt', '.safetensors'):
-    return _load_published(pathlib.Path(path))
-  workdir = pathlib.Path(path)
+  workdir = files.local(path)
+  if workdir.suffix in ('.pt', '.safetensors'):
+    return _load_published(workdir)
   settings, facts = workdir_config.read(workdir)
   with contextlib.closing(checkpoints.Checkpoints(workdir)) as saved:
     step = saved.find(step)

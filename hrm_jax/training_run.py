@@ -39,7 +39,7 @@ def train(
       then nothing has been written; or training that cannot continue.
     training.loop.Preempted: `notice` was given; the state is saved.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = config.place(workdir)
   # All that can be wrong is looked at before anything is written.
   if wandb:
     wandb_tracker.check()

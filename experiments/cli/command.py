@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from absl import flags, logging
 
-from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.errors import ConfigError, DataError, Gone
 
 _OUR_PACKAGES = tuple(
   pathlib.Path(__file__).parents[2] / name
@@ -57,7 +57,7 @@ def run(
       raise ConfigError(f'unexpected arguments: {" ".join(rest)}')
     if start:
       start(own)
-    sys.exit(main(rest))
+    sys.exit(_with_newest(main, rest, own))
   except (ConfigError, DataError) as error:
     fail(str(error))
   except KeyboardInterrupt:
@@ -69,6 +69,18 @@ def run(
       f'{error.filename or "a file"}: cannot be written ({error.strerror}); '
       'free some space and start the same command again'
     )
+
+
+def _with_newest(main, rest: Sequence[str], own: flags.FlagValues):
+  """Calls `main`, again where a running training clears its checkpoint away."""
+  for _ in range(10):
+    try:
+      return main(rest)
+    except Gone as error:
+      if 'step' not in own or own.step is not None:
+        raise
+      logging.info('%s; again with the newest one', str(error).split(';')[0])
+  return main(rest)
 
 
 def parse(own: flags.FlagValues, name: str) -> Sequence[str]:

@@ -17,6 +17,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from data_pipelines import files
 from hrm_jax.settings import Fitting, choices, flat
 
 # Flags of commands that run JAX; of those that several processes may run.
@@ -74,9 +75,7 @@ def path(
 
 class _PathParser(flags.ArgumentParser):
   def parse(self, argument: str) -> pathlib.Path:
-    if not argument:
-      raise ValueError('give a path')
-    return pathlib.Path(argument)
+    return files.local(argument)
 
 
 def _define_config(

@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 import tensorstore
 from absl import logging
 
-from data_pipelines.errors import ConfigError, first_line
+from data_pipelines.errors import ConfigError, Gone, first_line
 from hrm_jax.parallel import processes, sharding
 from hrm_jax.settings import Settings
 from hrm_jax.training.state import Position, TrainState, Weights
@@ -59,6 +59,7 @@ class Checkpoints:
     self.directory = self._workdir / 'checkpoints'
     self._keep = keep
     self._scores = {}
+    self._trusted = False
 
   @functools.cached_property
   def _manager(self) -> ocp.CheckpointManager:
@@ -83,7 +84,10 @@ class Checkpoints:
           # All files of the one that is about to take its place.
           post_finalization_callback=lambda: seal(
             *self.directory.glob('*.orbax-checkpoint-tmp*')
-          )
+          ),
+          # Or else, where that fails, its threads wait for each other and the
+          # process does not end for minutes.
+          create_directories_asynchronously=False,
         ),
       ),
       item_handlers={
@@ -194,6 +198,24 @@ class Checkpoints:
       args['identifiers'] = ocp.args.JsonSave({'names': names})
       # Forced whatever was saved before: a run may have gone back.
       self._manager.save(step, args=ocp.args.Composite(**args), force=True)
+      if not self._trusted:
+        self._read_back(step, items['weights'])
+
+  def _read_back(self, step: int, weights: Any) -> None:
+    """Looks at the first checkpoint before more are trusted to the place."""
+    self._manager.wait_until_finished()
+
+    def check():
+      if damage := find_damage(self.directory / str(step)):
+        raise ConfigError(
+          f'{self.directory}/{step}: was written and cannot be read back '
+          f'({damage}); train in another --workdir'
+        )
+
+    processes.from_first(check)
+    saved = self._manager.item_metadata(step)
+    _check_shapes(saved['weights'].tree, weights)
+    self._trusted = True
 
   def check(self) -> None:
     """Raises a ConfigError if writing has failed in the background."""
@@ -344,9 +366,16 @@ class Checkpoints:
       yield
     # orbax, tensorstore and JSON each have their own errors for damage.
     except Exception as error:
+      path = self.directory / str(step)
+      if not path.exists():
+        raise Gone(
+          f'{path}: was cleared away by the training that goes on; start this '
+          'command again, or train with a larger keep_checkpoints'
+        ) from error
+      reason = first_line(error).partition('[tensorstore_spec=')[0].strip()
       raise ConfigError(
-        f'{self.directory}/{step}: cannot be restored, it may be damaged; '
-        f'remove it or choose another step ({first_line(error)})'
+        f'{path}: cannot be restored ({reason}); choose another step, or '
+        'restore its files from a copy'
       ) from error
 
   def close(self) -> None:

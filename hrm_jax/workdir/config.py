@@ -3,7 +3,9 @@
 Whoever trains claims the workdir by it; whatever reads the run reads it first.
 """
 
+import fnmatch
 import json
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -89,6 +91,25 @@ def claim(
   with files.writing(f'--workdir={workdir}', 'name a directory of yours'):
     workdir.mkdir(parents=True, exist_ok=True)
     files.write_text(workdir / 'config.json', text)
+
+
+def place(workdir: str | os.PathLike) -> pathlib.Path:
+  """The directory of a run that is to be written.
+
+  Raises:
+    ConfigError: what would be written there could not be read back.
+  """
+  path = files.local(workdir)
+  whole = str(path.absolute())
+  if path.absolute() == pathlib.Path(path.absolute().anchor):
+    raise ConfigError(f'--workdir={path} is no directory of a run; name one')
+  # Orbax takes it for a pattern, tensorstore \ for /.
+  if '\\' in whole or not fnmatch.fnmatchcase(whole, whole):
+    raise ConfigError(
+      f'--workdir={path}: checkpoints under a path with brackets such as [1], '
+      'or with a backslash, could not be read back; name another directory'
+    )
+  return path
 
 
 def differences(
