@@ -23,8 +23,11 @@ _OUR_PACKAGES = tuple(
 _INDENTED = {'initial_indent': ' ' * 6, 'subsequent_indent': ' ' * 6}
 # The exit code of a process that Ctrl-C has ended.
 _INTERRUPTED = 130
-# Whatever is being written then, there is one thing to do.
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What is wrong with a place, whatever is read or written there.
+_PLACE = (
+  errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS,
+  errno.EIO, errno.ESTALE, errno.ENAMETOOLONG,
+)  # fmt: skip
 
 
 def run(
@@ -63,11 +66,11 @@ def run(
   except KeyboardInterrupt:
     interrupted()
   except OSError as error:
-    if error.errno not in _FULL:
+    if error.errno not in _PLACE:
       raise
     fail(
-      f'{error.filename or "a file"}: cannot be written ({error.strerror}); '
-      'free some space and start the same command again'
+      f'{error.filename or "a file"}: cannot be used ({error.strerror}); mend '
+      'that, or free some space, and start the same command again'
     )
 
 
