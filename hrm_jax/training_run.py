@@ -95,6 +95,15 @@ class _Run:
     if self.leaking.refused:
       raise ConfigError(self.leaking.refusal())
     self._chosen = build.held_out(settings, self.puzzles)
+    best = f'eval/{settings.best_metric}'
+    if settings.keep_best and settings.evaluate_every:
+      names = evaluation.metric_names(self.puzzles, self._chosen)
+      if best not in names | self.leaking.metrics().keys():
+        known = ', '.join(sorted(n.removeprefix('eval/') for n in names))
+        raise ConfigError(
+          f'best_metric={settings.best_metric!r} is none of the metrics of '
+          f'these puzzles; use one of {known}'
+        )
     self._predict = predict.sharded_predict(
       self.setup.model, self.setup.act, settings.evaluation.halting, self.mesh
     )

@@ -90,6 +90,17 @@ class Query:
     return rows.take(np.flatnonzero(np.isin(rows.group, groups)))
 
 
+def metric_names(puzzles: PuzzleSet, rows: EvaluationRows) -> set[str]:
+  """Names of the metrics that an evaluation of these rows gives."""
+  # A row of each of the first puzzles, as if something had been predicted.
+  first = np.unique(rows.group, return_index=True)[1][:1000]
+  judge, n = judge_of(puzzles, rows.take(first)), len(first)
+  nothing, known = np.zeros(n, np.float32), np.zeros(n, bool)
+  tokens = np.zeros((n, puzzles.seq_len), np.uint8)
+  judge.add(inference.Predictions(tokens, nothing, nothing, known, nothing))
+  return set(judge.result().metrics)
+
+
 def evaluate(
   query: Query,
   predict: inference.PredictFunction,

@@ -207,15 +207,8 @@ def _is_best(
   step: int, metrics: Metrics, settings: Settings, record: Record
 ) -> bool:
   """Notes an evaluation's score; whether it is to be saved as the best."""
-  if not settings.keep_best:
-    return False
   name = f'eval/{settings.best_metric}'
-  if name not in metrics:
-    known = ', '.join(sorted(key.removeprefix('eval/') for key in metrics))
-    logging.warning(
-      "The best are not kept: best_metric '%s' is none of %s",
-      settings.best_metric, known,
-    )  # fmt: skip
+  if not settings.keep_best or name not in metrics:
     return False
   score = float(metrics[name])
   best = all(score > other for _, other in record.scores)

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+import hrm_jax
 from data_pipelines.errors import ConfigError, DataError
 from experiments import evaluate
 from experiments.configs import arc1
@@ -177,6 +178,25 @@ def test_the_best_evaluation_keeps_its_checkpoint(tiny_config, tmp_path):
   saved.close()
 
 
+def test_a_best_metric_that_there_is_not_is_refused_at_once(
+  tiny_config, tmp_path
+):
+  config = tiny_config
+  config.keep_best, config.best_metric = 1, 'pass@2/outputs'
+  with pytest.raises(ConfigError, match='use one of accuracy, exact, '):
+    builders.train(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_the_names_of_metrics_are_those_of_an_evaluation(straight):
+  _, workdir = straight
+  solver = hrm_jax.load(workdir)
+  (query,) = solver.held_out().queries
+  (result,) = solver.evaluate(query).results
+  names = evaluation.metric_names(query.puzzles, query.rows)
+  assert names == set(result.metrics)
+
+
 def test_checkpoint_knows_its_puzzles_by_name(straight):
   state, workdir = straight
   saved = checkpoints.Checkpoints(workdir)
@@ -207,7 +227,7 @@ def test_evaluation_writes_scores_and_a_submission(straight, capsys):
   result, files = _evaluate(straight[1])
   printed = capsys.readouterr().out
   assert 'step 24' in printed
-  assert '0.00 % of the test outputs (0/31)' in printed
+  assert '0.00 % of the test outputs (0/27)' in printed
   submission = files['submission']
   assert len(submission) == 25
   assert sum(map(len, submission.values())) == 31

@@ -345,11 +345,6 @@ def test_what_was_best_before_a_restart_stays_best():
   assert sorted(run.saved) == [1, 2, 4]
 
 
-def test_a_metric_that_is_not_there_is_told(caplog):
-  Run(total_steps=2).train(evaluate_every=2, keep_best=1, best_metric='other')
-  assert "best_metric 'other' is none of score" in caplog.text
-
-
 @pytest.mark.parametrize('stopped', [None, 4, 5])
 def test_enough_accuracy_ends_the_training(stopped):
   """Of the exact puzzles half are right in each window of two steps."""

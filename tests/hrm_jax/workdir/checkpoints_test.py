@@ -497,13 +497,13 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint_before(
   mount, monkeypatch, caplog
 ):
   disk = mount('size=2m')
-  _save(disk, _state(1, devices=1))
+  saved = Checkpoints(disk, Settings(keep_checkpoints=1))
+  saved.save(_state(1, devices=1), POSITION)
   # It was free when looked at, and is not when it is written.
   empty = shutil.disk_usage(disk)
   large = empty._replace(free=2**30)
   monkeypatch.setattr(shutil, 'disk_usage', lambda _: large)
   (disk / 'others').write_bytes(b'x' * (empty.free - 30_000))
-  saved = Checkpoints(disk, Settings(keep_checkpoints=1))
   saved.save(_state(2, devices=1), POSITION)
   with pytest.raises(ConfigError, match='that of step 1 is whole; free some'):
     saved.wait()
