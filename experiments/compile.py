@@ -65,9 +65,8 @@ def main(_) -> int:
   else:
     setup = build.train_setup(config, shapes)
     found = cost.of_step(setup, mesh, target)
-  run = None
-  if target.here and found.fits:
-    run = cost.run(setup, mesh, found.compiled)
+  runs = target.here and found.fits
+  run = cost.run(setup, mesh, found.compiled) if runs else None
   fields = report(setup, mesh, target, found, run)
   print(_table(found, fields))
   if not found.fits:
@@ -258,9 +257,7 @@ def _refusal(
   if rows > 1:
     lines.append('  a smaller --config.batch_size; --largest_batch finds it')
   if config.model.attention == 'xla':
-    lines.append(
-      '  --config.model.attention=auto: scores that stay on the chip'
-    )
+    lines += ['  --config.model.attention=auto: scores that stay on the chip']
   state = cost.copied_bytes(setup, mesh)
   worth = state > target.hardware.memory / 20
   if mesh.shape['fsdp'] == 1 and mesh.size > 1 and worth:

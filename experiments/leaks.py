@@ -75,12 +75,12 @@ def report(leaks: list[Leak]) -> str:
   """All leaks, the answers last, and how many there are of each kind."""
   ordered = sorted(leaks, key=lambda leak: leak.reaches_answer)
   lines = [*map(str, ordered), '']
-  for kind, meaning in (
-    ('input', 'the test input, with another output'),
-    ('output', 'the answer, under another input'),
-    ('question', 'the test input; its answer, not known here, may be reached'),
-    ('both', 'the test pair: its answer can be reached'),
-  ):
+  for kind, meaning in {
+    'input': 'the test input, with another output',
+    'output': 'the answer, under another input',
+    'question': 'the test input; its answer, not known here, may be reached',
+    'both': 'the test pair: its answer can be reached',
+  }.items():
     found = [leak for leak in leaks if leak.kind == kind]
     tests = {(leak.held_out, leak.held_out_place) for leak in found}
     tasks = {leak.held_out for leak in found}

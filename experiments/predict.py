@@ -82,8 +82,9 @@ def run(
   """
   solver = hrm_jax.solver.load(workdir, step)
   given = solver.read([spec])
-  exists = os.path.exists(spec)
-  title = pathlib.Path(os.path.abspath(spec)).stem if exists else spec
+  title = spec
+  if os.path.exists(spec):
+    title = pathlib.Path(os.path.abspath(spec)).stem
   (name,) = evaluation_files.distinct_names([title])
   directory = pathlib.Path(
     out or workdir / 'predictions' / f'step_{solver.step}' / name

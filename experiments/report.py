@@ -70,9 +70,8 @@ def run(
     pass
   contents = gather(solver, max_tasks)
   if not contents['scores']:
-    logging.warning(
-      'No scores of this step: %s makes them', contents['command']
-    )
+    again = contents['command']
+    logging.warning('No scores of this step: %s makes them', again)
   with command.writing(path):
     files.write_text(path, render(contents))
   print(f'Written: {path} ({path.stat().st_size / 2**20:.1f} MiB)')

@@ -36,9 +36,8 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SEGMENTS = 16
 
 # What each analysis measures, by its name.
-DEFINITIONS = tomllib.loads(
-  pathlib.Path(__file__).with_name('definitions.toml').read_text()
-)
+_FILE = pathlib.Path(__file__).with_name('definitions.toml')
+DEFINITIONS = tomllib.loads(_FILE.read_text())
 
 
 class Finding(NamedTuple):
@@ -55,9 +54,8 @@ class Finding(NamedTuple):
 class Walked(NamedTuple):
   """All that one walk of the held-out rows through the segments gave.
 
-  Scores are those after 1, 2, ... segments, those where each row ends at its
-  own halt, and those by the number of augmentations that vote. These, and the
-  calibration of q_halt, are at halt_max_steps.
+  Scores after 1, 2, ... segments, at each row's own halt, and, at
+  halt_max_steps like the calibration, by the augmentations that vote.
   """
 
   after: list[Result]
@@ -187,9 +185,8 @@ def dimensions(subject: Subject) -> Finding:
     np.flatnonzero(np.isin(rows.group, part))
     for part in np.split(tasks, ends[:-1])
   ]
-  size = sharding.round_up(
-    mesh, 'batch', min(subject.batch_size, max(map(len, parts)))
-  )
+  size = min(subject.batch_size, max(map(len, parts)))
+  size = sharding.round_up(mesh, 'batch', size)
   fresh = fresh_weights(model, solver.settings.seed, len(solver.names), mesh)
   measure = analysis.sharded_state_moments(model, segments, mesh)
   batches = sum(math.ceil(len(part) / size) for part in parts)

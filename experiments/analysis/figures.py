@@ -149,8 +149,7 @@ def _score_bars(axes, ways) -> None:
 
 
 def _mark_end(axes, place) -> None:
-  label = 'segments of the run'
-  axes.axvline(place, color=charts.QUOTED, linestyle=':', label=label)
+  axes.axvline(place, color=charts.QUOTED, ls=':', label='segments of the run')
 
 
 # By name of the analysis: function, title, width and height in inches.

@@ -24,9 +24,8 @@ from hrm_jax.training import step as train_step
 def training_step() -> None:
   """Compares a CPU's step with its matrix product, and times the first step.
 
-  HRM in float32, batch × cells × hidden size × blocks per level × heads. Model
-  FLOP utilisation is `flops.ideal_step_flops` over a step's time and over the
-  rate of a product of 1024³ in the same process.
+  HRM in float32, batch × cells × hidden size × blocks per level × heads; model
+  FLOP utilisation is by the rate of a product of 1024³ in the same process.
   """
   for size in ('32x81x512x4x8', '64x100x128x2x4', '2x900x512x4x8'):
     rows = int(size.split('x')[0])

@@ -30,9 +30,8 @@ def main(argv: Sequence[str]) -> None:
   """Prints one line of JSON.
 
   `ready` and `first_step` are the seconds from the first call of JAX to the
-  first step's begin and end, `ms` is the median time of a step, `gigaflops` the
-  rate of a matrix product, `utilisation` the step's fraction of that, and
-  `resident` the peak of the process's memory in MiB after the first step.
+  first step's begin and end, `ms` is the median time of a step, `utilisation`
+  its fraction of a matrix product's rate, `resident` a peak of memory in MiB.
   """
   try:
     size, seconds = argv[0], float(argv[1]) if argv[1:] else 30.0

@@ -80,8 +80,8 @@ def _keep_compiled() -> None:
 def _keep_freed_memory() -> None:
   """Lets the C library keep the large buffers that a step on the CPU frees.
 
-  By default glibc maps each buffer anew, and every step pays for its page
-  faults (a fifth of the demo's step). Other C libraries have no such setting.
+  glibc maps each anew: page faults are a fifth of the demo's step. Other C
+  libraries have no such setting.
   """
   with contextlib.suppress(OSError, AttributeError):
     mallopt = ctypes.CDLL('libc.so.6').mallopt

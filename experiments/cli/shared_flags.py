@@ -130,7 +130,6 @@ def _get_config(name: str) -> Callable[..., Any]:
 
 
 def _check_setting(name: str, known: list[str]) -> None:
-  """Raises a ValueError where a name is not one of a setting."""
   if name in known:
     return
   inside = [other for other in known if other.startswith(f'{name}.')]

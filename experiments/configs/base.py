@@ -23,13 +23,11 @@ def choose(
   Raises:
     ValueError: a word is unknown, or two are of one kind.
   """
-  preset, system = presets[0], SYSTEMS[0]
   words = [word for word in variant.split(',') if word]
-  for word in words:
-    if word in presets:
-      preset = word
-    elif word in SYSTEMS:
-      system = word
+  preset, system = (
+    next((word for word in words if word in known), known[0])
+    for known in (presets, SYSTEMS)
+  )
   if set(words) - {preset, system} or len(words) > 2:
     raise ValueError(
       f"variant '{variant}' is unknown: at most one of {', '.join(presets)} "

@@ -210,9 +210,8 @@ def _work(
 ) -> tuple[float, float]:
   """Returns the FLOPs and the bytes accessed.
 
-  XLA counts the body of a loop once, so its figures are corrected by the ratio
-  that the text gives. On GPUs it leaves out what libraries compute; the text's
-  own figures are used there.
+  XLA counts the body of a loop once: the text gives the ratio to correct that.
+  On GPUs it leaves out what libraries compute: the text's own figures are used.
   """
   told = {} if platform == 'gpu' else compiled.cost_analysis() or {}
   counts = {'flops': program.flops, 'bytes accessed': program.bytes_accessed}

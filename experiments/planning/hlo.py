@@ -303,10 +303,8 @@ def _parts_written(inside: Iterable[Instruction], whole: int) -> int:
 def _flops_of(instruction: Instruction) -> int | None:
   """Operations of one instruction; None where it has an unknown form."""
   # A kernel's own estimate.
-  told = re.search(
-    r'cost_estimate":\{[^}]*"flops":"?([0-9]+)', instruction.rest
-  )
-  if told:
+  estimate = r'cost_estimate":\{[^}]*"flops":"?([0-9]+)'
+  if told := re.search(estimate, instruction.rest):
     return int(told[1])
   if instruction.opcode == 'custom-call':
     target = instruction.target
@@ -326,10 +324,9 @@ def _dot_flops(
   instruction: Instruction, left: Shape, right: Shape, *_: Shape
 ) -> int:
   """Counts a matrix product, by XLA or by cuBLAS."""
-  contracted = re.search(
-    r'lhs_contracting_dim(?:s=\{|ensions":\[)([^]}]*)[]}]', instruction.rest
-  )
-  axes = [int(axis) for axis in re.findall('[0-9]+', contracted[1])]
+  form = r'lhs_contracting_dim(?:s=\{|ensions":\[)([^]}]*)[]}]'
+  contracted = re.search(form, instruction.rest)
+  axes = map(int, re.findall('[0-9]+', contracted[1]))
   depth = math.prod(left.dimensions[axis] for axis in axes)
   return 2 * math.prod(instruction.shapes[0].dimensions) * depth
 
@@ -365,10 +362,8 @@ def _attention_flops(instruction: Instruction, query: Shape, *_: Shape) -> int:
 
   The gradient computes the scores again.
   """
-  scores = re.search(
-    r'intermediate_tensor_shape":\{.*?"dimensions":\[([0-9",]*)\]',
-    instruction.rest,
-  )
+  form = r'intermediate_tensor_shape":\{.*?"dimensions":\[([0-9",]*)\]'
+  scores = re.search(form, instruction.rest)
   size = math.prod(int(n) for n in re.findall('[0-9]+', scores[1]))
   products = 5 if 'ackward' in instruction.rest else 2
   return products * 2 * size * query.dimensions[-1]

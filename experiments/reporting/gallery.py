@@ -230,8 +230,8 @@ class _Questions:
       test['truth'] = _text(picture.canvas_of(thought.answer, style))
     for attempt in test['attempts']:
       tokens = [self._characters.index(c) for c in attempt['grid']]
-      tokens = np.array(tokens, np.uint8)
-      attempt['grid'] = _text(picture.canvas_of(tokens, style))
+      canvas = picture.canvas_of(np.array(tokens, np.uint8), style)
+      attempt['grid'] = _text(canvas)
 
   def _other_puzzles(self) -> ConfigError:
     return ConfigError(

@@ -184,8 +184,7 @@ def decisive(config: Settings) -> dict[str, Any]:
 def read_all(directories: Sequence[str]) -> list[Run]:
   """Reads the runs that the flag --runs names, each of them once."""
   found = {}
-  for directory in directories:
-    path = pathlib.Path(directory)
+  for path in map(pathlib.Path, directories):
     if path.resolve() in found:
       raise ConfigError(f'--runs names {path} twice; name each run once')
     found[path.resolve()] = read(path)
@@ -198,8 +197,8 @@ def read(directory: pathlib.Path) -> Run:
   version = facts.get('data_version')
   if not isinstance(version, str):
     raise ConfigError(
-      f'{directory / "config.json"}: data_version is {version!r} and must be '
-      'text; restore the file that experiments.train wrote'
+      f'{directory}/config.json: data_version is {version!r} and must be text; '
+      'restore the file that experiments.train wrote'
     )
   return Run(directory, config, version)
 
