@@ -7,6 +7,7 @@ import faulthandler
 import logging as python_logging
 import pathlib
 import re
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -54,6 +55,7 @@ def run(
   logging.set_verbosity(logging.INFO)
   with contextlib.suppress(Exception):  # Standard error may be closed.
     faulthandler.enable()
+  signal.signal(signal.SIGTERM, _terminated)
   try:
     rest = parse(own, name)
     if rest and not positional:
@@ -115,6 +117,12 @@ def interrupted() -> NoReturn:
   """Ends the process after Ctrl-C."""
   print('interrupted', file=sys.stderr)
   sys.exit(_INTERRUPTED)
+
+
+def _terminated(number: int, _) -> NoReturn:
+  """Ends the process on SIGTERM; training has its own way."""
+  print('terminated', file=sys.stderr)
+  sys.exit(128 + number)
 
 
 def typed(module: str) -> str:

@@ -12,6 +12,9 @@ from absl import flags, logging
 from data_pipelines import files
 from data_pipelines.errors import ConfigError, first_line
 
+# After so long without a sign of life, JAX takes a process for dead.
+_HEARTBEAT_SECONDS = 30
+
 
 def start(own: flags.FlagValues) -> None:
   """Sets JAX up as the parsed flags say; every process of a run calls it."""
@@ -47,7 +50,9 @@ def _join(own: flags.FlagValues) -> None:
         f'less one, {own.num_processes - 1}'
       )
   try:
-    jax.distributed.initialize(*explicit)
+    jax.distributed.initialize(
+      *explicit, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
+    )
   except (ValueError, RuntimeError) as error:
     raise ConfigError(
       'the processes of this run did not find each other '
@@ -55,6 +60,10 @@ def _join(own: flags.FlagValues) -> None:
       'and Open MPI; elsewhere give --coordinator, --num_processes and '
       '--process_id'
     ) from None
+  logging.info(
+    'Processes: %d; where one dies, the others end after about %d s',
+    jax.process_count(), _HEARTBEAT_SECONDS,
+  )  # fmt: skip
   if jax.process_index():
     logging.set_verbosity(logging.WARNING)
 

@@ -317,8 +317,15 @@ def test_messages_name_the_command_as_it_was_typed(monkeypatch):
   assert '\nhrm-jax show --data=SPEC' in text
 
 
-def test_ctrl_c_ends_in_one_line():
-  code = """
+@pytest.mark.parametrize(
+  ('number', 'code', 'told'),
+  [
+    (signal.SIGINT, 130, b'interrupted\n'),
+    (signal.SIGTERM, 143, b'terminated\n'),
+  ],
+)
+def test_a_signal_ends_a_command_in_one_line(number, code, told):
+  sleeping = """
 import time
 from experiments.cli import command, shared_flags
 
@@ -329,15 +336,15 @@ def main(_):
 command.run(main, shared_flags.define())
 """
   with subprocess.Popen(
-    [sys.executable, '-c', code],
+    [sys.executable, '-c', sleeping],
     cwd=_ROOT,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
   ) as process:
     assert process.stdout.readline() == b'started\n'
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     _, errors = process.communicate(timeout=60)
-  assert (process.returncode, errors) == (130, b'interrupted\n')
+  assert (process.returncode, errors) == (code, told)
 
 
 def test_demo_trains_and_scores_with_the_settings_that_it_is_given(
