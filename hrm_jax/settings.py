@@ -521,7 +521,12 @@ class Settings(_Group):
       other: less memory for the same update.
     loss: loss of a cell.
     model: the model; its class tells its kind.
-    divergence, mesh, data, act, optimizer, evaluation: see their classes.
+    divergence: what is done about a loss or gradient that is not finite.
+    mesh: how the devices share the work.
+    data: the puzzles.
+    act: how rows halt.
+    optimizer: rates and decay.
+    evaluation: how the held-out puzzles are predicted.
   """
 
   seed: int = 0

@@ -215,7 +215,7 @@ def test_a_flag_of_another_command_is_refused(module, parse):
   [
     ([], '--config is missing, e.g. --config=arc1:demo'),
     ([_DEMO], '--workdir is missing, e.g. --workdir=runs/demo'),
-    ([_DEMO, '--workdir='], '--workdir=: give a path'),
+    ([_DEMO, '--workdir='], "--workdir=: '' is no path of this machine; name"),
     ([_DEMO, '--wrkdir=x'], 'train has no flag --wrkdir; did you mean --workd'),
     (['--config=nope.py'], 'nope.py: there is no such file; name one of arc1'),
     (['--config=nope'], 'there is no such config; name one of arc1, arc2, com'),
