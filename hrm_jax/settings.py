@@ -271,7 +271,11 @@ class DirectSettings(ModelSettings):
 
 @dataclasses.dataclass(frozen=True)
 class RecurrentTransformerSettings(ModelSettings):
-  """Settings of `RecurrentTransformer`; `layers` as in `DirectSettings`."""
+  """Settings of `RecurrentTransformer`.
+
+  Attributes (beside those of `ModelSettings`):
+    layers: number of blocks of its one stack.
+  """
 
   kind: ClassVar[str] = 'recurrent_transformer'
 
