@@ -11,7 +11,7 @@ make it ambiguous, and then it is split at the first one. The entries of
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from data_pipelines.files import shown
@@ -126,6 +126,11 @@ class Verdict:
       leaks=[*self.leaks, *before],
       allowed=self.allowed or record['allow_leaks'],
     )
+
+  def without(self, names: Collection[str]) -> 'Verdict':
+    """The same but for the held-out puzzles of these names."""
+    kept = [leak for leak in self.leaks if leak.held_out not in names]
+    return dataclasses.replace(self, leaks=kept)
 
   def refusal(self) -> str:
     """One line for the user whose run is refused."""

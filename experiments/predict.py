@@ -26,6 +26,7 @@ from absl import flags
 
 import hrm_jax.solver
 from data_pipelines.drawing import pictures, terminal
+from data_pipelines.files import shown
 from experiments.cli import command, launch, shared_flags
 from experiments.reporting import evaluation_files
 from hrm_jax.solver import Answer, Evaluation, Fitting, tokens_of
@@ -85,12 +86,14 @@ def run(
   title = spec
   if os.path.exists(spec):
     title = pathlib.Path(os.path.abspath(spec)).stem
-  (name,) = evaluation_files.distinct_names([title])
+  name = evaluation_files.name_of(title)
   directory = pathlib.Path(
     out or workdir / 'predictions' / f'step_{solver.step}' / name
   )
-  with command.writing(directory / 'scores.json'):
-    pass  # Better known before the work.
+  with command.writing(directory / 'submission.json'):
+    if given.tasks:
+      # Whole from now on, whatever ends the work.
+      evaluation_files.promise(given.tasks, directory)
   asked = solver.ask(given, fitting or Fitting())
   found = solver.evaluate(asked)
   names = evaluation_files.write(found, directory)
@@ -100,6 +103,13 @@ def run(
       print('... more stand in the files')
       break
     print(text + '\n')
+  if left_out := [shown(task.name) for task in given.left_out]:
+    print(
+      f'Left out, with [[0]] in submission.json: {len(left_out)} of '
+      f'{len(given.order)} tasks, larger than the canvas of {solver.canvas} × '
+      f'{solver.canvas}: {", ".join(left_out[:_MAX_SHOWN])}'
+      f'{" …" * (len(left_out) > _MAX_SHOWN)}\n'
+    )
   if trace:
     traces = solver.trace(asked, segments=segments, max_puzzles=_MAX_TRACED)
     tests = [(one, test) for one in traces for test in range(len(one.inputs))]
@@ -110,13 +120,16 @@ def run(
       for suffix in ('png', 'gif'):
         names.append(f'trace_{title}.{suffix}')
         one.save(directory / names[-1], test)
-  print(f'Written to {directory}: {", ".join(names)}')
+  print(f'Written to {shown(directory)}: {", ".join(names)}')
   return found
 
 
 def tell(found: Evaluation, colour: bool) -> Iterator[str]:
   """Describes what was predicted, a text for each test input."""
+  left_out = {task.name for task in found.asked.left_out}
   for answer in found.answers:
+    if answer.name in left_out:
+      continue
     for test in range(len(answer.inputs)):
       if found.domain is None:
         yield _tell_task(answer, test, colour)
@@ -126,7 +139,8 @@ def tell(found: Evaluation, colour: bool) -> Iterator[str]:
 
 def _tell_task(answer: Answer, test: int, colour: bool) -> str:
   tests = len(answer.inputs)
-  lines = [f'{answer.name}, test {test + 1} of {tests}, with {answer.way}']
+  name = shown(answer.name)
+  lines = [f'{name}, test {test + 1} of {tests}, with {answer.way}']
   panels = [('input', answer.inputs[test])]
   truth = answer.truths[test]
   if truth is not None:
@@ -165,7 +179,7 @@ def _tell_question(answer: Answer, domain: Any, colour: bool) -> str:
     colour,
   )
   return (
-    f'{answer.name}, with {answer.way}\n'
+    f'{shown(answer.name)}, with {answer.way}\n'
     f'{mark}, {np.mean(grid == truth):.0%} of the cells, confidence '
     f'{answer.confidence[0]:.2f}\n{text}'
   )

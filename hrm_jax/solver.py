@@ -216,6 +216,14 @@ class Asked:
   # What is predicted with which weights, once `Solver.ask` tells.
   queries: tuple[Query, ...] = ()
 
+  @property
+  def tasks(self) -> list[Task]:
+    """ARC tasks as they were given, with those left out; else none."""
+    if not self.order:
+      return []
+    named = {task.name: task for task in (*self.puzzles.tasks, *self.left_out)}
+    return [named[name] for name in self.order]
+
 
 Asking = Puzzles | Asked | Query
 
@@ -280,7 +288,11 @@ class Evaluation:
 
   def report(self) -> str:
     """The scores as a person reads them."""
-    return '\n'.join(result.report() for result in self.results)
+    lines = [result.report() for result in self.results]
+    scored, of = (self.facts.get(x) for x in ('puzzles', 'held_out_puzzles'))
+    if scored != of:
+      lines.append(f'Scored on a part of what is held out: {scored} of {of}')
+    return '\n'.join(lines)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -407,8 +419,15 @@ class Solver:
       'segments': segments or self.settings.act.halt_max_steps,
       'rows': rows,
     }
-    leaks = self.leaks if asked.puzzles is None else None
-    if leaks is not None:
+    leaks = None
+    if asked.puzzles is None:
+      query = asked.queries[0]
+      known, scored = (
+        {query.puzzles.name_of(group) for group in np.unique(rows.group)}
+        for rows in (query.puzzles.evaluation_rows(1), query.rows)
+      )
+      leaks = self.leaks.without(known - scored)
+      facts |= {'puzzles': len(scored), 'held_out_puzzles': len(known)}
       facts['leaks'] = leaks.record()
     elif self.domain is None:
       facts['ways'] = {
@@ -418,6 +437,8 @@ class Solver:
       }
     else:
       facts['way'] = asked.queries[0].way
+    if asked.left_out:
+      facts['left_out'] = [task.name for task in asked.left_out]
     return Evaluation(asked, results, facts, leaks)
 
   def adapt(self, new_tasks: Puzzles, fitting: Fitting = _FITTING) -> 'Solver':

@@ -193,8 +193,8 @@ _SHARED = {
     'the blank row.'),
   'steps': (_INT, None, 'Number of fitting steps for each new task.', 1),
   'seconds': (_FLOAT, None,
-    'Greatest time of fitting for each new task in seconds, unlimited if '
-    'unset.', 0),
+    'Greatest time of fitting in seconds, for each new task and not for all of '
+    'them together; unlimited if unset.', 0),
   'cpu_devices': (_INT, None,
     'Number of devices that the CPU is split into, which share the batch; as '
     'many as there are cores make small models faster.', 1),

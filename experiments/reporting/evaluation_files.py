@@ -1,9 +1,12 @@
 """The files of an evaluation: scores, predictions, a submission, a picture."""
 
+import contextlib
 import csv
+import hashlib
 import io
 import pathlib
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,14 +16,17 @@ from data_pipelines import files
 from data_pipelines.arc import voting
 from data_pipelines.arc.tasks import Task
 from data_pipelines.drawing import pictures
+from data_pipelines.errors import DataError
 from data_pipelines.questions.domain import Domain
 from data_pipelines.questions.scoring import AnswerResult
 from hrm_jax.solver import Evaluation
 
-# Longest name of a file without its prefix and suffix, in bytes.
+# Longest name of a file without its prefix, digest and suffix, in bytes.
 _LONGEST = 100
 # Number of candidates of each test input in predictions.json.
 _KEPT = 10
+# What spreadsheets run a cell by, and what marks that they shall not.
+_RUN = ('=', '+', '-', '@', '\t', '\r', "'")
 
 
 def write(found: Evaluation, directory: pathlib.Path) -> list[str]:
@@ -32,12 +38,38 @@ def write(found: Evaluation, directory: pathlib.Path) -> list[str]:
   """
   facts = found.facts | found.metrics
   if found.tasks:
-    write_votes(directory, found.tasks, found.candidates, facts)
+    given = found.asked.tasks or found.tasks
+    write_votes(directory, found.tasks, found.candidates, facts, given)
     kinds = ['submission.json', 'predictions.json']
   else:
     write_answers(directory, *found.results, facts)
     kinds = ['predictions.csv']
   return [*kinds, 'scores.json', 'predictions.png']
+
+
+def promise(tasks: Sequence[Task], directory: pathlib.Path) -> None:
+  """Writes a submission without answers, which one with them will replace.
+
+  An earlier one of the same tasks stays.
+  """
+  path, nothing = directory / 'submission.json', voting.submission({}, tasks)
+  with contextlib.suppress(DataError, AttributeError):
+    if files.parse_json(files.read(path), path).keys() == nothing.keys():
+      return
+  files.write_json(path, nothing)
+
+
+def name_of(title: str) -> str:
+  """The name of the one file or directory of a title, which no other has.
+
+  It is the title itself, or where that is odd or long what `distinct_names`
+  makes of it with a digest.
+  """
+  (name,) = distinct_names([title])
+  if name == title:
+    return name
+  digest = hashlib.sha256(title.encode(errors='surrogatepass')).hexdigest()
+  return f'{name}_{digest[:8]}'
 
 
 def distinct_names(titles: Iterable[str]) -> list[str]:
@@ -46,25 +78,29 @@ def distinct_names(titles: Iterable[str]) -> list[str]:
   Odd characters become `_`, names are cut, and one that is there already, be
   it in other letters' case, gets a number.
   """
-  names = []
+  names, taken = [], set()
   for title in titles:
     name = re.sub(r'[^\w.-]', '_', title).lstrip('.') or 'puzzle'
     name = name.encode()[:_LONGEST].decode(errors='ignore')
-    taken, number, first = {n.casefold() for n in names}, 1, name
-    while name.casefold() in taken:
+    number, first = 1, name
+    while (key := unicodedata.normalize('NFKC', name).casefold()) in taken:
       number += 1
       name = f'{first}_{number}'
     names.append(name)
+    taken.add(key)
   return names
 
 
 def write_votes(
   directory: pathlib.Path, tasks: Sequence[Task],
-  candidates: voting.Candidates, facts: dict[str, Any],
+  candidates: voting.Candidates, facts: dict[str, Any], given: Sequence[Task],
 ) -> None:  # fmt: skip
-  """Writes the files of predictions of ARC tasks, see `write`."""
+  """Writes the files of predictions of ARC tasks, see `write`.
+
+  Those `given` that were not predicted are there too, without candidates.
+  """
   files.write_json(
-    directory / 'submission.json', voting.submission(candidates, tasks)
+    directory / 'submission.json', voting.submission(candidates, given)
   )
   predictions = {
     task.name: [
@@ -74,7 +110,7 @@ def write_votes(
       ]
       for test in range(len(task.tests))
     ]
-    for task in tasks
+    for task in given
   }
   files.write_json(directory / 'predictions.json', predictions)
   files.write_json(directory / 'scores.json', facts)
@@ -98,7 +134,8 @@ def write_answers(
   out = io.StringIO()
   writer = csv.writer(out)
   writer.writerow(['puzzle', 'question', 'answer', 'prediction', *kept])
-  writer.writerows(zip(result.names, *texts, *columns, strict=True))
+  texts = (map(_as_cell, column) for column in (result.names, *texts))
+  writer.writerows(zip(*texts, *columns, strict=True))
   files.write_text(directory / 'predictions.csv', out.getvalue())
   files.write_json(directory / 'scores.json', facts)
   style = pictures.style_of(result.domain, result.vocab_size)
@@ -106,6 +143,16 @@ def write_answers(
     style, result.names, result.questions, result.labels, found,
     directory / 'predictions.png',
   )  # fmt: skip
+
+
+def _as_cell(text: str) -> str:
+  """A text that spreadsheets take for a text; `text_of` takes it back."""
+  return f"'{text}" if text.startswith(_RUN) else text
+
+
+def text_of(cell: str) -> str:
+  """The text of a cell of predictions.csv."""
+  return cell[1:] if cell[:1] == "'" and cell[1:].startswith(_RUN) else cell
 
 
 def _texts(domain: Domain | None, tokens: np.ndarray) -> list[str]:

@@ -20,7 +20,7 @@ from data_pipelines.arc.voting import Candidate
 from data_pipelines.drawing import pictures as picture
 from data_pipelines.drawing.pictures import Thought
 from data_pipelines.errors import ConfigError
-from experiments.reporting import runs
+from experiments.reporting import evaluation_files, runs
 from hrm_jax.solver import Solver
 
 # Number of attempts that count, and of ranked answers that are shown.
@@ -271,7 +271,10 @@ def _read_lines(directory: pathlib.Path) -> list[dict[str, Any]]:
   texts = ('puzzle', 'question', 'answer', 'prediction')
   try:
     lines = [
-      {k: v if k in texts else float(v) for k, v in line.items()}
+      {
+        k: evaluation_files.text_of(v) if k in texts else float(v)
+        for k, v in line.items()
+      }
       for line in csv.DictReader(io.StringIO(files.read(path).decode()))
     ]
     for line in lines:

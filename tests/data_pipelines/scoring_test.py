@@ -56,7 +56,7 @@ def written(result, directory, **facts):
   facts |= result.metrics
   if isinstance(result, VoteResult):
     tasks, candidates = result.tasks, result.candidates
-    evaluation_files.write_votes(directory, tasks, candidates, facts)
+    evaluation_files.write_votes(directory, tasks, candidates, facts, tasks)
   else:
     evaluation_files.write_answers(directory, result, facts)
   with Image.open(directory / 'predictions.png') as image:

@@ -9,7 +9,7 @@ from PIL import Image
 from data_pipelines.errors import ConfigError
 from experiments import predict
 from experiments.reporting import evaluation_files
-from hrm_jax.solver import Fitting
+from hrm_jax.solver import Fitting, Solver
 from tests.run_fixtures import random_task
 
 SEGMENTS = 2
@@ -149,3 +149,61 @@ def test_a_place_that_cannot_be_written_is_refused(trained_run, tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(ConfigError, match=r'file/out/.* cannot be written'):
     predict.run(trained_run, SUDOKU, out=tmp_path / 'file' / 'out')
+
+
+def _kaggle(path, *widths):
+  tasks = {f't{i}': random_task(i, width) for i, width in enumerate(widths)}
+  path.write_text(json.dumps(tasks))
+  return str(path)
+
+
+NOTHING = [{'attempt_1': [[0]], 'attempt_2': [[0]]}]
+
+
+def test_a_submission_has_every_task_of_the_file(
+  random_arc_run, tmp_path, capsys
+):
+  spec = _kaggle(tmp_path / 'x_challenges.json', 3, 5, 3, 6)
+  out = tmp_path / 'out'
+  predict.run(random_arc_run, spec, Fitting('none', num_aug=1), out=out)
+  submission, predictions, scores = (
+    json.loads((out / f'{name}.json').read_text())
+    for name in ('submission', 'predictions', 'scores')
+  )
+  assert list(submission) == list(predictions) == ['t0', 't1', 't2', 't3']
+  assert submission['t1'] == submission['t3'] == NOTHING
+  assert predictions['t1'] == [[]] != predictions['t0']
+  assert scores['left_out'] == ['t1', 't3']
+  told = capsys.readouterr().out
+  assert '2 of 4 tasks, larger than the canvas of 4 × 4: t1, t3' in told
+  assert 't1, test 1' not in told
+
+
+def test_a_submission_is_whole_before_the_work(
+  random_arc_run, tmp_path, monkeypatch
+):
+  def interrupt(*_):
+    raise KeyboardInterrupt
+
+  spec = _kaggle(tmp_path / 'x_challenges.json', 3, 5)
+  path = tmp_path / 'out' / 'submission.json'
+  fitting = Fitting('none', num_aug=1)
+  with monkeypatch.context() as patch:
+    patch.setattr(Solver, 'ask', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+      predict.run(random_arc_run, spec, fitting, out=path.parent)
+    assert json.loads(path.read_text()) == {'t0': NOTHING, 't1': NOTHING}
+  # What an earlier one answered stays until there are other answers.
+  path.write_text('{"t0": "mine", "t1": "mine"}')
+  with monkeypatch.context() as patch:
+    patch.setattr(Solver, 'ask', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+      predict.run(random_arc_run, spec, fitting, out=path.parent)
+  assert 'mine' in path.read_text()
+
+
+def test_predictions_of_titles_that_look_alike_have_their_own_directories():
+  titles = ['x?', 'x*', 'x_', '...1', '1', 'x' * 101, 'x' * 102, '..', '.']
+  names = [evaluation_files.name_of(title) for title in titles]
+  assert len({*names}) == len(titles)
+  assert names[2] == 'x_' and names[4] == '1'

@@ -14,6 +14,7 @@ from PIL import Image
 import hrm_jax
 from data_pipelines.arc import encoding
 from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.leaks import Leak, Verdict
 from data_pipelines.questions.maze import Maze
 from experiments import evaluate
 from experiments.configs import sudoku
@@ -419,3 +420,20 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, random_arc_run):
     solvers.load(tmp_path)
   with pytest.raises(ConfigError, match='no checkpoint of step 3; there are 7'):
     solvers.load(random_arc_run, 3)
+
+
+def test_of_a_part_only_its_own_leaks_are_told(random_arc_run):
+  solver = solvers.load(random_arc_run)
+  leaks = [Leak(name, 'test[0]', 'x', 'train[0]', 'both') for name in 'ab']
+  # One of the run's record, whose puzzle the data no longer have.
+  leaks.append(Leak('gone', 'test[0]', 'x', 'train[0]', 'both'))
+  vars(solver)['leaks'] = Verdict(leaks, (), True)
+  part = solver.evaluate(solver.held_out(1, max_puzzles=1))
+  (scored,) = (answer.name for answer in part.answers)
+  assert {leak.held_out for leak in part.leaks.leaks} == {scored, 'gone'}
+  assert part.facts['leaks']['answers'] == 2
+  assert (part.facts['puzzles'], part.facts['held_out_puzzles']) == (1, 2)
+  assert 'on a part of what is held out: 1 of 2' in part.report()
+  whole = solver.evaluate(solver.held_out(1))
+  assert whole.facts['leaks']['answers'] == 3
+  assert 'part of' not in whole.report()
