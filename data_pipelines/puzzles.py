@@ -18,7 +18,7 @@ from absl import logging
 
 from data_pipelines.arc import leaks as arc_leaks
 from data_pipelines.arc import tasks as arc
-from data_pipelines.arc.scoring import VoteJudge
+from data_pipelines.arc.scoring import VoteJudge, VoteResult
 from data_pipelines.arc.voting import Ballots
 from data_pipelines.errors import DataError
 from data_pipelines.leaks import Leak
@@ -28,8 +28,10 @@ from data_pipelines.questions import leaks as question_leaks
 from data_pipelines.questions import loading as questions
 from data_pipelines.questions.domain import Asked
 from data_pipelines.questions.pipeline import QuestionSet
-from data_pipelines.questions.scoring import AnswerJudge
-from data_pipelines.scoring import Judge
+from data_pipelines.questions.scoring import AnswerJudge, AnswerResult
+
+# What the judges give.
+Result = VoteResult | AnswerResult
 
 ARC, QUESTIONS, PUBLISHED = 'ARC tasks', 'questions', 'a published directory'
 
@@ -150,11 +152,14 @@ def load_puzzles(
   return puzzles
 
 
-def judge_of(puzzles: PuzzleSet, chosen: EvaluationRows) -> Judge:
+def judge_of(
+  puzzles: PuzzleSet, chosen: EvaluationRows
+) -> VoteJudge | AnswerJudge:
   """A judge of the predictions of `chosen`."""
   held_out = puzzles.held_out(chosen)
-  judge = VoteJudge if isinstance(held_out, Ballots) else AnswerJudge
-  return judge(held_out)
+  if isinstance(held_out, Ballots):
+    return VoteJudge(held_out)
+  return AnswerJudge(held_out)
 
 
 def leaks_of(puzzles: PuzzleSet) -> list[Leak]:

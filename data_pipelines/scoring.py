@@ -6,19 +6,31 @@ the scores and of what they were taken from. Neither writes nor draws.
 
 import abc
 import dataclasses
-from typing import Protocol
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+# Of NumPy, or of JAX while they are computed.
+Array = TypeVar('Array')
 
-class Predictions(Protocol):
-  """What a model answers, see `hrm_jax.inference.predict.Predictions`."""
 
-  tokens: np.ndarray
-  q_halt: np.ndarray
-  steps: np.ndarray
-  exact: np.ndarray
-  accuracy: np.ndarray
+class Predictions(NamedTuple, Generic[Array]):
+  """What a model answers, a row each.
+
+  Attributes:
+    tokens: uint8 [B, S], most likely token of each cell.
+    q_halt: float32 [B], logit of "this answer is right".
+    steps: int32 [B], segments that the answer took.
+    exact: bool [B], every counted cell of the label is right; False where no
+      cell counts, the answer being unknown.
+    accuracy: float32 [B], fraction of the counted cells that are right.
+  """
+
+  tokens: Array
+  q_halt: Array
+  steps: Array
+  exact: Array
+  accuracy: Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -44,7 +56,7 @@ class Judge(abc.ABC):
   """Scores the predictions of chosen rows."""
 
   @abc.abstractmethod
-  def add(self, found: Predictions) -> None:
+  def add(self, found: Predictions[np.ndarray]) -> None:
     """Takes the next rows' predictions, in the order of the chosen rows."""
 
   @abc.abstractmethod

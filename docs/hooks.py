@@ -137,7 +137,9 @@ def settings_tables() -> str:
       for field in dataclasses.fields(group)
       if field.name in own
     ]
-    parts += ['| key | default | meaning |', '| --- | --- | --- |', *rows, '']
+    if rows:
+      parts += ['| key | default | meaning |', '| --- | --- | --- |']
+    parts += [*rows, '']
   return '\n'.join(parts)
 
 

@@ -1,6 +1,5 @@
 """From settings to the objects that they describe."""
 
-import operator
 from collections.abc import Sequence
 
 import jax
@@ -12,7 +11,7 @@ from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 from data_pipelines.puzzles import Shapes, leaks_of, load_puzzles, load_shapes
 from hrm_jax.models import KINDS, ReasoningModel
 from hrm_jax.parallel import sharding
-from hrm_jax.settings import ModelSettings, Settings
+from hrm_jax.settings import DataSettings, ModelSettings, Settings
 from hrm_jax.training.step import TrainSetup
 
 
@@ -48,10 +47,9 @@ def shapes(settings: Settings) -> Shapes:
   return load_shapes(*_loading(settings.data))
 
 
-# The arguments that `load_puzzles` and `load_shapes` share.
-_loading = operator.attrgetter(
-  'train', 'evaluate', 'canvas', 'num_aug', 'seed', 'allow_leaks'
-)
+def _loading(x: DataSettings) -> tuple[str, str, int, int, int, bool]:
+  """The arguments that `load_puzzles` and `load_shapes` share."""
+  return x.train, x.evaluate, x.canvas, x.num_aug, x.seed, x.allow_leaks
 
 
 def check_leaks(settings: Settings, puzzles: PuzzleSet) -> Verdict:

@@ -14,6 +14,9 @@ from typing import Any, ClassVar, Literal, Self
 
 from data_pipelines.errors import ConfigError
 
+# How the segments of a prediction end, see `EvaluationSettings`.
+Halting = Literal['fixed', 'act']
+
 
 @functools.cache
 def _types(group: type) -> dict[str, Any]:
@@ -166,7 +169,7 @@ class ModelSettings(_Group):
 
   def block_passes(self) -> tuple[int, int]:
     """Blocks that a segment runs through, and those of them with gradient."""
-    return self.layers, self.layers
+    raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,30 +259,32 @@ class TRMSettings(TwoStateSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class DirectSettings(ModelSettings):
-  """Settings of `Direct`.
+class StackSettings(ModelSettings):
+  """Settings of the models of one stack.
 
   Attributes (beside those of `ModelSettings`):
-    layers: number of blocks of its one stack.
+    layers: number of blocks of the stack.
   """
+
+  layers: int = 8
+
+  def block_passes(self) -> tuple[int, int]:
+    return self.layers, self.layers
+
+
+@dataclasses.dataclass(frozen=True)
+class DirectSettings(StackSettings):
+  """Settings of `Direct`."""
 
   kind: ClassVar[str] = 'direct'
   recurrent: ClassVar[bool] = False
 
-  layers: int = 8
-
 
 @dataclasses.dataclass(frozen=True)
-class RecurrentTransformerSettings(ModelSettings):
-  """Settings of `RecurrentTransformer`.
-
-  Attributes (beside those of `ModelSettings`):
-    layers: number of blocks of its one stack.
-  """
+class RecurrentTransformerSettings(StackSettings):
+  """Settings of `RecurrentTransformer`."""
 
   kind: ClassVar[str] = 'recurrent_transformer'
-
-  layers: int = 8
 
 
 MODELS: dict[str, type[ModelSettings]] = {
@@ -470,7 +475,7 @@ class EvaluationSettings(_Group):
   prefix: ClassVar[str] = 'evaluation.'
 
   batch_size: int = 768
-  halting: Literal['fixed', 'act'] = 'fixed'
+  halting: Halting = 'fixed'
   max_augmentations: int = 0
   max_puzzles: int = 0
 
@@ -604,13 +609,14 @@ class Settings(_Group):
 
   def replace(self, changes: Mapping[str, Any]) -> Self:
     """The settings with some changed, e.g. {'model.attention': 'auto'}."""
-    top, groups = {}, {}
+    top: dict[str, Any] = {}
+    groups: dict[str, dict[str, Any]] = {}
     for key, value in changes.items():
       name, _, field = key.partition('.')
       group = getattr(self, name, None)
       if not isinstance(group, _Group):
         group, field = self, key
-      if field not in _types(type(group)):
+      if field not in {known.name for known in dataclasses.fields(group)}:
         raise ConfigError(f"setting '{key}' is not known")
       (top if group is self else groups.setdefault(name, {}))[field] = value
     for name, fields in groups.items():
@@ -673,7 +679,7 @@ class Settings(_Group):
 
 def flat(fields: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
   """Nested settings by dotted keys."""
-  out = {}
+  out: dict[str, Any] = {}
   for key, value in fields.items():
     is_group = isinstance(value, Mapping)
     key = f'{prefix}{key}'

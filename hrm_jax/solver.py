@@ -33,7 +33,7 @@ from jax.sharding import Mesh
 from data_pipelines import files
 from data_pipelines import puzzles as specs
 from data_pipelines.arc import encoding, voting
-from data_pipelines.arc.scoring import score_metrics
+from data_pipelines.arc.scoring import VoteResult, score_metrics
 from data_pipelines.arc.tasks import Task, TaskSet, load_tasks, parse_task
 from data_pipelines.arc.voting import Candidate
 from data_pipelines.batches import BLANK_IDENTIFIER, padded
@@ -42,11 +42,11 @@ from data_pipelines.drawing.pictures import Style, Thought
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.leaks import Verdict
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
+from data_pipelines.puzzles import Result
 from data_pipelines.questions import kinds
 from data_pipelines.questions import loading as questions
 from data_pipelines.questions.domain import Domain, Questions
 from data_pipelines.questions.pipeline import QuestionSet
-from data_pipelines.scoring import Result
 from hrm_jax import build
 from hrm_jax.inference import evaluation, probes
 from hrm_jax.inference import predict as inference
@@ -54,7 +54,7 @@ from hrm_jax.inference.evaluation import Query
 from hrm_jax.models import ReasoningModel
 from hrm_jax.parallel import sharding
 from hrm_jax.published import convert
-from hrm_jax.settings import Fitting, Settings
+from hrm_jax.settings import Fitting, Halting, Settings
 from hrm_jax.training import adaptation
 from hrm_jax.training.state import Weights, abstract_weights
 from hrm_jax.workdir import checkpoints
@@ -108,24 +108,19 @@ class Answer:
   way: str
 
   @property
-  def _best(self) -> tuple[Candidate, ...]:
-    none = Candidate(None, 0, 0.0)
-    return tuple(ranked[0] if ranked else none for ranked in self.attempts)
-
-  @property
   def grids(self) -> tuple[np.ndarray | None, ...]:
     """The best attempts; None where no vote gave a grid."""
-    return tuple(best.grid for best in self._best)
+    return tuple(best[0].grid if best else None for best in self.attempts)
 
   @property
   def votes(self) -> tuple[int, ...]:
     """Number of votes for the best attempts."""
-    return tuple(best.votes for best in self._best)
+    return tuple(best[0].votes if best else 0 for best in self.attempts)
 
   @property
   def confidence(self) -> tuple[float, ...]:
     """Mean sigmoid(q_halt), 0 to 1, of the votes for the best attempts."""
-    return tuple(best.confidence for best in self._best)
+    return tuple(best[0].confidence if best else 0.0 for best in self.attempts)
 
   def right(self, attempts: int = 1) -> tuple[bool | None, ...]:
     """Whether one of the first attempts is the true answer; None: unknown."""
@@ -219,7 +214,7 @@ class Asked:
   @property
   def tasks(self) -> list[Task]:
     """ARC tasks as they were given, with those left out; else none."""
-    if not self.order:
+    if not isinstance(self.puzzles, TaskSet):
       return []
     named = {task.name: task for task in (*self.puzzles.tasks, *self.left_out)}
     return [named[name] for name in self.order]
@@ -251,12 +246,10 @@ class Evaluation:
     ]
 
   @functools.cached_property
-  def candidates(self) -> dict[tuple[str, int], list[Candidate]]:
+  def candidates(self) -> voting.Candidates:
     """Ranked grids by name of the task and number of the test input."""
-    found = {}
-    for result in self.results:
-      found |= getattr(result, 'candidates', {})
-    return found
+    votes = (x for x in self.results if isinstance(x, VoteResult))
+    return {key: ranked for x in votes for key, ranked in x.candidates.items()}
 
   @functools.cached_property
   def metrics(self) -> dict[str, float]:
@@ -269,7 +262,7 @@ class Evaluation:
   @functools.cached_property
   def answers(self) -> tuple[Answer, ...]:
     """An answer for each puzzle, in the order in which they were given."""
-    found = []
+    found: list[Answer] = []
     for query, result in zip(self.asked.queries, self.results, strict=True):
       found += _answers(query, result)
     if not self.asked.order:
@@ -378,7 +371,7 @@ class Solver:
     self,
     puzzles: Asking | None = None,
     fitting: Fitting = _FITTING,
-    halting: str | None = None,
+    halting: Halting | None = None,
     segments: int | None = None,
     batch_size: int | None = None,
   ) -> Evaluation:
@@ -453,7 +446,7 @@ class Solver:
     if fitting.adapt == 'none':
       raise ConfigError("adapt='none' adapts nothing; use 'rows' or 'all'")
     found = self.read(new_tasks).puzzles
-    if isinstance(found, Questions):
+    if not isinstance(found, TaskSet):
       raise ConfigError(
         f'{self.origin}: {self.puzzle_kind} have no rows of their own: there '
         'is nothing to adapt to'
@@ -491,11 +484,12 @@ class Solver:
     if isinstance(puzzles, Query):
       return Asked(queries=(puzzles,))
     asked = self.read(puzzles)
-    if asked.queries:
+    found = asked.puzzles
+    if asked.queries or found is None:
       return asked
-    if isinstance(found := asked.puzzles, Questions):
-      own, way = QuestionSet(None, found, 0, 0), 'the checkpoint as it is'
-      query = self.query(own, own.evaluation_rows(), way)
+    if isinstance(found, Questions):
+      whole, way = QuestionSet(None, found, 0, 0), 'the checkpoint as it is'
+      query = self.query(whole, whole.evaluation_rows(), way)
       return dataclasses.replace(asked, queries=(query,))
     known, new = self._split(found.tasks)
     queries = []
@@ -540,7 +534,7 @@ class Solver:
   def predict(
     self,
     query: Query,
-    halting: str,
+    halting: Halting,
     segments: int | None = None,
     batch_size: int | None = None,
   ) -> Result:
@@ -638,10 +632,14 @@ class Solver:
     """
     if isinstance(puzzles, Asked):
       return puzzles
-    # Both kinds of sets are tuples themselves.
+    # Both kinds of sets are sequences themselves.
     is_set = isinstance(puzzles, TaskSet | Questions)
-    listed = isinstance(puzzles, list | tuple) and not is_set
-    items = puzzles if listed else [puzzles]
+    if listed := isinstance(puzzles, Sequence) and not isinstance(
+      puzzles, str | TaskSet | Questions
+    ):
+      items = puzzles
+    else:
+      items = [puzzles]
     if not items:
       raise DataError('the list of puzzles is empty; give at least one')
     found = []
@@ -649,19 +647,17 @@ class Solver:
       found.append(_load(item, f'task {number}' if listed else 'task'))
       self._check_kind(found[-1], item)
     together = found[0] if len(found) == 1 else _joined(found)
-    first, is_path = items[0], isinstance(items[0], str | os.PathLike)
+    path = items[0] if isinstance(items[0], str | os.PathLike) else ''
     # These name a set of puzzles, though it may hold only one.
-    is_set |= is_path and (
-      os.path.isdir(first)
-      or os.fspath(first).lower().endswith(('.csv', 'challenges.json'))
-    )
+    is_set |= os.path.isdir(path)
+    is_set |= os.fspath(path).lower().endswith(('.csv', 'challenges.json'))
     single = not listed and not is_set
     if isinstance(together, Questions):
       return Asked(together, single=single and len(together.questions) == 1)
     order = tuple(task.name for task in together.tasks)
     large = tuple(task for task in together.tasks if not task.fits(self.canvas))
     if large:
-      where = first if len(items) == 1 and is_path else 'the puzzles given'
+      where = (path if len(items) == 1 else '') or 'the puzzles given'
       text = (
         f"{where}: task '{large[0].name}' has a grid larger than the "
         f"checkpoint's canvas of {self.canvas} × {self.canvas}"
@@ -704,7 +700,8 @@ class Solver:
           self.origin,
         )
         trained = {task.name: (task, 'evaluate') for task in tasks}
-    known, new = [], []
+    known: list[Task] = []
+    new: list[Task] = []
     for task in tasks:
       same, role = trained.get(task.name, (None, ''))
       same = self.adapted.get(task.name, same)
@@ -800,7 +797,7 @@ class Solver:
     )
     rows = query.originals(max_puzzles)
     size = self.batch_size(min(len(rows), self.settings.evaluation.batch_size))
-    thoughts = []
+    thoughts: list[tuple[np.ndarray, Thought]] = []
     for batch in of.evaluation_batches(rows, size):
       identifiers = query.identifiers[batch['puzzle_identifiers']]
       embeddings = np.asarray(query.puzzle_table[identifiers])
@@ -816,9 +813,10 @@ class Solver:
           labels[row] if labels[row].any() else None,
         )
         thoughts.append((batch['inputs'][row], thought))
-    style, tests = pictures.style_of(of.domain, of.vocab_size), {}
-    for group, thought in zip(rows.group, thoughts, strict=True):
-      tests.setdefault(group, []).append(thought)
+    style = pictures.style_of(of.domain, of.vocab_size)
+    tests: dict[int, list[tuple[np.ndarray, Thought]]] = {}
+    for group, shown in zip(rows.group, thoughts, strict=True):
+      tests.setdefault(group, []).append(shown)
     return [
       Trace(of.name_of(group), style, *zip(*found, strict=True))
       for group, found in tests.items()
@@ -929,28 +927,31 @@ def _load(item: Puzzle, name: str) -> TaskSet | Questions:
 def _joined(found: Sequence[TaskSet | Questions]) -> TaskSet | Questions:
   """Puzzles of one kind from several sources, in their order."""
   version = ', '.join(one.version for one in found)
-  if isinstance(found[0], TaskSet):
-    tasks = tuple(task for one in found for task in one.tasks)
+  if sets := [one for one in found if isinstance(one, TaskSet)]:
+    tasks = tuple(task for one in sets for task in one.tasks)
     ((name, count),) = collections.Counter(t.name for t in tasks).most_common(1)
     if count > 1:
       raise DataError(
         f"task '{name}' is given {count} times; give each a name of its own"
       )
     return TaskSet(version, tasks)
-  asked, answers = (
-    np.concatenate([getattr(one, name) for one in found])
-    for name in ('questions', 'answers')
-  )
-  origins = {one.origin for one in found}
+  sources = [one for one in found if isinstance(one, Questions)]
+  asked = np.concatenate([one.questions for one in sources])
+  answers = np.concatenate([one.answers for one in sources])
+  origins = {one.origin for one in sources}
   origin = origins.pop() if len(origins) == 1 else 'puzzles'
-  lines, domain = np.arange(1, len(asked) + 1), found[0].domain
+  lines, domain = np.arange(1, len(asked) + 1), sources[0].domain
   return Questions(version, domain, asked, answers, origin, lines)
 
 
 def _content(task: Task) -> set[Any]:
   """The demonstrations, in no order."""
   return {
-    tuple((grid.shape, grid.tobytes()) for grid in (pair.input, pair.output))
+    tuple(
+      (grid.shape, grid.tobytes())
+      for grid in (pair.input, pair.output)
+      if grid is not None
+    )
     for pair in task.demonstrations
   }
 
@@ -971,7 +972,8 @@ def _answer(
 
 def _answers(query: Query, result: Result) -> Iterator[Answer]:
   """An answer for each puzzle of a query, in the order of its rows."""
-  if tasks := query.puzzles.evaluation_tasks:
+  if isinstance(result, VoteResult):
+    tasks = query.puzzles.evaluation_tasks
     for group in np.unique(query.rows.group):
       task = tasks[group]
       tests = range(len(task.tests))

@@ -43,41 +43,40 @@ def train(
   # All that can be wrong is looked at before anything is written.
   if wandb:
     wandb_tracker.check()
-  run = _Run(settings, workdir)
-  agreement = preemption.Agreement(notice or preemption.Notice(), run.mesh)
+  run = _Run(settings, workdir, notice or preemption.Notice())
   with contextlib.ExitStack() as stack:
-    trackers = []
 
     def claim():
       stack.enter_context(lock.hold(workdir))
       config.claim(workdir, settings, run.puzzles, run.leaking)
       if wandb:
         tracker = wandb_tracker.Tracker(wandb, workdir, settings.to_dict())
-        trackers.append(stack.enter_context(tracker))
+        run.trackers.append(stack.enter_context(tracker))
 
     processes.from_first(claim)
     saved = checkpoints.Checkpoints(workdir, settings)
     stack.enter_context(contextlib.closing(saved))
-    writer = metrics.MetricsWriter(workdir, jax.process_index() == 0)
-    stack.enter_context(contextlib.closing(writer))
-    run.stop, run.evaluation_of = agreement.poll, writer.evaluation_of
-    run.forget = lambda *known: processes.from_first(
-      lambda: writer.forget_after(*known)
-    )
-    run.sinks = [writer, *trackers]
+    run.writer = metrics.MetricsWriter(workdir, jax.process_index() == 0)
+    stack.enter_context(contextlib.closing(run.writer))
     return loop.train(run, saved)
 
 
 class _Run:
   """What a run works with, checked, and what its loop calls (`loop.Run`).
 
-  `stop`, `forget`, `evaluation_of` and `sinks` are set when the workdir has
-  been claimed.
+  The writer is set, and there may be trackers, when the workdir has been
+  claimed.
   """
 
-  def __init__(self, settings: Settings, workdir: pathlib.Path):
+  writer: metrics.MetricsWriter
+
+  def __init__(
+    self, settings: Settings, workdir: pathlib.Path, notice: preemption.Notice
+  ):
     self.settings, self._workdir = settings, workdir
+    self.trackers: list[wandb_tracker.Tracker] = []
     self.mesh = build.mesh(settings)
+    self.stop = preemption.Agreement(notice, self.mesh).poll
     platform = self.mesh.devices.flat[0].platform
     if settings.model.attention == 'pallas' and platform != 'tpu':
       raise ConfigError(
@@ -122,15 +121,23 @@ class _Run:
     rows = np.arange(self.puzzles.num_identifiers, dtype=np.int32)
     query = evaluation.Query(self.puzzles, self._chosen, rows, *state.weights)
     size = self.settings.evaluation.batch_size
-    result = evaluation.evaluate(query, self._predict, size, self.stop)
-    if result is None:
+    try:
+      result = evaluation.evaluate(query, self._predict, size, self.stop)
+    except evaluation.Stopped:
       return None
     logging.info('Held out: %s%s', result.summary(), self.leaking.note())
     return {**result.metrics, **self.leaking.metrics()}
 
   def write(self, step: int, line: loop.Metrics) -> None:
-    for sink in self.sinks:
-      sink.write(step, line)
+    self.writer.write(step, line)
+    for tracker in self.trackers:
+      tracker.write(step, line)
+
+  def forget(self, step: int, lines: int) -> int:
+    return processes.from_first(lambda: self.writer.forget_after(step, lines))
+
+  def evaluation_of(self, step: int) -> loop.Metrics | None:
+    return self.writer.evaluation_of(step)
 
   def report(self, batch: int, facts: dict[str, Any]) -> str:
     name = f'step_{facts["step"]}_batch_{batch}.json'

@@ -12,8 +12,7 @@ from data_pipelines import sampler
 from data_pipelines.errors import ConfigError
 from data_pipelines.progress import Progress
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
-from data_pipelines.puzzles import judge_of
-from data_pipelines.scoring import Result
+from data_pipelines.puzzles import Result, judge_of
 from hrm_jax.inference import predict as inference
 
 
@@ -101,12 +100,16 @@ def metric_names(puzzles: PuzzleSet, rows: EvaluationRows) -> set[str]:
   return set(judge.result().metrics)
 
 
+class Stopped(Exception):
+  """An evaluation was asked to stop, and has no result."""
+
+
 def evaluate(
   query: Query,
   predict: inference.PredictFunction,
   batch_size: int,
   stop: Callable[[], bool] = lambda: False,
-) -> Result | None:
+) -> Result:
   """Predicts and scores; all processes of a mesh get the result.
 
   Args:
@@ -115,8 +118,8 @@ def evaluate(
     batch_size: largest number of rows at a time.
     stop: tells whether to stop; asked after each batch, in all processes alike.
 
-  Returns:
-    The predictions with their scores; None if it was stopped.
+  Raises:
+    Stopped: `stop` said so.
   """
   puzzles, chosen = query.puzzles, query.rows
 
@@ -132,7 +135,7 @@ def evaluate(
     judge.add(found)
     progress.add(len(found.steps))
     if stop():
-      return None
+      raise Stopped
   result = judge.result()
   logging.info(
     'Predicted %d in %.1f s, %.2f segments each',

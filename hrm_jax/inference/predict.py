@@ -7,17 +7,18 @@ segments, not the largest. Rows end out of order and are handed on in order.
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from data_pipelines.scoring import Predictions
+from hrm_jax.models import ReasoningModel
 from hrm_jax.parallel import sharding
-from hrm_jax.settings import ActSettings, EvaluationSettings, choices
+from hrm_jax.settings import ActSettings, EvaluationSettings, Halting, choices
 from hrm_jax.training import act, puzzle_table
 from hrm_jax.training.losses import IGNORE_LABEL
 
@@ -31,27 +32,8 @@ _ROW = 'row'
 _SHRUNK = (1, 2, 4, 8, 16)
 
 
-class Predictions(NamedTuple):
-  """What the model answers, a row each.
-
-  Attributes:
-    tokens: uint8 [B, S], most likely token of each cell.
-    q_halt: float32 [B], logit of "this answer is right".
-    steps: int32 [B], segments that the answer took.
-    exact: bool [B], every counted cell of the label is right; False where no
-      cell counts, the answer being unknown.
-    accuracy: float32 [B], fraction of the counted cells that are right.
-  """
-
-  tokens: chex.Array
-  q_halt: chex.Array
-  steps: chex.Array
-  exact: chex.Array
-  accuracy: chex.Array
-
-
 def embed(
-  model: nn.Module, variables: Any, table: chex.Array, data: act.Batch
+  model: ReasoningModel, variables: Any, table: chex.Array, data: act.Batch
 ) -> chex.Array:
   """x̃ [B, T, D] of these rows, their puzzle embeddings looked up in `table`."""
   rows = sharding.spec('batch')
@@ -95,7 +77,7 @@ PredictFunction = Callable[..., Iterator[Predictions]]
 
 
 def sharded_predict(
-  model: nn.Module, settings: ActSettings, mode: str, mesh: Mesh
+  model: ReasoningModel, settings: ActSettings, mode: Halting, mesh: Mesh
 ) -> PredictFunction:
   """The function that predicts rows, in slots that are split over the mesh.
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from hrm_jax.inference import predict as inference
+from hrm_jax.models import ReasoningModel
 from hrm_jax.parallel import sharding
 from hrm_jax.settings import ActSettings
 from hrm_jax.training import act
@@ -41,7 +41,7 @@ class Trace(NamedTuple):
 
 
 def sharded_trace(
-  model: nn.Module, settings: ActSettings, segments: int, mesh: Mesh
+  model: ReasoningModel, settings: ActSettings, segments: int, mesh: Mesh
 ) -> Callable[[Any, chex.Array, chex.Array], Trace]:
   """The jitted function of variables, puzzles and inputs that gives a `Trace`.
 
@@ -101,7 +101,9 @@ class Moments:
   are only ever taken about a mean.
   """
 
-  count = _mean = _products = 0.0
+  def __init__(self):
+    self.count = 0.0
+    self._mean = self._products = np.zeros(())
 
   def add(self, part: Scatter) -> None:
     """Takes the vectors of `scatter`."""
@@ -135,7 +137,7 @@ StateMoments = dict[str, dict[str, Moments]]
 
 
 def sharded_state_moments(
-  model: nn.Module, segments: int, mesh: Mesh
+  model: ReasoningModel, segments: int, mesh: Mesh
 ) -> Callable[[Any, chex.Array, chex.Array, chex.Array, StateMoments], None]:
   """The function that adds a batch's states to their moments.
 
@@ -193,7 +195,7 @@ class Walk(NamedTuple):
 
 
 def sharded_walk(
-  model: nn.Module, settings: ActSettings, segments: int, mesh: Mesh
+  model: ReasoningModel, settings: ActSettings, segments: int, mesh: Mesh
 ) -> Callable[[Any, chex.Array, act.Batch], Walk]:
   """The jitted `walk(variables, table, batch)`: rows worked on, none halting.
 

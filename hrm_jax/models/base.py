@@ -78,6 +78,14 @@ class ReasoningModel(nn.Module):
       x = (x + positions) * jnp.asarray(0.5**0.5, self.dtype)
     return x * jnp.asarray(D**0.5, self.dtype)
 
+  def initial_state(self, batch_size: int) -> Any:
+    """The state of `batch_size` fresh sequences."""
+    raise NotImplementedError
+
+  def segment(self, z: Any, x_BTD: chex.Array) -> Any:
+    """The state after one segment."""
+    raise NotImplementedError
+
   def segment_without_gradient(self, z, x_BTD: chex.Array):
     """`segment` for predictions and targets; less to compile in some models."""
     return jax.lax.stop_gradient(self.segment(z, x_BTD))

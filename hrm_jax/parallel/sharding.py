@@ -15,7 +15,7 @@ it runs on one device, and the functions here change nothing.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -39,7 +39,8 @@ RULES: dict[str | None, tuple[str, ...]] = {
 
 
 def make_mesh(
-  devices: list[jax.Device] | None = None, settings: MeshSettings | None = None
+  devices: Sequence[jax.Device] | None = None,
+  settings: MeshSettings | None = None,
 ) -> Mesh:
   """A mesh of all devices (or of those given)."""
   devices = jax.devices() if devices is None else devices
@@ -139,7 +140,8 @@ def check_batch_size(
 def local_rows(mesh: Mesh, batch_size: int) -> slice:
   """The rows of a global batch that this process feeds."""
   indices = by_batch(mesh).addressable_devices_indices_map((batch_size,))
-  bounds = [index[0].indices(batch_size)[:2] for index in indices.values()]
+  parts = (index[0] for index in indices.values() if index)
+  bounds = [part.indices(batch_size)[:2] for part in parts]
   return slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
 
 
@@ -227,7 +229,7 @@ def jitted(
   return jax.jit(run, in_shardings=places, out_shardings=outputs, **options)
 
 
-def parts(name: str) -> int:
+def parts(name: str | None) -> int:
   """Parts that XLA splits an axis of this name into."""
   mesh = jax.sharding.get_abstract_mesh()
   return math.prod(mesh.shape[a] for a in RULES[name] if a in mesh.auto_axes)
@@ -273,8 +275,8 @@ def total_split(tree: Any, specs: Any) -> Any:
 def total_of_parts(tree: Any, specs: Any) -> Any:
   """Sums scalars over the parts of arrays that are split as `specs` say."""
   scalars, structure = jax.tree.flatten(tree)
-  alike = {}
-  for i, split in enumerate(structure.flatten_up_to(specs)):
+  alike: dict[tuple[str, ...], list[int]] = {}
+  for i, split in enumerate(jax.tree.leaves(specs)):
     axes = tuple(axis for _, some in _split(split) for axis in some)
     if axes:
       alike.setdefault(axes, []).append(i)

@@ -255,7 +255,7 @@ _PLAIN = {
   'BINUNICODE', 'SHORT_BINUNICODE', 'BINFLOAT', 'BININT', 'BININT1', 'BININT2',
   'LONG1',
 }  # fmt: skip
-_VALUES = {
+_VALUES: dict[str, Callable[[], object]] = {
   'EMPTY_DICT': dict, 'EMPTY_LIST': list, 'EMPTY_TUPLE': tuple,
   'NONE': lambda: None, 'NEWTRUE': lambda: True, 'NEWFALSE': lambda: False,
 }  # fmt: skip
@@ -267,7 +267,11 @@ def _unpickle(record: Callable[[str], np.ndarray]) -> Any:
   Where it needs anything else, nothing was imported or called. Where it is
   damaged, the errors are of many kinds.
   """
-  stack, marks, memo = [], [], {}
+  # Of a pickle, anything may stand anywhere.
+  arg: Any
+  stack: list[Any] = []
+  marks: list[int] = []
+  memo: dict[int, Any] = {}
 
   def since_mark() -> list:
     start = marks.pop()

@@ -8,11 +8,11 @@ Everything here works for any model with the interface of `hrm_jax.models`.
 from typing import Any
 
 import chex
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 
+from hrm_jax.models import ReasoningModel
 from hrm_jax.settings import ActSettings
 
 # inputs [B, S], labels [B, S] and puzzle_identifiers [B], all int32.
@@ -84,7 +84,7 @@ def exploration_min_steps(
 
 
 def train_segment(
-  model: nn.Module,
+  model: ReasoningModel,
   variables: Any,
   puzzles_BE: chex.Array,
   carry: Carry,
@@ -111,6 +111,7 @@ def train_segment(
     if settings.halting == 'q_learning':
       fixed, x = jax.lax.stop_gradient((variables, x))
       next_z = model.apply(fixed, z, x, method='segment_without_gradient')
+      next_q: chex.Array
       _, next_q = model.apply(fixed, next_z, method='heads')
       # At the last segment the only way on is to halt.
       best = jnp.where(last, next_q[:, 0], jnp.max(next_q, axis=-1))

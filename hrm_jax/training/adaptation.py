@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from absl import logging
@@ -17,16 +16,22 @@ from jax.sharding import Mesh
 
 from data_pipelines.errors import ConfigError
 from data_pipelines.progress import Progress
+from hrm_jax.models import ReasoningModel
 from hrm_jax.parallel import sharding
 from hrm_jax.settings import Settings
 from hrm_jax.training import act, divergence
 from hrm_jax.training.state import TrainState
-from hrm_jax.training.step import TrainSetup, sharded_init, sharded_step
+from hrm_jax.training.step import (
+  Results,
+  TrainSetup,
+  sharded_init,
+  sharded_step,
+)
 
 
 def setup_for(
   settings: Settings,
-  model: nn.Module,
+  model: ReasoningModel,
   num_puzzle_identifiers: int,
   batch_size: int,
   steps: int,
@@ -94,24 +99,26 @@ def fit(
   copies = jax.tree.map(jnp.copy, dict(variables))
   state = sharded_init(setup, mesh).replace(**copies)
   progress = Progress('Fitting: steps', setup.total_steps, 10.0)
-  pending = None
+
+  def take(state: TrainState) -> Results:
+    return step_function(state, sharding.global_batch(mesh, next(batches)))
+
   # The first step is always taken.
-  for step in range(1, setup.total_steps + 1):
-    batch = sharding.global_batch(mesh, next(batches))
-    state, *found = step_function(state, batch)
+  step, results = 1, take(state)
+  while step < setup.total_steps and not (
+    seconds is not None and progress.passed >= seconds
+  ):
     # Read when the next step has been dispatched, as in training.
-    if pending is not None:
-      read(step - 1, *pending)
-      progress.add()
-    pending = found
-    if seconds is not None and progress.passed >= seconds:
-      break
-  metrics = read(step, *pending)
+    before, results = results, take(results[0])
+    read(step, *before[1:])
+    progress.add()
+    step += 1
+  metrics = read(step, *results[1:])
   logging.info(
     'Fitted in %d steps and %.0f s, loss %.4f',
     step, progress.passed, metrics['loss'] / setup.batch_size,
   )  # fmt: skip
-  return state
+  return results[0]
 
 
 def read(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -131,10 +130,11 @@ def _run(
   """
   state, position, record = start
   first, settings = int(state.step), run.settings
+  step = first
   diverged = functools.partial(_diverged, run, record)
   log = MetricsLog(settings, record, end, run.write, diverged)
   batches = run.batches(position)
-  for step in itertools.count(first):
+  while True:
     stop = run.stop()
     last = step >= min(end, log.enough)
     # Until it is made: the next start will make it where this one is stopped.
@@ -147,14 +147,14 @@ def _run(
       log.finish()
     if evaluate and not stop:
       with log.clock_stopped():
-        metrics = run.evaluate(state)
-      if metrics is None:
+        found = run.evaluate(state)
+      if found is None:
         save = stop = True
       else:
-        log.write(step, metrics)
+        log.write(step, found)
         record.evaluated = step
         evaluate = False
-        save |= _is_best(step, metrics, settings, record)
+        save |= _is_best(step, found, settings, record)
     if save and step > first:
       fields = dataclasses.asdict(record)
       scores = tuple(map(tuple, fields.pop('scores')))
@@ -170,7 +170,7 @@ def _run(
     batch = sharding.global_batch(run.mesh, next(batches))
     state, metrics, diagnosis = step_function(state, batch)
     log.add(step + 1, position, metrics, diagnosis)
-    position += 1
+    step, position = step + 1, position + 1
     del metrics, diagnosis
 
 
@@ -245,7 +245,7 @@ def _start(run: Run, saved: 'Checkpoints') -> _Start:
       'with batch %d',
       theirs, ours, number,
     )  # fmt: skip
-  record = Record(**position.loop, scores=list(position.scores))
+  record = Record(**position.loop or {}, scores=list(position.scores))
   record.lines = run.forget(step, record.lines)
   # A start that ended here may have made it after the checkpoint.
   if record.evaluated < step and (metrics := run.evaluation_of(step)):

@@ -6,7 +6,6 @@ import datetime
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 from absl import logging
@@ -15,6 +14,8 @@ from hrm_jax.settings import Settings
 from hrm_jax.training import divergence
 
 Metrics = dict[str, float]
+# Number and batch of a step, its metrics on the device, and its diagnosis.
+_Dispatched = tuple[int, int, dict[str, jax.Array], divergence.Diagnosis]
 
 
 def due(step: int, every: int) -> bool:
@@ -79,14 +80,15 @@ class MetricsLog:
   ):
     self._settings, self._record, self._end = settings, record, end
     self._write, self._diverged = write, diverged
-    self._pending = None
+    self._pending: _Dispatched | None = None
     self._last = 0
     # The time is measured from the end of the first step, which compiles.
-    self._since, self._timed = None, 0
+    self._since: float | None = None
+    self._timed = 0
     self.enough = math.inf
     self._look_at_accuracy()
 
-  def add(self, *pending: Any) -> None:
+  def add(self, *pending: *_Dispatched) -> None:
     """Takes number, batch, metrics and diagnosis of a step just dispatched."""
     self.catch_up()
     self._pending = pending
@@ -157,7 +159,7 @@ class MetricsLog:
     if record.skipped:
       out['skipped'] = record.skipped
       text += f'  skipped {record.skipped}'
-    if self._timed:
+    if self._since and self._timed:
       seconds = (time.monotonic() - self._since) / self._timed
       left = round(seconds * (self._end - self._last))
       text += f'  {seconds * 1e3:.0f} ms/step'

@@ -20,7 +20,7 @@ def warmup_cosine(
 
   def schedule(count: chex.Numeric) -> chex.Numeric:
     step = jnp.asarray(count, jnp.float32) + 1.0
-    remaining = 1.0
+    remaining: chex.Numeric = 1.0
     if total_steps > warmup_steps:
       remaining = (total_steps - step) / (total_steps - warmup_steps)
     # ½(1 + cos π(1 - r)), in the form that stays exact to float32 near r = 0.

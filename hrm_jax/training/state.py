@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import chex
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from data_pipelines.errors import ConfigError
-from hrm_jax.models import layers
+from hrm_jax.models import ReasoningModel, layers
 from hrm_jax.parallel import sharding
 from hrm_jax.training import act, puzzle_table
 from hrm_jax.training.rngs import stream_key
@@ -67,7 +66,7 @@ class TrainState(flax.struct.PyTreeNode):
     return Weights(variables, self.puzzle_table)
 
 
-def init_variables(model: nn.Module, seed: int) -> dict[str, Any]:
+def init_variables(model: ReasoningModel, seed: int) -> dict[str, Any]:
   """Fresh parameters and constants of a model."""
   inputs = jnp.zeros((1, model.seq_len), jnp.int32)
   puzzles = jnp.zeros((1, model.settings.puzzle_emb_ndim))
@@ -76,7 +75,7 @@ def init_variables(model: nn.Module, seed: int) -> dict[str, Any]:
 
 
 def abstract_weights(
-  model: nn.Module, num_puzzle_identifiers: int, mesh: Mesh
+  model: ReasoningModel, num_puzzle_identifiers: int, mesh: Mesh
 ) -> Weights:
   """Shapes, dtypes and shardings of a model's weights, nothing allocated.
 
@@ -93,7 +92,7 @@ def abstract_weights(
 
 
 def fresh_weights(
-  model: nn.Module, seed: int, num_puzzle_identifiers: int, mesh: Mesh
+  model: ReasoningModel, seed: int, num_puzzle_identifiers: int, mesh: Mesh
 ) -> Weights:
   """Untrained weights, each array made where it lives; the table is zero."""
   like = abstract_weights(model, num_puzzle_identifiers, mesh)
@@ -104,7 +103,7 @@ def fresh_weights(
   )()
 
 
-def check_model(model: nn.Module, mesh: Mesh) -> None:
+def check_model(model: ReasoningModel, mesh: Mesh) -> None:
   """Raises ConfigError where the mesh does not divide the model."""
   settings = model.settings
   width = layers.swiglu_width(settings.hidden_size, settings.expansion)

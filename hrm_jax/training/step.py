@@ -3,15 +3,15 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from hrm_jax.models import ReasoningModel
 from hrm_jax.parallel import sharding
 from hrm_jax.settings import ActSettings, DivergenceSettings, OptimizerSettings
 from hrm_jax.training import act, divergence, losses, optimizers, puzzle_table
@@ -25,7 +25,16 @@ from hrm_jax.training.state import (
 
 # The next state, metrics, and whether the step diverged.
 Results = tuple[TrainState, dict[str, chex.Array], divergence.Diagnosis]
-StepFunction = Callable[[TrainState, act.Batch], Results]
+
+
+class StepFunction(Protocol):
+  """The jitted step; to trace it, shapes are enough."""
+
+  def __call__(self, state: TrainState, batch: act.Batch, /) -> Results:
+    """Takes one step."""
+
+  def trace(self, state: TrainState, batch: act.Batch, /) -> jax.stages.Traced:
+    """The step as a program, to be lowered."""
 
 
 _DIVERGENCE = DivergenceSettings()
@@ -49,7 +58,7 @@ class TrainSetup:
     divergence: what counts as divergence.
   """
 
-  model: nn.Module
+  model: ReasoningModel
   act: ActSettings
   optimizer: OptimizerSettings
   loss: str

@@ -58,7 +58,7 @@ class Checkpoints:
     self._workdir = pathlib.Path(workdir).absolute()
     self.directory = self._workdir / 'checkpoints'
     self._keep = keep
-    self._scores = {}
+    self._scores: dict[int, float] = {}
     self._trusted = False
 
   @functools.cached_property
@@ -130,7 +130,7 @@ class Checkpoints:
           + ', '.join(map(str, steps))
         )
       steps, instead = [step], 'choose another --step'
-    damaged = {}
+    damaged: dict[int, str] = {}
     for candidate in reversed(steps):
       damage = find_damage(self.directory / str(candidate))
       if damage is None:
@@ -343,14 +343,16 @@ class Checkpoints:
       return jnp.zeros((len(rows), 0))
     base = (self.directory / str(step) / 'weights').as_uri() + '/'
     store = {'driver': 'ocdbt', 'base': base, 'path': 'puzzle_table/'}
+
+    def part(at):
+      return saved[rows[at[0]]].read().result()
+
     # Past orbax.
     with self._reading(step):
       spec = {'driver': 'zarr', 'kvstore': store}
       saved = tensorstore.open(spec, read=True).result()
       return jax.make_array_from_callback(
-        (len(rows), table.shape[1]),
-        table.sharding,
-        lambda at: saved[rows[at[0]]].read().result(),
+        (len(rows), table.shape[1]), table.sharding, part
       )
 
   def _read(self, step: int, **items: Any) -> Any:
@@ -398,7 +400,7 @@ def _check_shapes(saved: Any, like: Any) -> None:
   jax.tree_util.tree_map_with_path(check, like, saved)
 
 
-def _split(state: TrainState) -> dict[str, dict[str, Any]]:
+def _split(state: TrainState) -> dict[str, Any]:
   """What predicts, what training needs besides, and the rows at work."""
   training = {
     'step': state.step,
@@ -492,4 +494,4 @@ def _digest(path: pathlib.Path, sync: bool = False) -> str:
   except OSError as error:
     if sync:
       raise
-    return error.strerror
+    return str(error.strerror)

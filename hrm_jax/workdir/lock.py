@@ -47,14 +47,15 @@ def hold(
       file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
       stack.callback(os.close, file)
       now = datetime.datetime.now(datetime.UTC)
+      kernel = _kernel(file)
       record = {
         'host': socket.gethostname(),
         'process': os.getpid(),
         'since': now.isoformat(' ', 'seconds'),
-        'kernel': _kernel(file),
+        'kernel': kernel,
         'count': 0,
       }
-      _take(path, file, record['kernel'], patience)
+      _take(path, file, kernel, patience)
       _write(file, record)
     ended = threading.Event()
 

@@ -73,7 +73,8 @@ class MetricsWriter:
     if not self._active:
       return lines
     found = self._lines()
-    kept, forgotten = {}, []
+    kept: dict[tuple[int, bool], bytes] = {}
+    forgotten = []
     for line in found:
       fields = _fields(line)
       if fields and fields['step'] > step:
@@ -126,7 +127,7 @@ class MetricsWriter:
 def _fields(line: bytes) -> dict[str, Any] | None:
   """A line's numbers by name, its step among them; None where it is damaged."""
   try:
-    fields = json.loads(line) if line.endswith(b'\n') else None
+    fields = json.loads(line) if line.endswith(b'\n') else {}
     return fields if type(fields['step']) is int else None
   except (ValueError, KeyError, TypeError, RecursionError):
     return None

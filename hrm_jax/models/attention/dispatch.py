@@ -5,6 +5,7 @@ float32, scale 1/√K, no mask (paper section 2, "Architecture details").
 """
 
 import functools
+from typing import Literal
 
 import chex
 import jax
@@ -69,7 +70,10 @@ def chosen(implementation: str) -> str:
 
 
 def _jax_attention(
-  qkv_BTW: chex.Array, num_heads: int, rope: bool, implementation: str = 'xla'
+  qkv_BTW: chex.Array,
+  num_heads: int,
+  rope: bool,
+  implementation: Literal['xla', 'cudnn'] = 'xla',
 ) -> chex.Array:
   """Attention as JAX's own function computes it."""
   B, T, W = qkv_BTW.shape
@@ -80,13 +84,13 @@ def _jax_attention(
     # Of all heads, which stand behind the positions here.
     cos, sin = cos[:, None], sin[:, None]
     q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
-  lengths = {}
+  length = None
   if implementation == 'cudnn' and T % 2:
     # JAX refuses its gradient of an odd length: one position more, masked.
     q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
     length = jnp.full(B, T, jnp.int32)
-    lengths = {'query_seq_lengths': length, 'key_value_seq_lengths': length}
   out = jax.nn.dot_product_attention(
-    q, k, v, implementation=implementation, **lengths
-  )
+    q, k, v, implementation=implementation, query_seq_lengths=length,
+    key_value_seq_lengths=length,
+  )  # fmt: skip
   return out[:, :T].reshape(B, T, W // 3)
