@@ -12,6 +12,10 @@ class Gone(ConfigError):
   """A checkpoint was cleared away by the training that goes on."""
 
 
+class Abandoned(ConfigError):
+  """Another process of the run died; there is nobody to end together with."""
+
+
 class DataError(ValueError):
   """Data that cannot be used; the message names the file, field and fix.
 

@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 
 from data_pipelines import files
-from data_pipelines.errors import ConfigError
+from data_pipelines.errors import Abandoned, ConfigError, first_line
 from hrm_jax import build
 from hrm_jax.inference import evaluation, predict
 from hrm_jax.parallel import preemption, processes, sharding
@@ -58,7 +58,15 @@ def train(
     stack.enter_context(contextlib.closing(saved))
     run.writer = metrics.MetricsWriter(workdir, jax.process_index() == 0)
     stack.enter_context(contextlib.closing(run.writer))
-    return loop.train(run, saved)
+    try:
+      return loop.train(run, saved)
+    except jax.errors.JaxRuntimeError as error:
+      if jax.process_count() == 1:
+        raise
+      raise Abandoned(
+        f'another process of this run cannot be reached ({first_line(error)}); '
+        'the same command continues from the newest checkpoint'
+      ) from None
 
 
 class _Run:

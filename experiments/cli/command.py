@@ -5,6 +5,7 @@ import difflib
 import errno
 import faulthandler
 import logging as python_logging
+import os
 import pathlib
 import re
 import signal
@@ -15,7 +16,12 @@ from typing import NoReturn
 
 from absl import flags, logging
 
-from data_pipelines.errors import ConfigError, DataError, Gone
+from data_pipelines.errors import (
+  Abandoned,
+  ConfigError,
+  DataError,
+  Gone,
+)
 
 _OUR_PACKAGES = tuple(
   pathlib.Path(__file__).parents[2] / name
@@ -63,6 +69,9 @@ def run(
     if start:
       start(own)
     sys.exit(_with_newest(main, rest, own))
+  except Abandoned as error:
+    print(f'error: {error}', file=sys.stderr, flush=True)
+    os._exit(2)  # JAX would wait for the others.
   except (ConfigError, DataError) as error:
     fail(str(error))
   except KeyboardInterrupt:

@@ -60,10 +60,6 @@ def _join(own: flags.FlagValues) -> None:
       'and Open MPI; elsewhere give --coordinator, --num_processes and '
       '--process_id'
     ) from None
-  logging.info(
-    'Processes: %d; where one dies, the others end after about %d s',
-    jax.process_count(), _HEARTBEAT_SECONDS,
-  )  # fmt: skip
   if jax.process_index():
     logging.set_verbosity(logging.WARNING)
 

@@ -181,3 +181,15 @@ def test_a_signal_to_one_process_stops_both_and_nothing_is_lost(tmp_path):
     (workdir / 'metrics.jsonl').read_text() for workdir in (peace, disturbed)
   )
   assert found == expected
+
+
+@pytest.mark.parametrize('dead', [0, 1])
+def test_where_one_dies_the_other_ends_with_one_line(tmp_path, dead):
+  started = _start(_by_flags, *_TRAIN, f'--workdir={tmp_path / "run"}')
+  seen = iter(started[0].stdout.readline, '')
+  assert any('step 2/' in line for line in seen)
+  started[dead].kill()
+  (told,) = _end([started[1 - dead]], code=2)
+  started[dead].communicate()
+  assert 'error: another process of this run cannot be reached' in told
+  assert 'Traceback' not in told
