@@ -109,12 +109,14 @@ def run(
   summary = {**facts, 'analyses': found}
   with command.writing(directory / 'summary.json') as path:
     files.write_json(path, summary)
-  print(
+  command.say(
     f'\nAnalyses of step {solver.step} of {workdir}; data: '
     f'{solver.puzzles.version}'
   )
   print(table(found))
-  print(f'Written: {directory}/summary.json, and a .png and .json of each')
+  command.say(
+    f'Written: {directory}/summary.json, and a .png and .json of each'
+  )
   return summary
 
 

@@ -37,7 +37,7 @@ def main(_) -> None:
   measured = comparison.measure(found)
   metric = FLAGS.metric.removeprefix('eval/')
   curves = learning_curves.read([r for r in found if r.evaluations], metric)
-  text = comparison.report(measured)
+  text = command.plain(comparison.report(measured))
   record = {
     'measured': [one.record() for one in measured],
     'metric': metric,
@@ -53,7 +53,7 @@ def main(_) -> None:
       charts.save(drawn, directory / 'learning_curves.png')
     names = 'comparison.md, comparison.json'
     names += ', learning_curves.png' * bool(curves)
-    print(f'\nWritten to {directory}: {names}')
+    command.say(f'\nWritten to {directory}: {names}')
   print(json.dumps(record))
 
 

@@ -67,7 +67,9 @@ def main(_) -> None:
   workdir, out = FLAGS.workdir, FLAGS.out
   if out:
     convert.write(workdir, out, FLAGS.step, FLAGS.dtype)
-    print(f'Written: {out}, with identifiers.json and all_config.yaml beside')
+    command.say(
+      f'Written: {out}, with identifiers.json and all_config.yaml beside'
+    )
     return
   if FLAGS.config is None:
     raise ConfigError('--config is missing, e.g. --config=arc1')
@@ -76,8 +78,10 @@ def main(_) -> None:
     FLAGS.all_config, FLAGS.step,
   )  # fmt: skip
   evaluate = command.typed('experiments.evaluate')
-  print(report)
-  print(f'Written: {workdir}; score it with {evaluate} --workdir={workdir}')
+  command.say(report)
+  command.say(
+    f'Written: {workdir}; score it with {evaluate} --workdir={workdir}'
+  )
 
 
 def make_run(

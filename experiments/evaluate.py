@@ -69,12 +69,14 @@ def run(
     asked, halting=halting, segments=segments, batch_size=batch_size
   )
   if first:
-    print(f'\nScores of step {solver.step}; data: {solver.puzzles.version}')
-    print(found.report() + found.leaks.note())
+    command.say(
+      f'\nScores of step {solver.step}; data: {solver.puzzles.version}'
+    )
+    command.say(found.report() + found.leaks.note())
     if solver.trained_on.startswith(checkpoints.UNKNOWN_DATA):
       print('What it was trained on is not known here: answers may have leaked')
     names = evaluation_files.write(found, directory)
-    print(f'Written to {directory}: {", ".join(names)}')
+    command.say(f'Written to {directory}: {", ".join(names)}')
   return found
 
 

@@ -25,7 +25,7 @@ flags.DEFINE_enum(
 def main(_) -> None:
   puzzle_data = puzzles.load_puzzles(**shared_flags.values(FLAGS, _DATA))
   writer.export(puzzle_data, FLAGS.out, FLAGS.variant, FLAGS.seed)
-  print(f'Written: {FLAGS.out}')
+  command.say(f'Written: {FLAGS.out}')
 
 
 if __name__ == '__main__':

@@ -101,7 +101,7 @@ shared_flags.path('out', None, 'JSON file to write the leaks to.', FLAGS)
 def main(_) -> int:
   begin = time.monotonic()
   leaks = find_leaks(**shared_flags.values(FLAGS, _ARGUMENTS))
-  print(report(leaks))
+  command.say(report(leaks))
   print(f'Checked in {time.monotonic() - begin:.1f} s')
   answers = any(leak.reaches_answer for leak in leaks)
   if FLAGS.out:

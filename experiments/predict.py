@@ -120,7 +120,7 @@ def run(
       for suffix in ('png', 'gif'):
         names.append(f'trace_{title}.{suffix}')
         one.save(directory / names[-1], test)
-  print(f'Written to {shown(directory)}: {", ".join(names)}')
+  command.say(f'Written to {directory}: {", ".join(names)}')
   return found
 
 

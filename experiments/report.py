@@ -74,7 +74,7 @@ def run(
     logging.warning('No scores of this step: %s makes them', again)
   with command.writing(path):
     files.write_text(path, render(contents))
-  print(f'Written: {path} ({path.stat().st_size / 2**20:.1f} MiB)')
+  command.say(f'Written: {path} ({path.stat().st_size / 2**20:.1f} MiB)')
   return path
 
 
@@ -150,7 +150,7 @@ def render(contents: dict[str, Any]) -> str:
   filled = {
     'POLICY': "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
     f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
-    'TITLE': html.escape(f'{contents["name"]}: HRM run report'),
+    'TITLE': html.escape(f'{files.shown(contents["name"])}: HRM run report'),
     'DATA': data,
   }
   return re.sub(r'@(POLICY|TITLE|DATA)@', lambda m: filled[m[1]], template)

@@ -43,7 +43,7 @@ def main(_) -> None:
     FLAGS.data, '', FLAGS.canvas, FLAGS.num_aug, FLAGS.seed
   )
   show(data, FLAGS.out, FLAGS.count, FLAGS.seed)
-  print(f'Written: {FLAGS.out}')
+  command.say(f'Written: {FLAGS.out}')
 
 
 if __name__ == '__main__':

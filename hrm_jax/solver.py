@@ -911,7 +911,7 @@ def _load(item: Puzzle, name: str) -> TaskSet | Questions:
       'characters of a Sudoku, the lines of a maze or a list of these'
     )
   spec = os.fspath(item)
-  if '\n' in spec.strip():
+  if '\n' in spec.strip() and not os.path.lexists(spec):
     return questions.load_text(spec, 'maze' if '#' in spec else 'Sudoku')
   kind = specs.kind(spec)
   if kind == specs.PUBLISHED:

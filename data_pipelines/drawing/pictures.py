@@ -33,6 +33,7 @@ ROW_GAP = 18
 LINE = 22  # of text
 CELL, MAX_GRID = 18, 182  # a grid's cells are at most CELL wide
 MAX_ANIMATED = 300  # width of a grid in an animation
+LONGEST = 160  # characters of a line of text
 MIN_PANEL = 120  # holds the caption 'solved  1000 votes'
 
 # Milliseconds that an animation shows an update, a segment's and the very last.
@@ -222,6 +223,7 @@ def animate_thought(
   """Draws an animated GIF: the question, tokens [S], and the answer as it forms
   beside it."""
   small, large = ImageFont.load_default(15), ImageFont.load_default(17)
+  title = _line(title)
   question = canvas_of(question, style)
   height, width = question.shape
   cell = max(4, min(40, MAX_ANIMATED // max(height, width)))
@@ -260,6 +262,12 @@ def animate_thought(
       part, format='GIF', save_all=True, append_images=frames[1:],
       duration=times, loop=0,
     )  # fmt: skip
+
+
+def _line(text: str) -> str:
+  """A text that is drawn as one line of bounded length."""
+  text = files.shown(text)
+  return text if len(text) <= LONGEST else f'{text[: LONGEST - 1]}…'
 
 
 def canvas_of(tokens: np.ndarray, style: Style) -> np.ndarray:
@@ -321,7 +329,7 @@ def _draw(
 
   top = MARGIN + 2 * LINE
   tallest = max(sum(row.height for row in block) for block in blocks)
-  large = ImageFont.load_default(17)
+  large, heading = ImageFont.load_default(17), _line(heading)
   width = max(len(blocks) * block_width - BLOCK_GAP, large.getlength(heading))
   size = (
     2 * MARGIN + math.ceil(width),
@@ -352,7 +360,7 @@ def _draw_block(
   top += LINE
   for row in rows:
     draw.line((left, top, lefts[-1] + pitch - PANEL_GAP, top), RULE)
-    draw.text((left, top + 5), row.title, INK, medium)
+    draw.text((left, top + 5), _line(row.title), INK, medium)
     for x, panel in zip(lefts, row.panels, strict=True):
       y = top + 5 + LINE
       if panel.grid is not None:

@@ -1,6 +1,7 @@
 """What the generators of puzzles share: compiling, threads, the search."""
 
 import concurrent.futures
+import inspect
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,8 +32,10 @@ class Generated(NamedTuple):
 
 def compiled(function: Callable) -> Callable:
   """numba's compiler, with its files kept for the next start where possible."""
+  # A generator that was kept could not be compiled into another function.
+  keep = not inspect.isgeneratorfunction(function)
   try:
-    return numba.njit(nogil=True, cache=True)(function)
+    return numba.njit(nogil=True, cache=keep)(function)
   except RuntimeError:  # No folder where numba could keep them is writable.
     return numba.njit(nogil=True)(function)
 

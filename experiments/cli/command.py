@@ -56,7 +56,7 @@ def run(
   flags.FLAGS.mark_as_parsed()  # absl's log has flags of its own.
   logging.use_absl_handler()
   handler = logging.get_absl_handler()
-  handler.setFormatter(python_logging.Formatter('%(message)s'))
+  handler.setFormatter(_Formatter('%(message)s'))
   handler.addFilter(_is_ours)
   logging.set_verbosity(logging.INFO)
   with contextlib.suppress(Exception):  # Standard error may be closed.
@@ -180,8 +180,28 @@ def writing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def fail(message: str) -> NoReturn:
   """Ends the process after a mistake of its user."""
-  print(f'error: {message}', file=sys.stderr)
+  text = plain(message).replace('\n', r'\n')
+  print(f'error: {text}', file=sys.stderr)
   sys.exit(2)
+
+
+def plain(text: str) -> str:
+  """A text without what a terminal acts on, such as names may hold."""
+  return re.sub(
+    r'[^ -~\n]',
+    lambda m: m[0] if m[0].isprintable() else repr(m[0])[1:-1],
+    text,
+  )
+
+
+def say(text: str) -> None:
+  """Prints a text that may hold names of the user's files."""
+  print(plain(text))
+
+
+class _Formatter(python_logging.Formatter):
+  def format(self, record: python_logging.LogRecord) -> str:
+    return plain(super().format(record))
 
 
 def _is_ours(record: python_logging.LogRecord) -> bool:

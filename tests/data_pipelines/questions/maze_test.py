@@ -1,6 +1,8 @@
 """Mazes: checks by hand-made ones, shortest paths against scipy."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -290,3 +292,15 @@ def test_generator_of_the_smallest_sizes_and_giving_up():
     'wanted, and no more in 20000 tries; allow shorter paths, a larger size or '
     'fewer mazes'
   )
+
+
+@pytest.mark.slow
+def test_what_one_process_compiled_serves_the_next(tmp_path):
+  first = "loading.load_text('S G\\n   \\n###', 'maze')"
+  second = "loading.load_questions('maze:size=7x7:path=6', 'train', 0)"
+  places = dict.fromkeys(['NUMBA_CACHE_DIR', 'HRM_JAX_CACHE'], str(tmp_path))
+  for call in (first, second):
+    code = f'from data_pipelines.questions import loading; {call}'
+    subprocess.run(
+      [sys.executable, '-c', code], env={**os.environ, **places}, check=True
+    )
