@@ -75,6 +75,7 @@ docs: .venv/docs
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv

@@ -74,6 +74,7 @@ setup(
       'dill>=0.3,<0.5',
       _HUB,
       'hypothesis>=6.100,<7',
+      'mypy>=2.4,<3',
       # These run the notebook.
       'ipykernel>=7,<8',
       'nbclient>=0.11,<0.12',

@@ -82,7 +82,7 @@ class Verdict:
   @property
   def answers(self) -> list[Leak]:
     """The first leak of each held-out answer that can be reached."""
-    first = {}
+    first: dict[tuple[str, str], Leak] = {}
     for leak in self.leaks:
       if leak.reaches_answer:
         first.setdefault((leak.held_out, leak.held_out_place), leak)

@@ -7,14 +7,14 @@ grids of an ARC task; Sudokus and mazes have a single one.
 
 import abc
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
 import numpy as np
 
 from data_pipelines import sampler
-from data_pipelines.arc.tasks import NamedPair, Task
+from data_pipelines.arc.tasks import NamedPairs, Task
 from data_pipelines.arc.voting import Ballots
 from data_pipelines.batches import BLANK_IDENTIFIER, BLANK_NAME, Batch
 from data_pipelines.errors import DataError
@@ -37,6 +37,13 @@ class EvaluationRows:
     """Some of the rows."""
     fields = dataclasses.fields(self)
     return EvaluationRows(*(getattr(self, f.name)[index] for f in fields))
+
+  def place(self) -> np.ndarray:
+    """The number of each row among those of its test input, from 0; int."""
+    changes = (np.diff(self.group) != 0) | (np.diff(self.test) != 0)
+    first = np.r_[0, np.flatnonzero(changes) + 1]
+    length = np.diff(np.r_[first, len(self)])
+    return np.arange(len(self)) - np.repeat(first, length)
 
 
 class PuzzleSet(abc.ABC):
@@ -184,9 +191,7 @@ class PuzzleSet(abc.ABC):
     """What the predictions of `chosen` are scored with."""
 
   @abc.abstractmethod
-  def compared(
-    self,
-  ) -> tuple[Iterable[NamedPair], Sequence[NamedPair]] | tuple[Asked, Asked]:
+  def compared(self) -> NamedPairs | tuple[Asked, Asked]:
     """Puzzles that are trained on and puzzles that are held out, to compare."""
 
   @abc.abstractmethod

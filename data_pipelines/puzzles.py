@@ -26,7 +26,6 @@ from data_pipelines.published.reader import PublishedSet, is_published
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 from data_pipelines.questions import leaks as question_leaks
 from data_pipelines.questions import loading as questions
-from data_pipelines.questions.domain import Asked
 from data_pipelines.questions.pipeline import QuestionSet
 from data_pipelines.questions.scoring import AnswerJudge, AnswerResult
 
@@ -129,16 +128,17 @@ def load_puzzles(
     # TensorFlow takes half a gigabyte: only what uses it imports it.
     from data_pipelines.arc.pipeline import ArcSet
 
-    loaded = [arc.load_tasks(x) if x else None for x in (train, evaluate)]
-    puzzles = ArcSet(
-      *loaded, canvas, num_aug, seed, allow_leaks, identifier_names, unscored
-    )
+    puzzles: PuzzleSet = ArcSet(
+      arc.load_tasks(train) if train else None,
+      arc.load_tasks(evaluate) if evaluate else None,
+      canvas, num_aug, seed, allow_leaks, identifier_names, unscored,
+    )  # fmt: skip
   elif found == QUESTIONS:
-    loaded = [
-      questions.load_questions(spec, role, seed) if spec else None
-      for spec, role in ((train, 'train'), (evaluate, 'test'))
-    ]
-    puzzles = QuestionSet(*loaded, num_aug, seed)
+    puzzles = QuestionSet(
+      questions.load_questions(train, 'train', seed) if train else None,
+      questions.load_questions(evaluate, 'test', seed) if evaluate else None,
+      num_aug, seed,
+    )  # fmt: skip
   else:
     if train and evaluate and train != evaluate:
       raise DataError(
@@ -164,7 +164,7 @@ def judge_of(
 
 def leaks_of(puzzles: PuzzleSet) -> list[Leak]:
   """The leaks: puzzles that are held out and yet trained on."""
-  trained, held_out = puzzles.compared()
-  if isinstance(held_out, Asked):
-    return question_leaks.between(trained, held_out)
-  return arc_leaks.between_pairs(trained, held_out)
+  compared = puzzles.compared()
+  if isinstance(compared, arc.NamedPairs):
+    return arc_leaks.between_pairs(*compared)
+  return question_leaks.between(*compared)

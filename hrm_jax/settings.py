@@ -609,8 +609,7 @@ class Settings(_Group):
 
   def replace(self, changes: Mapping[str, Any]) -> Self:
     """The settings with some changed, e.g. {'model.attention': 'auto'}."""
-    top: dict[str, Any] = {}
-    groups: dict[str, dict[str, Any]] = {}
+    top, groups = dict[str, Any](), dict[str, dict[str, Any]]()
     for key, value in changes.items():
       name, _, field = key.partition('.')
       group = getattr(self, name, None)

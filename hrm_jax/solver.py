@@ -700,8 +700,7 @@ class Solver:
           self.origin,
         )
         trained = {task.name: (task, 'evaluate') for task in tasks}
-    known: list[Task] = []
-    new: list[Task] = []
+    known, new = list[Task](), list[Task]()
     for task in tasks:
       same, role = trained.get(task.name, (None, ''))
       same = self.adapted.get(task.name, same)
@@ -947,11 +946,7 @@ def _joined(found: Sequence[TaskSet | Questions]) -> TaskSet | Questions:
 def _content(task: Task) -> set[Any]:
   """The demonstrations, in no order."""
   return {
-    tuple(
-      (grid.shape, grid.tobytes())
-      for grid in (pair.input, pair.output)
-      if grid is not None
-    )
+    tuple((grid.shape, grid.tobytes()) for grid in pair.grids)
     for pair in task.demonstrations
   }
 

@@ -72,8 +72,7 @@ def train(
 class _Run:
   """What a run works with, checked, and what its loop calls (`loop.Run`).
 
-  The writer is set, and there may be trackers, when the workdir has been
-  claimed.
+  `writer` is set, and there may be trackers, once the workdir is claimed.
   """
 
   writer: metrics.MetricsWriter

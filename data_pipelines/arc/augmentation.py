@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import operator
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def named(tasks: Sequence[Task], names: Sequence[str]) -> AugmentationTable:
   Returns:
     The table for predictions; nothing is known of what training never shifts.
   """
-  found = {task.name: [] for task in tasks}
+  found = {task.name: list[tuple[bool, int, np.ndarray]]() for task in tasks}
   for name in names:
     task, transform, colours = encoding.parse_augmentation_name(name)
     if task in found:
@@ -73,7 +73,7 @@ def named(tasks: Sequence[Task], names: Sequence[str]) -> AugmentationTable:
 
 def draw(
   tasks: Sequence[Task],
-  training_pairs: Sequence[int],
+  training_pairs: Iterable[int],
   num_aug: int,
   seed: int,
 ) -> AugmentationTable:
@@ -133,7 +133,7 @@ def _multiset_hashes(
   """
   total = np.zeros(len(dihedral), np.uint64)
   permutation = colours.astype(np.uint64) + 1
-  counted = [(pair.input, pair.output) for pair in task.demonstrations]
+  counted = [pair.grids for pair in task.demonstrations]
   counted += [(pair.input,) for pair in task.tests]
   for grids in counted:
     by_colour = np.stack(

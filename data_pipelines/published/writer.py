@@ -127,8 +127,8 @@ def _write_split(
     progress.add(end - start)
   for array in arrays.values():
     array.flush()
-  for name, array in small.items():
-    np.save(directory / f'all__{name}.npy', array.astype(np.int32))
+  for name, numbers in small.items():
+    np.save(directory / f'all__{name}.npy', numbers.astype(np.int32))
   files.write_json(
     directory / 'dataset.json',
     {

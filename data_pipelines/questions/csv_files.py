@@ -8,6 +8,7 @@ import os
 import pathlib
 import reprlib
 from collections.abc import Iterator
+from typing import NoReturn
 
 import numpy as np
 
@@ -31,11 +32,11 @@ class _Faults:
   """Counts rows at fault and keeps what is wrong with the first ones."""
 
   def __init__(self):
-    self._count, self._first = 0, []
+    self.count, self._first = 0, list[str]()
 
   def add(self, row: int, reason: str) -> None:
-    self._count += 1
-    if self._count <= _NAMED:
+    self.count += 1
+    if self.count <= _NAMED:
       self._first.append(f'row {row}: {reason}')
 
   def add_unsound(self, loaded: Questions) -> None:
@@ -50,22 +51,22 @@ class _Faults:
         self.add(loaded.rows[start + i], reason)
       progress.add(min(count - start, _CHECK_CHUNK))
 
-  def raise_any(self, origin: str, rows: int) -> None:
+  def raise_all(self, origin: str, rows: int) -> NoReturn:
     named = '; '.join(self._first)
-    if self._count == 1:
+    if self.count == 1:
       raise DataError(f'{origin}: {named}; correct or remove it')
-    if self._count:
-      raise DataError(
-        f'{origin}: {self._count} of {rows} rows cannot be used: {named}; '
-        f'{"...; " * (self._count > _NAMED)}correct or remove them'
-      )
+    raise DataError(
+      f'{origin}: {self.count} of {rows} rows cannot be used: {named}; '
+      f'{"...; " * (self.count > _NAMED)}correct or remove them'
+    )
 
 
 def check(loaded: Questions) -> None:
   """Raises for puzzles at fault."""
   faults = _Faults()
   faults.add_unsound(loaded)
-  faults.raise_any(loaded.origin, len(loaded.rows))
+  if faults.count:
+    faults.raise_all(loaded.origin, len(loaded.rows))
 
 
 def read(path: pathlib.Path, domain: Domain | None) -> Questions:
@@ -112,17 +113,17 @@ def _parse(
         faults.add(row, reason)
       else:
         good.append((row, *cells))
-    if good:
-      rows, *columns = zip(*good, strict=True)
+    if domain and good:
+      numbers, *columns = zip(*good, strict=True)
       tokens = (
         domain.parse(np.frombuffer(''.join(column).encode(), np.uint8))
         for column in columns
       )
-      parts.append((np.array(rows), *tokens))
+      parts.append((np.array(numbers), *tokens))
   if not progress.done:
     raise DataError(f'{origin}: has a header but no rows; add puzzles')
-  if not parts:
-    faults.raise_any(origin, progress.done)
+  if not domain or not parts:
+    faults.raise_all(origin, progress.done)
   rows, questions, answers = map(np.concatenate, zip(*parts, strict=True))
   shape = len(rows), domain.seq_len
   parsed = Questions(
@@ -130,7 +131,7 @@ def _parse(
   )
   if len(rows) < progress.done:
     faults.add_unsound(parsed)  # So that all comes at once.
-    faults.raise_any(origin, progress.done)
+    faults.raise_all(origin, progress.done)
   return parsed
 
 

@@ -7,6 +7,7 @@ Shape letters: N puzzles, B puzzles of a batch, S cells of a puzzle.
 """
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple, Self
 
@@ -29,12 +30,31 @@ class Domain(abc.ABC):
   name: str  # of the kind
   size: str = 'size'  # setting of a generator's SPEC that holds the size
   default_size: str  # as `3x3`
-  vocab_size: int  # number of tokens, the padding included
-  seq_len: int  # S, number of cells of a puzzle
-  style: Style  # how its tokens are drawn
-  characters: str  # of each token in a file; `?` for the padding
-  max_variants: int | None = None  # that `augment` knows; None for no end
-  has_rare_answers: bool = False  # whether few puzzles share one by chance
+
+  @property
+  def vocab_size(self) -> int:
+    """Number of tokens, the padding included."""
+    return len(self.characters)
+
+  @property
+  @abc.abstractmethod
+  def seq_len(self) -> int:
+    """S, number of cells of a puzzle."""
+
+  @property
+  @abc.abstractmethod
+  def style(self) -> Style:
+    """How its tokens are drawn."""
+
+  @property
+  @abc.abstractmethod
+  def characters(self) -> str:
+    """The character of each token in a file; `?` for the padding."""
+
+  @property
+  def max_variants(self) -> int | None:
+    """Number of variants that `augment` knows; None for no end."""
+    return None
 
   @property
   def values(self) -> np.ndarray:
@@ -87,11 +107,11 @@ class Domain(abc.ABC):
     """
 
   def answer_signatures(self, answers: np.ndarray) -> np.ndarray:
-    """The same of answers; only called where `has_rare_answers`."""
-    raise NotImplementedError
+    """The same of answers; empty where many puzzles share one by chance."""
+    return np.zeros(0, np.uint64)
 
   def is_blank(self, questions: np.ndarray) -> np.ndarray:
-    """Which cells are left open, bool; only called where `has_rare_answers`."""
+    """Which cells are left open, bool; only asked where answers have hashes."""
     raise NotImplementedError
 
   @abc.abstractmethod
@@ -117,6 +137,7 @@ class Domain(abc.ABC):
   def with_tokens(cls, vocab_size: int, side: int) -> Self | None:
     """The domain of so many tokens on a square of so many cells a side."""
     del vocab_size, side
+    return None
 
   @classmethod
   def is_spec(cls, source: str) -> bool:
@@ -145,7 +166,8 @@ class Questions(NamedTuple):
     return self._replace(**{name: getattr(self, name)[index] for name in names})
 
 
-class Asked(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Asked:
   """So many puzzles that stand somewhere, to be scored or compared.
 
   The domain is None where it is not known. `read` gives the questions and
@@ -161,7 +183,8 @@ class Asked(NamedTuple):
 
   def take(self, index: np.ndarray) -> 'Asked':
     """The puzzles at some indices."""
-    return self._replace(
+    return dataclasses.replace(
+      self,
       count=len(index),
       read=lambda rows: self.read(index[rows]),
       name=lambda row: self.name(index[row]),

@@ -117,7 +117,7 @@ def gather(
     raise DataError(f'{what}: {count} puzzles are wanted; ask for 1 or more')
   first_key = mix(np.array([seed % 2**64], np.uint64) + GOLDEN)
   parts = []
-  seen = set()
+  seen: set[int] = set()
   tried = last_success = 0
   progress = Progress(f'{what}: generated', count)
   while len(seen) < count:
@@ -145,8 +145,7 @@ def gather(
 
 def _made(make: Callable[..., Any], keys: np.ndarray, size: int) -> Generated:
   count = len(keys)
-  puzzles = Generated(
-    *np.zeros((2, count, size), np.uint8), np.zeros(count, np.int64)
-  )
+  questions, answers = np.zeros((2, count, size), np.uint8)
+  puzzles = Generated(questions, answers, np.zeros(count, np.int64))
   in_threads(lambda x: make(keys[x], *(a[x] for a in puzzles)), count, 16)
   return puzzles

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_pipelines.leaks import Leak
-from data_pipelines.questions.domain import Asked
+from data_pipelines.questions.domain import Asked, Domain
 
 # Number of cells that are read at a time.
 _CELLS = 2**21
@@ -28,11 +28,14 @@ def between(trained: Asked, held_out: Asked) -> list[Leak]:
   Returns:
     One leak at most for each held-out question.
   """
+  if not (trained.count and held_out.count):
+    return []
   questions, answers = zip(_hashes(trained), _hashes(held_out), strict=True)
   found = {}
-  for row, rows in _matches(*answers).items():
-    reaching = _reaching(trained, rows, held_out, row)
-    found[row] = (rows[0], 'output') if reaching is None else (reaching, 'both')
+  if domain := held_out.domain:
+    for row, rows in _matches(*answers).items():
+      same = _reaching(domain, trained, rows, held_out, row)
+      found[row] = (rows[0], 'output') if same is None else (same, 'both')
   for row, rows in _matches(*questions).items():
     found[row] = rows[0], 'both'
   return [
@@ -44,24 +47,21 @@ def between(trained: Asked, held_out: Asked) -> list[Leak]:
 def _hashes(asked: Asked) -> tuple[np.ndarray, np.ndarray]:
   """Signatures of questions, and of answers where these are rare; uint64."""
   domain = asked.domain
-  signatures = domain.signatures if domain else _equality
-  has_answers = domain is not None and domain.has_rare_answers
-  questions = np.zeros(asked.count, np.uint64)
-  answers = np.zeros(asked.count if has_answers else 0, np.uint64)
+  questions, answers = [], [np.zeros(0, np.uint64)]
   for rows in _chunks(np.arange(asked.count), asked.seq_len):
     chunk, chunk_answers = asked.read(rows)
-    questions[rows] = signatures(chunk)
-    if has_answers:
-      answers[rows] = domain.answer_signatures(chunk_answers)
-  return questions, answers
+    questions.append(domain.signatures(chunk) if domain else _equality(chunk))
+    if domain:
+      answers.append(domain.answer_signatures(chunk_answers))
+  return np.concatenate(questions), np.concatenate(answers)
 
 
 def _reaching(
-  trained: Asked, rows: list[int], held_out: Asked, row: int
+  domain: Domain, trained: Asked, rows: list[int], held_out: Asked, row: int
 ) -> int | None:
   """The first of some trained rows that has the held-out row's answer in place
   and its clues, some of these or more; None where none has."""
-  is_blank = held_out.domain.is_blank
+  is_blank = domain.is_blank
   question, answer = held_out.read(np.array([row]))
   for part in _chunks(np.array(rows), trained.seq_len):
     questions, answers = trained.read(part)
@@ -81,7 +81,7 @@ def _chunks(rows: np.ndarray, seq_len: int) -> Iterator[np.ndarray]:
 
 def _matches(trained: np.ndarray, held_out: np.ndarray) -> dict[int, list[int]]:
   """The trained rows with the hash of each held-out row that has some."""
-  rows = {}
+  rows: dict[int, list[int]] = {}
   for row in np.flatnonzero(np.isin(trained, held_out)).tolist():
     rows.setdefault(int(trained[row]), []).append(row)
   return {
@@ -93,7 +93,7 @@ def _matches(trained: np.ndarray, held_out: np.ndarray) -> dict[int, list[int]]:
 def _equality(tokens: np.ndarray) -> np.ndarray:
   """A hash of each row, the same where all cells are, uint64."""
   digests = (
-    hashlib.blake2b(np.ascontiguousarray(row, np.int32), digest_size=8).digest()
-    for row in tokens
+    hashlib.blake2b(row.data, digest_size=8).digest()
+    for row in np.ascontiguousarray(tokens, np.int32)
   )
   return np.frombuffer(b''.join(digests), np.uint64)

@@ -4,7 +4,6 @@
 rows at fault are named, with their numbers, and nothing is loaded.
 """
 
-import dataclasses
 import hashlib
 import os
 import pathlib
@@ -125,8 +124,8 @@ def load_questions(spec: str, role: str, seed: int) -> Questions:
     return load_text(spec, 'Sudoku')
   path, subset = _split_subset(spec)
   if path.lower().endswith('.txt') and subset is None:
-    path = pathlib.Path(path)
-    return load_text(files.decoded(files.read(path), path), shown(path))
+    file = pathlib.Path(path)
+    return load_text(files.decoded(files.read(file), file), shown(file))
   if _name_of(spec) in _HUB:
     loaded = _load_hub(spec, path, subset or role, seed)
   elif not path.lower().endswith('.csv'):
@@ -178,13 +177,12 @@ def load_text(text: str, origin: str) -> Questions:
     for _, reason in domain.check(question, question)
     if reason.startswith('question')
   ]
-  if not faults:
-    answer = domain.solve(question[0])
-    if answer is None:
-      faults = ['question: has no solution']
-    else:
-      faults = [reason for _, reason in domain.check(question, answer[None])]
-  if faults:
+  answer = None if faults else domain.solve(question[0])
+  if answer is None:
+    faults.append('question: has no solution')
+  else:
+    faults = [reason for _, reason in domain.check(question, answer[None])]
+  if answer is None or faults:
     raise DataError(f'{origin}: {faults[0]}; correct it')
   digest = hashlib.sha256(question.tobytes()).hexdigest()[:12]
   return Questions(
@@ -270,7 +268,7 @@ def _offline(huggingface_hub: Any, repository: str, file: str) -> str:
 
 def _generated(name: str, spec: str, role: str) -> Questions:
   """The puzzles of a generator's spec, checked already when they were made."""
-  domain, settings, subset = _parse(name, spec, role)
+  domain, size, settings, subset = _parse(name, spec, role)
   count, tests = settings['count'], settings['tests']
   key, part = {
     'train': ('count', slice(0, count)),
@@ -280,7 +278,6 @@ def _generated(name: str, spec: str, role: str) -> Questions:
     raise DataError(
       f'{spec!r}: has no {subset} puzzles; set {key}= to 1 or more'
     )
-  size = 'x'.join(str(x) for x in dataclasses.astuple(domain))
   named = {domain.size: size, **settings}
   text = ':'.join([name, *(f'{key}={value}' for key, value in named.items())])
   path = files.cache_folder() / f'{text.replace(":", "_")}_v{_GENERATOR}.npz'
@@ -301,8 +298,8 @@ def _generated(name: str, spec: str, role: str) -> Questions:
 
 def _parse(
   name: str, spec: str, role: str
-) -> tuple[Domain, dict[str, int], str]:
-  """The domain, settings and subset of a generator's spec."""
+) -> tuple[Domain, str, dict[str, int], str]:
+  """The domain, size, settings and subset of a generator's spec."""
   kind = KINDS[name]
   first, *words = spec.split(':')
   subset = words.pop() if words and words[-1] in ROLES else role
@@ -313,7 +310,8 @@ def _parse(
       f'{spec!r}: {kind.size} is {size!r} and must be two numbers, as '
       f'{kind.default_size}'
     )
-  domain = kind(*map(int, size.split('x')))
+  sides = [int(side) for side in size.split('x')]
+  domain, size = kind(*sides), 'x'.join(map(str, sides))
   settings = domain.defaults()
   names = [word.partition('=')[0] for word in words]
   for key in names:
@@ -332,7 +330,7 @@ def _parse(
     settings[key] = int(value)
   if first != name:
     raise DataError(f'{spec!r}: {name} is generated and takes no directory')
-  return domain, settings, subset
+  return domain, size, settings, subset
 
 
 def _read_cache(

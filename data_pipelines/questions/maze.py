@@ -170,8 +170,9 @@ class Maze(Domain):
     """Turns and mirrors mazes; a variant is an index of `transforms`."""
     del key
     source = self._sources()[np.asarray(variant)]
-    return tuple(
-      np.take_along_axis(x, source, axis=1) for x in (questions, answers)
+    return (
+      np.take_along_axis(questions, source, axis=1),
+      np.take_along_axis(answers, source, axis=1),
     )
 
   def _sources(self) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Sudokus and mazes as training batches and evaluation rows."""
 
 import os
-from typing import Any
 
 import numpy as np
 
@@ -36,11 +35,12 @@ class QuestionSet(PuzzleSet):
       DataError: they do not fit together, or a setting is out of range.
     """
     given = [questions for questions in (train, evaluate) if questions]
-    self.domain = given[0].domain
-    if given[-1].domain != self.domain:
+    first, last = given[0], given[-1]
+    self.domain = first.domain
+    if last.domain != self.domain:
       raise DataError(
-        f'data.train ({train.origin}) holds {train.domain}, data.evaluate '
-        f'({evaluate.origin}) {evaluate.domain}; name puzzles of one kind'
+        f'data.train ({first.origin}) holds {first.domain}, data.evaluate '
+        f'({last.origin}) {last.domain}; name puzzles of one kind'
       )
     if num_aug < 0:
       raise DataError(f'data.num_aug={num_aug} must not be negative')
@@ -50,11 +50,13 @@ class QuestionSet(PuzzleSet):
         f'data.num_aug={num_aug}: {self.domain} have {most - 1} augmentations '
         'besides the puzzle itself; lower it'
       )
-    self.train, self.evaluate, self._seed = train, evaluate, seed
+    nothing = first.take(slice(0))
+    self.train, self.evaluate = train or nothing, evaluate or nothing
+    self._seed = seed
     self.version = puzzle_set.version_of(train, evaluate)
     self.vocab_size = self.domain.vocab_size
     self.seq_len = self.domain.seq_len
-    count, self._held_out = (len(x.rows) if x else 0 for x in (train, evaluate))
+    count = len(self.train.rows)
     self.variants = np.full(count, num_aug + 1)
     self.members = np.broadcast_to(np.uint8(1), count * (num_aug + 1))
 
@@ -62,13 +64,13 @@ class QuestionSet(PuzzleSet):
     return (
       f'{self.version}: {self.domain}, {len(self.variants):,} puzzles to train '
       f'on, {len(self.members):,} with their augmentations, '
-      f'{self._held_out:,} held out'
+      f'{len(self.evaluate.rows):,} held out'
     )
 
   def evaluation_rows(
     self, max_augmentations: int | None = None, max_puzzles: int | None = None
   ) -> EvaluationRows:
-    chosen = sampler.spread(self._held_out, max_puzzles)
+    chosen = sampler.spread(len(self.evaluate.rows), max_puzzles)
     nothing = np.zeros_like(chosen)
     return EvaluationRows(chosen, nothing, nothing, chosen)
 
@@ -78,13 +80,11 @@ class QuestionSet(PuzzleSet):
   def held_out(self, chosen: EvaluationRows) -> Asked:
     return _asked(self.evaluate).take(chosen.example)
 
-  def compared(self) -> tuple[Any, Any]:
-    if not self.train or not self.evaluate:
-      return [], []
+  def compared(self) -> tuple[Asked, Asked]:
     return _asked(self.train), _asked(self.evaluate)
 
   def _train_index(self, examples: sampler.Examples) -> Batch:
-    questions, answers = self.domain.augment(
+    questions, answers = self.train.domain.augment(
       self.train.questions[examples.group],
       self.train.answers[examples.group],
       examples.variant,

@@ -63,7 +63,7 @@ class AnswerJudge(scoring.Judge):
   """Keeps predictions of puzzles, in their order, and compares them."""
 
   def __init__(self, asked: Asked):
-    self._asked, self._parts = asked, []
+    self._asked, self._parts = asked, list[dict[str, np.ndarray]]()
 
   def add(self, found: scoring.Predictions) -> None:
     names = ('tokens', 'steps', 'exact', 'accuracy')

@@ -101,15 +101,6 @@ class Sudoku(Domain):
     return self.side**2
 
   @property
-  def vocab_size(self) -> int:
-    return self.side + FIRST_DIGIT
-
-  @property
-  def has_rare_answers(self) -> bool:
-    # There are some 5e9 essentially different grids of 9 x 9, 49 of 6 x 6.
-    return self.side == 9
-
-  @property
   def characters(self) -> str:
     return '?.' + ''.join(str(digit + 1) for digit in range(self.side))
 
@@ -246,12 +237,15 @@ class Sudoku(Domain):
     return questions == BLANK
 
   def answer_signatures(self, answers: np.ndarray) -> np.ndarray:
-    """Hashes of what is essentially the same full grid, seldom one below 9 x 9.
+    """Hashes of what is essentially the same full grid, none below 9 x 9.
 
     From one row to another the digits are permuted; the lengths of the cycles
     count, for all pairs of rows and of columns, apart for pairs in one band and
     in two.
     """
+    # There are some 5e9 essentially different grids of 9 x 9, 49 of 6 x 6.
+    if self.side < 9:
+      return super().answer_signatures(answers)
     result = np.zeros(len(answers), np.uint64)
     box = self.box_rows, self.box_columns
     in_threads(

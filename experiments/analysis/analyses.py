@@ -20,7 +20,6 @@ from data_pipelines.progress import Progress
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 from data_pipelines.puzzles import judge_of
 from data_pipelines.scoring import Result
-from hrm_jax.inference import evaluation
 from hrm_jax.inference import predict as inference
 from hrm_jax.inference import probes as analysis
 from hrm_jax.parallel import sharding
@@ -99,7 +98,7 @@ class Subject:
     return {
       'rows': len(self.chosen),
       'puzzles': len(np.unique(self.chosen.group)),
-      'most_augmentations': int(evaluation.place(self.chosen).max()) + 1,
+      'most_augmentations': int(self.chosen.place().max()) + 1,
       'segments': self.halt_max_steps,
       'halt_max_steps': self.halt_max_steps,
       'seed': self.seed,
@@ -157,7 +156,7 @@ def not_applicable(name: str, subject: Subject) -> str | None:
     and act.halting == 'none',
     'one answer a puzzle: augmentations do not vote': votes and not tasks,
     'there is one augmentation of each task': (
-      votes and evaluation.place(chosen).max(initial=0) == 0
+      votes and chosen.place().max(initial=0) == 0
     ),
     'the model has no puzzle embeddings (model.puzzle_emb_ndim=0)': (
       swaps and not model.settings.puzzle_emb_ndim
@@ -382,7 +381,7 @@ def _walk(subject: Subject) -> Walked:
   walk = analysis.sharded_walk(
     solver.model, solver.settings.act, subject.segments, mesh
   )
-  place = evaluation.place(chosen)
+  place = chosen.place()
   counts = _counts(place.max() + 1) if puzzles.evaluation_tasks else []
   after_judges = [judge_of(puzzles, chosen) for _ in range(subject.segments)]
   act_judge = judge_of(puzzles, chosen)

@@ -52,14 +52,6 @@ def needed_rows(
   return identifiers[wanted], places
 
 
-def place(rows: EvaluationRows) -> np.ndarray:
-  """The number of each row among those of its test input, from 0; int."""
-  changes = (np.diff(rows.group) != 0) | (np.diff(rows.test) != 0)
-  first = np.r_[0, np.flatnonzero(changes) + 1]
-  length = np.diff(np.r_[first, len(rows)])
-  return np.arange(len(rows)) - np.repeat(first, length)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Query:
   """Rows to predict, and the weights that predict them.
@@ -83,7 +75,7 @@ class Query:
 
   def originals(self, max_puzzles: int | None = None) -> EvaluationRows:
     """Unaugmented rows of at most so many puzzles, spread evenly."""
-    rows = self.rows.take(np.flatnonzero(place(self.rows) == 0))
+    rows = self.rows.take(np.flatnonzero(self.rows.place() == 0))
     groups = np.unique(rows.group)
     groups = groups[sampler.spread(len(groups), max_puzzles)]
     return rows.take(np.flatnonzero(np.isin(rows.group, groups)))

@@ -57,7 +57,6 @@ class RecurrentTransformer(ReasoningModel):
     self.z_H_init = self._initial_vector('z_H_init')
 
   def initial_state(self, batch_size: int) -> Output:
-    """The state of `batch_size` fresh sequences."""
     return Output(self._all_tokens(self.z_H_init, batch_size))
 
   def segment(self, z: Output, x_BTD: chex.Array) -> Output:

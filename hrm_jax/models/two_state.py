@@ -36,7 +36,6 @@ class TwoStateModel(ReasoningModel):
     self.z_L_init = self._initial_vector('z_L_init')
 
   def initial_state(self, batch_size: int) -> State:
-    """The state of `batch_size` fresh sequences."""
     return State(
       z_H=self._all_tokens(self.z_H_init, batch_size),
       z_L=self._all_tokens(self.z_L_init, batch_size),

@@ -267,11 +267,8 @@ def _unpickle(record: Callable[[str], np.ndarray]) -> Any:
   Where it needs anything else, nothing was imported or called. Where it is
   damaged, the errors are of many kinds.
   """
-  # Of a pickle, anything may stand anywhere.
-  arg: Any
-  stack: list[Any] = []
-  marks: list[int] = []
-  memo: dict[int, Any] = {}
+  arg: Any  # Each opcode has its own kind.
+  stack, marks, memo = list[Any](), list[int](), {}
 
   def since_mark() -> list:
     start = marks.pop()

@@ -21,12 +21,7 @@ from hrm_jax.parallel import sharding
 from hrm_jax.settings import Settings
 from hrm_jax.training import act, divergence
 from hrm_jax.training.state import TrainState
-from hrm_jax.training.step import (
-  Results,
-  TrainSetup,
-  sharded_init,
-  sharded_step,
-)
+from hrm_jax.training.step import TrainSetup, sharded_init, sharded_step
 
 
 def setup_for(
@@ -100,7 +95,7 @@ def fit(
   state = sharded_init(setup, mesh).replace(**copies)
   progress = Progress('Fitting: steps', setup.total_steps, 10.0)
 
-  def take(state: TrainState) -> Results:
+  def take(state):
     return step_function(state, sharding.global_batch(mesh, next(batches)))
 
   # The first step is always taken.

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import chex
 import jax
@@ -25,16 +25,7 @@ from hrm_jax.training.state import (
 
 # The next state, metrics, and whether the step diverged.
 Results = tuple[TrainState, dict[str, chex.Array], divergence.Diagnosis]
-
-
-class StepFunction(Protocol):
-  """The jitted step; to trace it, shapes are enough."""
-
-  def __call__(self, state: TrainState, batch: act.Batch, /) -> Results:
-    """Takes one step."""
-
-  def trace(self, state: TrainState, batch: act.Batch, /) -> jax.stages.Traced:
-    """The step as a program, to be lowered."""
+StepFunction = Callable[[TrainState, act.Batch], Results]
 
 
 _DIVERGENCE = DivergenceSettings()
@@ -315,7 +306,7 @@ def sharded_carry(setup: TrainSetup, mesh: Mesh) -> act.Carry:
   return jax.jit(lambda: init().carry, out_shardings=shardings)()
 
 
-def sharded_step(setup: TrainSetup, mesh: Mesh) -> StepFunction:
+def sharded_step(setup: TrainSetup, mesh: Mesh) -> jax.stages.Wrapped:
   """The jitted step: batch split over the mesh, the old state donated."""
   shardings = _shardings(abstract_state(setup, mesh))
 

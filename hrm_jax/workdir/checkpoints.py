@@ -343,16 +343,14 @@ class Checkpoints:
       return jnp.zeros((len(rows), 0))
     base = (self.directory / str(step) / 'weights').as_uri() + '/'
     store = {'driver': 'ocdbt', 'base': base, 'path': 'puzzle_table/'}
-
-    def part(at):
-      return saved[rows[at[0]]].read().result()
-
     # Past orbax.
     with self._reading(step):
       spec = {'driver': 'zarr', 'kvstore': store}
       saved = tensorstore.open(spec, read=True).result()
       return jax.make_array_from_callback(
-        (len(rows), table.shape[1]), table.sharding, part
+        (len(rows), table.shape[1]),
+        table.sharding,
+        lambda at: saved[rows[at[0] if at else ...]].read().result(),
       )
 
   def _read(self, step: int, **items: Any) -> Any:

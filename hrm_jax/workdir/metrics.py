@@ -73,8 +73,7 @@ class MetricsWriter:
     if not self._active:
       return lines
     found = self._lines()
-    kept: dict[tuple[int, bool], bytes] = {}
-    forgotten = []
+    kept, forgotten = dict[tuple[int, bool], bytes](), []
     for line in found:
       fields = _fields(line)
       if fields and fields['step'] > step:

@@ -70,11 +70,9 @@ def chosen(implementation: str) -> str:
 
 
 def _jax_attention(
-  qkv_BTW: chex.Array,
-  num_heads: int,
-  rope: bool,
+  qkv_BTW: chex.Array, num_heads: int, rope: bool,
   implementation: Literal['xla', 'cudnn'] = 'xla',
-) -> chex.Array:
+) -> chex.Array:  # fmt: skip
   """Attention as JAX's own function computes it."""
   B, T, W = qkv_BTW.shape
   K = W // (3 * num_heads)
