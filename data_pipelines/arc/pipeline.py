@@ -14,6 +14,7 @@ from data_pipelines.arc.tasks import NamedPairs, Pair, Task, TaskSet
 from data_pipelines.arc.voting import Ballots
 from data_pipelines.batches import BLANK_NAME, IGNORE_LABEL, PAD, Batch
 from data_pipelines.errors import DataError
+from data_pipelines.files import shown
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 
 tf = quiet.tensorflow()
@@ -66,8 +67,14 @@ class ArcSet(PuzzleSet):
       if tasks and not fitting:
         raise DataError(
           f'data.canvas={canvas}: no task of {tasks.version} fits; raise it '
-          '(30 fits all) or name other tasks'
+          f'(to {encoding.CANVAS} at most) or name other tasks'
         )
+    self._left_out = [
+      task.name
+      for tasks in (train, evaluate)
+      for task in (tasks.tasks if tasks else ())
+      if not task.fits(canvas)
+    ]
     names = {task.name for task in held_out}
     twice = sorted(names & {task.name for task in trained})
     if twice and not allow_shared:
@@ -161,9 +168,14 @@ class ArcSet(PuzzleSet):
 
   def describe(self) -> str:
     held_out = sum(len(task.tests) for task in self.evaluation_tasks)
+    left_out = ', '.join(map(shown, self._left_out[:3]))
+    if len(self._left_out) > 3:
+      left_out += ' …'
+    if left_out:
+      left_out = f' ({len(self._left_out)} larger ones are left out: {left_out})'
     return (
       f'{self.version}: {len(self.tasks)} tasks that fit {self.canvas} × '
-      f'{self.canvas}, {self._pairs_trained.sum()} training pairs, '
+      f'{self.canvas}{left_out}, {self._pairs_trained.sum()} training pairs, '
       f'{len(self.table)} augmented tasks, {held_out} test inputs held out'
     )
 

@@ -104,7 +104,10 @@ class NamedPairs(NamedTuple):
 
 
 class TaskSet(NamedTuple):
-  """Tasks in the order of their source, and which data exactly they are."""
+  """Tasks in the order of their source, and which data exactly they are.
+
+  A task may be larger than any canvas: see `Task.fits`.
+  """
 
   version: str
   tasks: tuple[Task, ...]
@@ -232,11 +235,6 @@ def _parse_grid(rows: Any, where: str) -> np.ndarray:
           f'{where}[{r}][{c}] is {reprlib.repr(colour)}; a colour must be a '
           f'whole number from 0 to {NUM_COLOURS - 1}'
         )
-  if max(len(rows), len(rows[0])) > MAX_SIDE:
-    raise DataError(
-      f'{where} is {len(rows)} x {len(rows[0])}; a grid must be at most '
-      f'{MAX_SIDE} x {MAX_SIDE}'
-    )
   return np.array(rows, np.uint8)
 
 

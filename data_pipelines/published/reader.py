@@ -11,6 +11,7 @@ group g are `group_indices[g] … group_indices[g + 1]`. Inputs and labels are
 memory-mapped, and so need not fit the memory.
 """
 
+import collections
 import math
 import os
 import pathlib
@@ -106,11 +107,13 @@ class PublishedSet(PuzzleSet):
     return self.names
 
   def describe(self) -> str:
+    pairs = np.stack([self._rows.group, self._rows.test])
+    tests = np.unique(pairs, axis=1).shape[1]
     return (
       f'{self.version}: {len(self.variants):,} groups, {len(self.members):,} '
       f'puzzles, {self.members.sum():,} training examples, '
       f'{len(self.names):,} puzzle identifiers, {len(self._rows):,} examples '
-      'held out'
+      f'of {tests:,} test inputs held out'
     )
 
   def evaluation_rows(
@@ -158,35 +161,8 @@ class PublishedSet(PuzzleSet):
         yield self._named_pair(split, row, split.puzzle_identifiers[puzzle])
 
   def held_out_pairs(self) -> list[NamedPair]:
-    """The ARC pairs of all puzzles that are scored.
-
-    Each test pair of a task is there once, and besides it whatever differs from
-    it in a puzzle that has the task's name.
-    """
-    tasks, rows, split = self.evaluation_tasks, self._rows, self._test
-    pairs = leaks.held_out_pairs(tasks)
-    shape = (len(pairs), 2, self._side, self._side)
-    canvases = np.full(shape, encoding.OUTSIDE, np.uint8)
-    for canvas, (_, _, pair) in zip(canvases, pairs, strict=True):
-      for role, grid in enumerate((pair.input, pair.output)):
-        if grid is not None:
-          canvas[role, : len(grid), : grid.shape[1]] = grid
-    first = np.cumsum([0] + [len(task.tests) for task in tasks])
-    expected = first[rows.group] + rows.test
-    for begin in range(0, len(rows), splits.CHUNK):
-      part = slice(begin, begin + splits.CHUNK)
-      augmentations = self._augmentations(rows.identifier[part])
-      inputs, labels = split.read(rows.example[part])
-      differs = np.zeros(len(inputs), bool)
-      for role, tokens in enumerate((inputs, padded(labels))):
-        grids, *_ = encoding.decode(tokens.astype(np.uint8), *augmentations)
-        other = grids != canvases[expected[part], role]
-        differs |= other.any(axis=(1, 2))
-      pairs += [
-        self._named_pair(split, rows.example[row], rows.identifier[row])
-        for row in begin + np.flatnonzero(differs)
-      ]
-    return pairs
+    """The ARC pairs of all puzzles that are scored, each of a task once."""
+    return leaks.held_out_pairs(self.evaluation_tasks)
 
   def _named_pair(self, split: Split, row: int, identifier: int) -> NamedPair:
     name, *_ = encoding.parse_augmentation_name(self.names[identifier])
@@ -227,67 +203,84 @@ class PublishedSet(PuzzleSet):
     return EvaluationRows(number, np.zeros_like(number), identifier, number)
 
   def _arc_rows(self) -> EvaluationRows:
-    """Examples by task and test input; fills `evaluation_tasks`."""
-    split, number_of_task, columns = self._test, {}, []
-    for puzzle, identifier in enumerate(split.puzzle_identifiers):
-      examples = np.arange(*split.puzzle_indices[puzzle : puzzle + 2])
-      name, *_ = encoding.parse_augmentation_name(self.names[identifier])
-      if name not in number_of_task:
-        number_of_task[name] = len(self.evaluation_tasks)
-        pairs = tuple(self._as_written(examples, identifier))
-        self.evaluation_tasks.append(Task(name, (), pairs))
-      task = number_of_task[name]
-      order, fault = self._test_order(
-        self.evaluation_tasks[task], examples, identifier
-      )
-      if fault:
-        raise DataError(
-          f'{split.where("inputs")}: puzzle {puzzle} '
-          f'({self.names[identifier]!r}): {fault}; build the data set anew'
+    """Examples by task and test pair; fills `evaluation_tasks`.
+
+    Votes are pooled by the pair itself: a pair that no other puzzle of its task
+    shows, both as written, is a test of its own, and so is each of several that
+    are equal in one puzzle.
+    """
+    split, numbers, tests, columns = self._test, {}, [], []
+    puzzle = np.arange(len(split.puzzle_identifiers))
+    puzzle = np.repeat(puzzle, np.diff(split.puzzle_indices))
+    identifier = split.puzzle_identifiers[puzzle]
+    last, copies = None, collections.Counter()
+    for examples in split.chunks():
+      written = self._as_written(examples, identifier[examples])
+      for example, grids in zip(examples, written, strict=True):
+        if puzzle[example] != last:
+          last = puzzle[example]
+          copies.clear()
+          name, *_ = encoding.parse_augmentation_name(
+            self.names[identifier[example]]
+          )
+          task = numbers.setdefault(name, len(numbers))
+          if task == len(tests):
+            tests.append({})
+        cells = grids.tobytes()
+        copies[cells] += 1
+        test, _ = tests[task].setdefault(
+          (cells, copies[cells]), (len(tests[task]), grids)
         )
-      columns += [
-        (task, test, identifier, example)
-        for test, example in zip(order, examples, strict=True)
-      ]
-    rows = np.array(columns, np.int64).reshape(-1, 4)
+        columns.append((task, test, identifier[example], example))
+    self.evaluation_tasks = [
+      Task(name, (), tuple(_pair(grids) for _, grids in of_task.values()))
+      for name, of_task in zip(numbers, tests, strict=True)
+    ]
+    rows = np.array(columns, np.int64)
     # Stable: the puzzles of a test input stay in the order of the file.
     rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
     return EvaluationRows(*rows.T)
 
-  def _as_written(self, examples: np.ndarray, identifier: int) -> list[Pair]:
-    """The pairs of a puzzle, its augmentation undone."""
-    _, *augmentation = encoding.parse_augmentation_name(self.names[identifier])
+  def _as_written(
+    self, examples: np.ndarray, identifier: np.ndarray
+  ) -> np.ndarray:
+    """The pairs of test examples, their augmentations undone.
 
-    def undone(grid):
-      return grid if grid is None else encoding.deaugment(grid, *augmentation)
+    Returns:
+      uint8 [B, 2, C, C], each grid at the top left, `encoding.OUTSIDE` around.
+    """
+    inputs, labels = self._test.read(examples)
+    augmentations = self._augmentations(identifier)
+    whole, canvases = inputs[:, 0] >= encoding.FIRST_COLOUR, []
+    for tokens in (inputs, padded(labels)):
+      decoded = encoding.decode(tokens.astype(np.uint8), *augmentations)
+      colours = (tokens >= encoding.FIRST_COLOUR).sum(axis=1)
+      whole &= colours == decoded[1] * decoded[2]
+      canvases.append(decoded[0])
+    canvases = np.stack(canvases, axis=1)
+    # What lies elsewhere on its canvas, or is no grid, which is an error.
+    for row in np.flatnonzero(~whole):
+      (pair,) = self._test.pairs(examples[[row]])
+      canvases[row] = encoding.OUTSIDE
+      for role, grid in enumerate((pair.input, pair.output)):
+        if grid is not None:
+          grid = encoding.deaugment(grid, *(x[row] for x in augmentations))
+          canvases[row, role, : len(grid), : grid.shape[1]] = grid
+    return canvases
 
-    return [
-      Pair(undone(pair.input), undone(pair.output))
-      for pair in self._test.pairs(examples)
-    ]
 
-  def _test_order(
-    self, task: Task, examples: np.ndarray, identifier: int
-  ) -> tuple[list[int], str]:
-    """Which test input each example of a puzzle shows, or what is wrong."""
-    if len(examples) != len(task.tests):
-      return [], (
-        f'has {len(examples)} examples, other augmentations of its task '
-        f'{len(task.tests)}'
-      )
-    if len(examples) == 1:
-      return [0], ''
-    order = []
-    for pair in self._as_written(examples, identifier):
-      same = [
-        test
-        for test, other in enumerate(task.tests)
-        if test not in order and np.array_equal(other.input, pair.input)
-      ]
-      if not same:
-        return [], 'is no augmentation of its task'
-      order.append(same[0])
-    return order, ''
+def _pair(canvases: np.ndarray) -> Pair:
+  """The grids of two canvases of `_as_written`."""
+  inside = canvases != encoding.OUTSIDE
+  heights, widths = (
+    inside.any(axis=2).sum(axis=1),
+    inside.any(axis=1).sum(axis=1),
+  )
+  inputs, outputs = (
+    canvas[:height, :width] if height else None
+    for canvas, height, width in zip(canvases, heights, widths, strict=True)
+  )
+  return Pair(inputs, outputs)
 
 
 def _domain(vocab_size: int, seq_len: int, split: Split) -> Domain | None:
