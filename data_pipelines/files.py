@@ -12,6 +12,9 @@ from typing import Any
 
 from data_pipelines.errors import ConfigError, DataError
 
+# How an address begins, such as gs://bucket/run.
+_ADDRESS = r'[a-z][a-z0-9+.-]+:/'
+
 
 def cache_folder() -> pathlib.Path:
   """Where what can be made again is kept: HRM_JAX_CACHE or ~/.cache/hrm_jax."""
@@ -28,11 +31,48 @@ def local(path: str | os.PathLike) -> pathlib.Path:
     ConfigError: it is empty, or an address such as gs://bucket/run.
   """
   text = os.fspath(path)
-  if not text or re.match(r'[a-z][a-z0-9+.-]+:/', text):
+  if not text or re.match(_ADDRESS, text):
     raise ConfigError(
       f'{text!r} is no path of this machine; name a file or directory here'
     )
   return pathlib.Path(text).expanduser()
+
+
+def sources(spec: str) -> list[str]:
+  """The sources that a SPEC names, separated by commas.
+
+  `~` is the home directory, and a comma in the path of a file or directory that
+  is there does not separate.
+
+  Raises:
+    ConfigError: a source is an address such as gs://bucket/data.
+  """
+  parts, found = spec.split(','), []
+  while parts:
+    count = len(parts)
+    while count > 1 and not _names_path(','.join(parts[:count])):
+      count -= 1
+    source = ','.join(parts[:count]).strip()
+    # NAME@PATH, or a path.
+    _, name, path = re.split(r'^(\w+@)?', source, maxsplit=1)
+    if path.startswith('~') or re.match(_ADDRESS, path):
+      path = os.fspath(local(path))
+    found.append(f'{name or ""}{path}')
+    del parts[:count]
+  return found
+
+
+def _names_path(source: str) -> bool:
+  source = source.strip()
+  return any(
+    os.path.exists(os.path.expanduser(path))
+    for path in (
+      source,
+      re.sub(r':\w*$', '', source),
+      re.sub(r'^\w+@', '', source),
+    )
+    if ',' in path
+  )
 
 
 @contextlib.contextmanager

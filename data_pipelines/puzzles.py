@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
+from data_pipelines import files
 from data_pipelines.arc import leaks as arc_leaks
 from data_pipelines.arc import tasks as arc
 from data_pipelines.arc.scoring import VoteJudge, VoteResult
@@ -37,7 +38,7 @@ ARC, QUESTIONS, PUBLISHED = 'ARC tasks', 'questions', 'a published directory'
 
 def kind(spec: str) -> str:
   """What kind of puzzles a SPEC names."""
-  sources = [source.strip() for source in spec.split(',')]
+  sources = files.sources(spec)
   kinds = {
     QUESTIONS
     if questions.is_question_spec(source)
@@ -146,7 +147,7 @@ def load_puzzles(
         'identifiers of their own; name one directory for both'
       )
     puzzles = PublishedSet(
-      pathlib.Path(train or evaluate), bool(train), bool(evaluate)
+      files.local((train or evaluate).strip()), bool(train), bool(evaluate)
     )
   logging.info('Data: %s', puzzles.describe())
   return puzzles

@@ -9,7 +9,6 @@ be reached. Training makes the same check at its start.
 
 import dataclasses
 import itertools
-import pathlib
 import time
 from collections.abc import Callable, Iterable
 
@@ -63,7 +62,7 @@ def _arc_pairs(
     held_out = [] if is_train else arc_leaks.held_out_pairs(tasks)
     return lambda _: trained, held_out
   if kind == puzzles.PUBLISHED:
-    data = PublishedSet(pathlib.Path(spec), is_train, not is_train)
+    data = PublishedSet(files.local(spec.strip()), is_train, not is_train)
     if data.is_arc:
       if is_train:
         return data.trained_pairs, []

@@ -29,7 +29,7 @@ class AugmentationTable:
   start: np.ndarray  # int64 [tasks + 1], first row of each task
   dihedral: np.ndarray  # uint8 [rows], see `encoding.dihedral`
   colours: np.ndarray  # uint8 [rows, 10], see `encoding.augment`
-  fixed_pair: np.ndarray  # uint8 [rows], the pair that training never shifts
+  fixed_pair: np.ndarray  # int [rows], the pair that training never shifts
 
   def __len__(self) -> int:
     return len(self.dihedral)
@@ -95,7 +95,9 @@ def draw(
     hashes = _multiset_hashes(task, dihedral, colours, weights)
     _, first = np.unique(hashes, return_index=True)
     keep = np.sort(first)[: num_aug + 1]
-    fixed = rng.integers(0, max(1, pairs), len(keep), dtype=np.uint8)
+    # A byte where it suffices: which numbers are drawn depends on the type.
+    kind = np.uint8 if pairs < 256 else np.int64
+    fixed = rng.integers(0, max(1, pairs), len(keep), dtype=kind)
     drawn.append((dihedral[keep], colours[keep], fixed))
   return AugmentationTable(
     np.cumsum([0, *(len(fixed) for *_, fixed in drawn)]),

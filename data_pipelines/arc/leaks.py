@@ -176,7 +176,7 @@ def _canonical(grids: Sequence[np.ndarray]) -> bytes:
   forms = []
   for transform in range(8):
     turned = [encoding.dihedral(grid, transform) for grid in grids]
-    shapes = bytes(side for grid in turned for side in grid.shape)
+    shapes = np.array([grid.shape for grid in turned]).tobytes()
     cells = b''.join(grid.tobytes() for grid in turned)
     # Colours are numbered by where they come first; those that are not there
     # (-1) have no number to take.

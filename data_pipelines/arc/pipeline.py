@@ -19,8 +19,6 @@ from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 
 tf = quiet.tensorflow()
 
-# Pairs of one task are numbered in a byte.
-_MAX_PAIRS = 255
 # Batches whose indices are handed to TensorFlow at once.
 _BLOCK = 64
 
@@ -66,8 +64,8 @@ class ArcSet(PuzzleSet):
     for tasks, fitting in ((train, trained), (evaluate, held_out)):
       if tasks and not fitting:
         raise DataError(
-          f'data.canvas={canvas}: no task of {tasks.version} fits; raise it '
-          f'(to {encoding.CANVAS} at most) or name other tasks'
+          f'data.canvas={canvas}: no task of {tasks.version} fits; '
+          f'{"raise it or " * (canvas < encoding.CANVAS)}name other tasks'
         )
     self._left_out = [
       task.name
@@ -79,7 +77,8 @@ class ArcSet(PuzzleSet):
     twice = sorted(names & {task.name for task in trained})
     if twice and not allow_shared:
       raise DataError(
-        f'data.train and data.evaluate share the tasks {", ".join(twice[:5])}'
+        f'data.train and data.evaluate share {len(twice)} '
+        f'task{"s" * (len(twice) > 1)}, {", ".join(map(shown, twice[:5]))}'
         f'{" …" if len(twice) > 5 else ""}; a task can be in one of them only, '
         'or with data.allow_leaks=True in both (data.evaluate alone trains on '
         'its demonstrations too)'
@@ -114,11 +113,6 @@ class ArcSet(PuzzleSet):
       )
     ]
     self._pairs_trained = np.array([len(pairs) for pairs in members])
-    if self._pairs_trained.max() > _MAX_PAIRS:
-      name = self.tasks[int(self._pairs_trained.argmax())].name
-      raise DataError(
-        f"task '{name}' has more than {_MAX_PAIRS} pairs; split it into several"
-      )
     if identifier_names is None:
       self.table = augmentation.draw(
         self.tasks, self._pairs_trained, num_aug, seed
@@ -168,11 +162,9 @@ class ArcSet(PuzzleSet):
 
   def describe(self) -> str:
     held_out = sum(len(task.tests) for task in self.evaluation_tasks)
-    left_out = ', '.join(map(shown, self._left_out[:3]))
-    if len(self._left_out) > 3:
-      left_out += ' …'
-    if left_out:
-      left_out = f' ({len(self._left_out)} larger ones are left out: {left_out})'
+    count = len(self._left_out)
+    named = ', '.join(map(shown, self._left_out[:3])) + ', …' * (count > 3)
+    left_out = f' ({count} larger left out: {named})' if count else ''
     return (
       f'{self.version}: {len(self.tasks)} tasks that fit {self.canvas} × '
       f'{self.canvas}{left_out}, {self._pairs_trained.sum()} training pairs, '

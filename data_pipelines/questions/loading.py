@@ -117,7 +117,7 @@ def load_questions(spec: str, role: str, seed: int) -> Questions:
   """
   if role not in ROLES:
     raise ValueError(f'role {role!r} is not one of {", ".join(ROLES)}')
-  spec = spec.strip()
+  spec = ','.join(files.sources(spec))
   if _name_of(spec) in KINDS:
     return _generated(_name_of(spec), spec, role)
   if KINDS['sudoku'].is_spec(spec):

@@ -235,9 +235,9 @@ TASKS = {
 def is_grid(rows):
   return (
     isinstance(rows, list)
-    and 1 <= len(rows) <= 30
+    and len(rows) >= 1
     and all(isinstance(row, list) for row in rows)
-    and 1 <= len(rows[0]) <= 30
+    and len(rows[0]) >= 1
     and all(len(row) == len(rows[0]) for row in rows)
     and all(type(c) is int and 0 <= c <= 9 for row in rows for c in row)
   )
@@ -250,8 +250,13 @@ def task_of(name, value):
     not name
     or '\0' in name
     or any('\ud800' <= letter <= '\udfff' for letter in name)
-    or not isinstance(value, dict)
   ):
+    return None
+  if isinstance(value, dict) and not {'train', 'test'} & value.keys():
+    value = value.get('examples')
+  if isinstance(value, list):
+    value = {'train': value[:-1], 'test': value[-1:]}
+  if not isinstance(value, dict):
     return None
   found = [name]
   for kind in ('train', 'test'):
