@@ -209,13 +209,16 @@ class PublishedSet(PuzzleSet):
     shows, both as written, is a test of its own, and so is each of several that
     are equal in one puzzle.
     """
-    split, numbers, tests, columns = self._test, {}, [], []
+    split, columns = self._test, []
+    assert split
     puzzle = np.arange(len(split.puzzle_identifiers))
     puzzle = np.repeat(puzzle, np.diff(split.puzzle_indices))
     identifier = split.puzzle_identifiers[puzzle]
-    last, copies = None, collections.Counter()
+    # Of each task its number, and its tests, numbered, by their cells.
+    tasks: dict[str, tuple[int, dict[tuple[bytes, int], tuple[int, Pair]]]] = {}
+    last, copies = -1, collections.Counter[bytes]()
     for examples in split.chunks():
-      written = self._as_written(examples, identifier[examples])
+      written = self._as_written(split, examples, identifier[examples])
       for example, grids in zip(examples, written, strict=True):
         if puzzle[example] != last:
           last = puzzle[example]
@@ -223,18 +226,16 @@ class PublishedSet(PuzzleSet):
           name, *_ = encoding.parse_augmentation_name(
             self.names[identifier[example]]
           )
-          task = numbers.setdefault(name, len(numbers))
-          if task == len(tests):
-            tests.append({})
+          task, tests = tasks.setdefault(name, (len(tasks), {}))
         cells = grids.tobytes()
         copies[cells] += 1
-        test, _ = tests[task].setdefault(
-          (cells, copies[cells]), (len(tests[task]), grids)
-        )
-        columns.append((task, test, identifier[example], example))
+        key = cells, copies[cells]
+        if key not in tests:
+          tests[key] = len(tests), _pair(grids)
+        columns.append((task, tests[key][0], identifier[example], example))
     self.evaluation_tasks = [
-      Task(name, (), tuple(_pair(grids) for _, grids in of_task.values()))
-      for name, of_task in zip(numbers, tests, strict=True)
+      Task(name, (), tuple(pair for _, pair in tests.values()))
+      for name, (_, tests) in tasks.items()
     ]
     rows = np.array(columns, np.int64)
     # Stable: the puzzles of a test input stay in the order of the file.
@@ -242,25 +243,27 @@ class PublishedSet(PuzzleSet):
     return EvaluationRows(*rows.T)
 
   def _as_written(
-    self, examples: np.ndarray, identifier: np.ndarray
+    self, split: Split, examples: np.ndarray, identifier: np.ndarray
   ) -> np.ndarray:
-    """The pairs of test examples, their augmentations undone.
+    """The pairs of examples, their augmentations undone.
 
     Returns:
       uint8 [B, 2, C, C], each grid at the top left, `encoding.OUTSIDE` around.
     """
-    inputs, labels = self._test.read(examples)
+    inputs, labels = split.read(examples)
     augmentations = self._augmentations(identifier)
-    whole, canvases = inputs[:, 0] >= encoding.FIRST_COLOUR, []
-    for tokens in (inputs, padded(labels)):
-      decoded = encoding.decode(tokens.astype(np.uint8), *augmentations)
+    whole = inputs[:, 0] >= encoding.FIRST_COLOUR
+    shape = (len(examples), 2, self._side, self._side)
+    canvases = np.zeros(shape, np.uint8)
+    for role, tokens in enumerate((inputs, padded(labels))):
+      canvases[:, role], height, width = encoding.decode(
+        tokens.astype(np.uint8), *augmentations
+      )
       colours = (tokens >= encoding.FIRST_COLOUR).sum(axis=1)
-      whole &= colours == decoded[1] * decoded[2]
-      canvases.append(decoded[0])
-    canvases = np.stack(canvases, axis=1)
+      whole &= colours == height * width
     # What lies elsewhere on its canvas, or is no grid, which is an error.
     for row in np.flatnonzero(~whole):
-      (pair,) = self._test.pairs(examples[[row]])
+      (pair,) = split.pairs(examples[[row]])
       canvases[row] = encoding.OUTSIDE
       for role, grid in enumerate((pair.input, pair.output)):
         if grid is not None:
@@ -270,17 +273,13 @@ class PublishedSet(PuzzleSet):
 
 
 def _pair(canvases: np.ndarray) -> Pair:
-  """The grids of two canvases of `_as_written`."""
-  inside = canvases != encoding.OUTSIDE
-  heights, widths = (
-    inside.any(axis=2).sum(axis=1),
-    inside.any(axis=1).sum(axis=1),
+  """The grids of an example of `_as_written`."""
+  question, answer = (
+    canvas[: inside.any(axis=1).sum(), : inside.any(axis=0).sum()].copy()
+    for canvas in canvases
+    for inside in [canvas != encoding.OUTSIDE]
   )
-  inputs, outputs = (
-    canvas[:height, :width] if height else None
-    for canvas, height, width in zip(canvases, heights, widths, strict=True)
-  )
-  return Pair(inputs, outputs)
+  return Pair(question, answer if answer.size else None)
 
 
 def _domain(vocab_size: int, seq_len: int, split: Split) -> Domain | None:
