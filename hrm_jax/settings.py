@@ -38,7 +38,8 @@ class _Group:
   prefix: ClassVar[str] = ''
 
   def __post_init__(self):
-    for name, kind in _types(type(self)).items():
+    # mypy takes the hash of the instances for that of the class.
+    for name, kind in _types(type(self)).items():  # type: ignore[arg-type]
       value = _typed(f'{self.prefix}{name}', getattr(self, name), kind)
       object.__setattr__(self, name, value)
     self._check()

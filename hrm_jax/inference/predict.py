@@ -139,7 +139,7 @@ def sharded_predict(
     ]
     fill = _filling(mesh, read, count, size)
     carry, halted = start(variables, size), np.ones(size, bool)
-    left, last = count, None
+    left, last = count, list[Any]()
     waiting, position = {}, 0
 
     def in_order(answered, found):
@@ -166,7 +166,7 @@ def sharded_predict(
         yield from in_order(*last)
       halted, answered = jax.device_get(status)
       left -= np.count_nonzero(answered >= 0)
-      last = answered, found
+      last = [answered, found]
     yield from in_order(*last)
 
   return predict

@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from absl import logging
 
@@ -47,15 +48,14 @@ def hold(
       file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
       stack.callback(os.close, file)
       now = datetime.datetime.now(datetime.UTC)
-      kernel = _kernel(file)
-      record = {
+      record: dict[str, Any] = {
         'host': socket.gethostname(),
         'process': os.getpid(),
         'since': now.isoformat(' ', 'seconds'),
-        'kernel': kernel,
+        'kernel': _kernel(file),
         'count': 0,
       }
-      _take(path, file, kernel, patience)
+      _take(path, file, record['kernel'], patience)
       _write(file, record)
     ended = threading.Event()
 

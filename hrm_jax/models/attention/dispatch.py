@@ -5,6 +5,7 @@ float32, scale 1/√K, no mask (paper section 2, "Architecture details").
 """
 
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import chex
@@ -37,15 +38,15 @@ def attend(
       "use 'auto'"
     )
 
-  compute = {
+  known: dict[str, Callable[..., chex.Array]] = {
     'pallas': tpu_attention.attention,
     'cpu': cpu_attention.attention,
     # The scores, T × T for each head, are not kept for the gradient.
     'xla_recompute': jax.checkpoint(_jax_attention, static_argnums=(1, 2)),
     'xla': _jax_attention,
     'cudnn': functools.partial(_jax_attention, implementation='cudnn'),
-  }[implementation]
-  width = qkv_BTW.shape[-1]
+  }
+  compute, width = known[implementation], qkv_BTW.shape[-1]
 
   def local(qkv_BTW):
     # A device's share of the heads, where they are split.

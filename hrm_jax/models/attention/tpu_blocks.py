@@ -119,8 +119,8 @@ def _forward_call(x_BTD, weights, settings, keep) -> list[chex.Array]:
 
 
 def _forward_kernel(rope_ref, x_ref, *refs, settings, keep):
-  weights, refs = Weights(*refs[:4]), refs[4:]
-  *refs, qkv_ref, heads_ref = refs
+  weights = Weights(*refs[:4])
+  *result_refs, qkv_ref, heads_ref = refs[4:]
   dtype = x_ref.dtype
   x = x_ref[...]
   qkv_ref[...] = dot(x, weights.qkv[...], (1, 0)).astype(dtype)
@@ -135,7 +135,7 @@ def _forward_kernel(rope_ref, x_ref, *refs, settings, keep):
   results = [out.astype(dtype)]
   if keep:
     results += [heads_ref[...], _as_row(scale), middle, _as_row(out_scale)]
-  for ref, result in zip(refs, results, strict=True):
+  for ref, result in zip(result_refs, results, strict=True):
     ref[...] = result
 
 
@@ -226,9 +226,9 @@ def _attention_backward_call(
 
 
 def _attention_backward_kernel(rope_ref, x_ref, heads_ref, *refs, num_heads):
-  middle_ref, scale_ref, dmiddle_ref, *refs = refs
-  weights_qkv_ref, weights_out_ref, dx_ref, *refs = refs
-  dweights_qkv_ref, dweights_out_ref, qkv_ref, dheads_ref, dqkv_ref = refs
+  middle_ref, scale_ref, dmiddle_ref, *rest = refs
+  weights_qkv_ref, weights_out_ref, dx_ref, *rest = rest
+  dweights_qkv_ref, dweights_out_ref, qkv_ref, dheads_ref, dqkv_ref = rest
   _start_at_zero(dweights_qkv_ref, dweights_out_ref)
   dtype = x_ref.dtype
   x = x_ref[...]
