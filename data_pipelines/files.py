@@ -54,7 +54,7 @@ def sources(spec: str) -> list[str]:
       count -= 1
     source = ','.join(parts[:count]).strip()
     # NAME@PATH, or a path.
-    _, name, path = re.split(r'^(\w+@)?', source, maxsplit=1)
+    _, name, path = re.split(r'^([\w/-]+@)?', source, maxsplit=1)
     if path.startswith('~') or re.match(_ADDRESS, path):
       path = os.fspath(local(path))
     found.append(f'{name or ""}{path}')
@@ -69,7 +69,7 @@ def _names_path(source: str) -> bool:
     for path in (
       source,
       re.sub(r':\w*$', '', source),
-      re.sub(r'^\w+@', '', source),
+      re.sub(r'^[\w/-]+@', '', source),
     )
     if ',' in path
   )

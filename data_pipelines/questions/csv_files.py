@@ -28,7 +28,7 @@ _CHECK_CHUNK = 100_000
 _NAMED = 3
 
 
-class _Faults:
+class Faults:
   """Counts rows at fault and keeps what is wrong with the first ones."""
 
   def __init__(self):
@@ -63,7 +63,7 @@ class _Faults:
 
 def check(loaded: Questions) -> None:
   """Raises for puzzles at fault."""
-  faults = _Faults()
+  faults = Faults()
   faults.add_unsound(loaded)
   if faults.count:
     faults.raise_all(loaded.origin, len(loaded.rows))
@@ -95,7 +95,7 @@ def _parse(
   records = _records(origin, text)
   header = _header(origin, next(records, None))
   at = [header.index(column) for column in _COLUMNS]
-  faults = _Faults()
+  faults = Faults()
   progress = Progress(f'{origin}: rows read', None)
   parts = []
   while chunk := list(itertools.islice(records, _CHUNK)):
@@ -139,7 +139,11 @@ def _records(
   origin: str, text: io.TextIOBase
 ) -> Iterator[tuple[int, list[str]]]:
   """The records of a file that are not empty, each with its last line."""
-  reader = csv.reader(text, strict=True)
+  header = text.readline()
+  text.seek(0)
+  # The separator of the header, be it that of a spreadsheet.
+  marks = [mark for mark in ',;\t' if mark in header] or [',']
+  reader = csv.reader(text, strict=True, delimiter=marks[0])
   before = 0
   try:
     for fields in reader:
@@ -149,7 +153,7 @@ def _records(
   except csv.Error as e:
     raise DataError(
       f'{origin}: row {before + 1}: garbled or cut short ({e}); correct its '
-      'quotes and commas'
+      'quotes and separators'
     ) from e
 
 
@@ -159,7 +163,7 @@ def _header(origin: str, record: tuple[int, list[str]] | None) -> list[str]:
   row, fields = record
   if any(map(_is_no_text, ''.join(fields))):
     raise DataError(f'{origin}: row {row}: not UTF-8 text; save it as UTF-8')
-  header = [field.strip() for field in fields]
+  header = [field.strip().lower() for field in fields]
   for column in _COLUMNS:
     if header.count(column) != 1:
       found = 'no' if column not in header else 'more than one'
@@ -179,15 +183,24 @@ def _tell_domain(where: str, question: str) -> Domain:
   raise DataError(
     f'{where}: question {reprlib.repr(question)} of {len(question)} characters '
     "is neither a Sudoku (16, 36 or 81 digits and '.') nor a square maze of "
-    "'# SG'; correct it"
+    f"'# SG'; correct it{_stripped(question)}"
   )
+
+
+def _stripped(text: str) -> str:
+  """Says that a maze may have lost the free cells at its ends."""
+  is_maze = '#' in text and text == text.strip()
+  return ', or keep the blanks at its ends (were they stripped?)' * is_maze
 
 
 def _reason(cells: list[str], seq_len: int) -> str | None:
   """What is wrong with a question and its answer as texts."""
   for name, text in zip(_COLUMNS, cells, strict=True):
     if len(text) != seq_len:
-      return f'{name} has {len(text)} characters and must have {seq_len}'
+      return (
+        f'{name} has {len(text)} characters and must have {seq_len}'
+        f'{_stripped(text)}'
+      )
   for name, text in zip(_COLUMNS, cells, strict=True):
     if not text.isascii():
       at, letter = next((i, x) for i, x in enumerate(text) if not x.isascii())

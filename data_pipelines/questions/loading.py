@@ -42,6 +42,7 @@ class _HubSet(NamedTuple):
   domain: Domain
   num_train: int
   subset: int | None = None
+  tests: str = 'test.csv'
 
 
 _EXTREME = 'sapientinc/sudoku-extreme'
@@ -50,6 +51,13 @@ _HUB = {
   'sudoku_extreme_full': _HubSet(_EXTREME, Sudoku(3, 3), 3_831_994),
   'maze_30x30_hard_1k': _HubSet(
     'sapientinc/maze-30x30-hard-1k', Maze(30, 30), 1000
+  ),
+  # Later sets of the authors have the names that the hub has.
+  f'{_EXTREME}-1k': _HubSet(
+    f'{_EXTREME}-1k', Sudoku(3, 3), 1000, tests='test_hard.csv'
+  ),
+  'sapientinc/maze-20x20-hard-1k': _HubSet(
+    'sapientinc/maze-20x20-hard-1k', Maze(20, 20), 1000
   ),
 }
 
@@ -98,16 +106,19 @@ def load_questions(spec: str, role: str, seed: int) -> Questions:
       * `NAME[@DIR][:train|:test]`, NAME being `sudoku_extreme_1k`,
         `sudoku_extreme_full` or `maze_30x30_hard_1k`: DIR/train.csv or
         DIR/test.csv, or else that file of the Hugging Face hub. Of the first
-        the train set is a random 1000 rows;
+        the train set is a random 1000 rows of the full set, while
+        `sapientinc/sudoku-extreme-1k` is the hub's own choice, whose tests are
+        test_hard.csv. `sapientinc/maze-20x20-hard-1k` has smaller mazes;
       * `sudoku[:box=3x3][:clues=27][:rating=0][:count=1000][:tests=100]
         [:seed=0][:train|:test]`, generated, see `sudoku.generate`;
       * `maze[:size=30x30][:path=110][:count=1000][:tests=100][:seed=0]
         [:train|:test]`, generated, see `maze.generate`;
-      * `PATH.csv`, with the columns question and answer: Sudokus with boxes of
-        2 x 2, 2 x 3 or 3 x 3, or square mazes;
-      * `PATH.txt`, one puzzle, which is solved here: a Sudoku of 16, 36 or 81
-        characters, on one line or several, or the lines of a maze; its free
-        cells may be `.` too;
+      * `PATH.csv`, with the columns question and answer, between commas,
+        semicolons or tabs: Sudokus with boxes of 2 x 2, 2 x 3 or 3 x 3, or
+        square mazes;
+      * `PATH.txt`, which is solved here: one puzzle, a Sudoku of 16, 36 or 81
+        characters, on one line or several, or the lines of a maze, whose free
+        cells may be `.` too; or a list of Sudokus, one a line;
       * the characters of a Sudoku, `.` or `0` for a blank.
     role: subset of a spec that names none, `train` or `test`.
     seed: seed of the random 1000 rows.
@@ -152,42 +163,74 @@ def _split_subset(spec: str) -> tuple[str, str | None]:
 
 
 def load_text(text: str, origin: str) -> Questions:
-  """The one puzzle that a text shows, with the answer found here.
+  """The puzzles that a text shows, with the answers found here.
+
+  They are one puzzle, or a Sudoku at the beginning of each line. Lines that
+  begin with `#` are then comments.
 
   Raises:
-    DataError: it shows none, or none that can be solved.
+    DataError: it shows none, or one that cannot be solved.
   """
+  listed = [
+    (number, words[0])
+    for number, line in enumerate(text.splitlines(), 1)
+    if (words := line.split()) and not words[0].startswith('#')
+  ]
+  domain: Domain | None = None
+  # Free cells of a maze may be dots too.
+  if listed and set(listed[0][1]) & set('123456789'):
+    domain = Sudoku.tell(listed[0][1])
+  if domain is None:
+    domain, cells = _one_puzzle(text, origin)
+    listed = [(1, cells)]
+  faults, found = csv_files.Faults(), []
+  for number, cells in listed:
+    try:
+      found.append(_solved(domain, cells))
+    except DataError as error:
+      if len(listed) == 1:
+        raise DataError(f'{origin}: {error}; correct it') from None
+      faults.add(number, str(error))
+  if faults.count:
+    faults.raise_all(origin, len(listed))
+  questions, answers = map(np.stack, zip(*found, strict=True))
+  digest = hashlib.sha256(questions.tobytes()).hexdigest()[:12]
+  rows = np.array([number for number, _ in listed])
+  return Questions(f'text {digest}', domain, questions, answers, origin, rows)
+
+
+def _one_puzzle(text: str, origin: str) -> tuple[Domain, str]:
+  """The domain and the characters of a puzzle on one line or several."""
   # A maze is told by its letters, a Sudoku by nothing but its length.
   for kind in reversed(KINDS.values()):
     if found := kind.read_text(text, origin):
-      domain, cells = found
-      break
-  else:
-    cells = ''.join(text.split())
+      return found
+  cells = ''.join(text.split())
+  raise DataError(
+    f'{origin}: {reprlib.repr(cells)} has {len(cells)} characters; a Sudoku '
+    "has 16, 36 or 81 digits and '.', a maze lines of '# SG'"
+  )
+
+
+def _solved(domain: Domain, cells: str) -> tuple[np.ndarray, np.ndarray]:
+  """A question and its answer, tokens [S]; a DataError where it has not one."""
+  if len(cells) != domain.seq_len:
     raise DataError(
-      f'{origin}: {reprlib.repr(cells)} has {len(cells)} characters; a Sudoku '
-      "has 16, 36 or 81 digits and '.', a maze lines of '# SG'"
+      f'question has {len(cells)} characters and must have {domain.seq_len}'
     )
   if not cells.isascii():
     at, letter = next((i, x) for i, x in enumerate(cells) if not x.isascii())
-    raise DataError(f'{origin}: character {at + 1} is {letter!a}, unknown here')
-  question = domain.parse(np.frombuffer(cells.encode(), np.uint8)[None])
-  faults = [
-    reason
-    for _, reason in domain.check(question, question)
-    if reason.startswith('question')
-  ]
-  answer = None if faults else domain.solve(question[0])
+    raise DataError(f'character {at + 1} is {letter!a}, unknown here')
+  question = domain.parse(np.frombuffer(cells.encode(), np.uint8))
+  for _, reason in domain.check(question[None], question[None]):
+    if reason.startswith('question'):
+      raise DataError(reason)
+  answer = domain.solve(question)
   if answer is None:
-    faults.append('question: has no solution')
-  else:
-    faults = [reason for _, reason in domain.check(question, answer[None])]
-  if answer is None or faults:
-    raise DataError(f'{origin}: {faults[0]}; correct it')
-  digest = hashlib.sha256(question.tobytes()).hexdigest()[:12]
-  return Questions(
-    f'text {digest}', domain, question, answer[None], origin, np.array([1])
-  )
+    raise DataError('question: has no solution')
+  for _, reason in domain.check(question[None], answer[None]):
+    raise DataError(reason)
+  return question, answer
 
 
 def _load_hub(spec: str, path: str, role: str, seed: int) -> Questions:
@@ -196,15 +239,16 @@ def _load_hub(spec: str, path: str, role: str, seed: int) -> Questions:
   if name not in _HUB or (at and not directory):
     raise DataError(f'{spec!r}: cannot be read; use NAME[@DIR][:train|:test]')
   published = _HUB[name]
+  role_file = 'train.csv' if role == 'train' else published.tests
   if at:
-    file = pathlib.Path(directory) / f'{role}.csv'
+    file = pathlib.Path(directory) / role_file
     if not os.path.exists(file):
       raise DataError(
         f'{shown(file)}: no such file; the directory of {name}@ must hold '
-        'train.csv and test.csv'
+        f'train.csv and {published.tests}'
       )
   else:
-    file = _download(name, published.repository, f'{role}.csv')
+    file = _download(name, published, role_file)
   loaded = csv_files.read(file, published.domain)
   wanted, count = published.subset, len(loaded.rows)
   if role == 'train' and wanted is not None:
@@ -221,9 +265,12 @@ def _load_hub(spec: str, path: str, role: str, seed: int) -> Questions:
   return loaded._replace(version=f'{name} {loaded.version}')
 
 
-def _download(name: str, repository: str, file: str) -> pathlib.Path:
+def _download(name: str, published: _HubSet, file: str) -> pathlib.Path:
   """A file of the hub, from its cache where it is there already."""
-  local = f'or give {name}@DIR, the directory of train.csv and test.csv'
+  repository = published.repository
+  local = (
+    f'or give {name}@DIR, the directory of train.csv and {published.tests}'
+  )
   try:
     import huggingface_hub
   except ImportError as e:

@@ -78,6 +78,62 @@ def _error(spec, role='train'):
 # CSV files.
 
 
+@pytest.mark.parametrize('mark', ',;\t')
+@pytest.mark.parametrize(
+  'header', ['question,answer', 'Rating,ANSWER, Question']
+)
+def test_separators_and_cases_of_headers(tmp_path, mark, header):
+  cells = {'question': QUESTION, 'answer': ANSWER, 'rating': '1'}
+  row = ','.join(cells[name.strip().lower()] for name in header.split(','))
+  path = tmp_path / 'a.csv'
+  path.write_text(f'{header}\n{row}\n'.replace(',', mark))
+  loaded = load_questions(str(path), 'train', 0)
+  assert _texts(loaded) == [QUESTION, ANSWER]
+
+
+def test_mazes_whose_blanks_were_stripped_are_told_so(tmp_path):
+  question, answer = ' S# G#  #', ' S# Go ##'
+  for first in (question, question.strip()):
+    path = tmp_path / 'a.csv'
+    rows = [
+      f'{q},{a}' for q, a in ((first, answer), (question.strip(), answer))
+    ]
+    path.write_text('\n'.join(['question,answer', *rows]))
+    assert 'keep the blanks at its ends (were they stripped?)' in _error(path)
+
+
+# Lists of Sudokus.
+
+
+def test_a_list_of_sudokus_a_line(tmp_path, sudokus):
+  lines = [_text(Sudoku(3, 3), question) for question in sudokus.questions]
+  path = tmp_path / 'list.TXT'
+  texts = ['# A list.', '#', *lines[:9], '', '  # more', *lines[9:]]
+  texts[4] += ' 3 # a comment'
+  path.write_text('\r\n'.join(texts))
+  loaded = load_questions(str(path), 'test', 0)
+  np.testing.assert_array_equal(loaded.questions, sudokus.questions)
+  np.testing.assert_array_equal(loaded.answers, sudokus.answers)
+  assert loaded.rows.tolist() == [*range(3, 12), *range(14, 55)]
+  # A list of one is the puzzle itself.
+  path.write_text(f'# One.\n{lines[0]}\n')
+  alone = load_questions(str(path), 'test', 0)
+  assert alone.version == load_questions(lines[0], 'test', 0).version
+
+
+def test_faults_of_a_list_are_named_and_counted(tmp_path, sudokus):
+  lines = [_text(Sudoku(3, 3), question) for question in sudokus.questions]
+  lines[3], lines[5], lines[6] = lines[3][:-1], '.' * 81, 'é' + lines[6][1:]
+  lines[7] = lines[7].replace('.', 'x', 1)
+  path = tmp_path / 'list.txt'
+  path.write_text('\n'.join(lines))
+  assert _error(path).startswith(
+    f'{path}: 4 of 50 rows cannot be used: row 4: question has 80 characters '
+    'and must have 81; row 6: question: has more than one solution; row 7: '
+    "character 1 is '\\xe9', unknown here; ...; correct or remove them"
+  )
+
+
 @pytest.mark.parametrize('box', [(2, 2), (2, 3), (3, 3)])
 def test_sudoku_file(tmp_path, box):
   domain = Sudoku(*box)
@@ -197,12 +253,12 @@ MAZE_Q, MAZE_A = 'S  ## G  ', 'Soo##oGoo'
     (
       f'question,answer\n{QUESTION},{ANSWER}\n"{QUESTION},{ANSWER}\n\n',
       'row 3: garbled or cut short (unexpected end of data); correct its '
-      'quotes and commas',
+      'quotes and separators',
     ),
     (
       f'question,answer\n"{QUESTION}"1,{ANSWER}\n',
       "row 2: garbled or cut short (',' expected after '\"'); correct its "
-      'quotes and commas',
+      'quotes and separators',
     ),
     (
       f'question,answer\n4{QUESTION[1:]},{ANSWER}\n',
@@ -322,6 +378,25 @@ def test_without_huggingface_hub(monkeypatch):
   assert _error('sudoku_extreme_full') == (
     "sudoku_extreme_full: needs huggingface_hub; pip install 'hrm-jax[hub]', "
     'or give sudoku_extreme_full@DIR, the directory of train.csv and test.csv'
+  )
+
+
+def test_later_sets_of_the_hub_are_apart_from_ours(tmp_path, sudokus, mazes):
+  _write(tmp_path / 'train.csv', Sudoku(3, 3), sudokus)
+  _write(tmp_path / 'test_hard.csv', Sudoku(3, 3), sudokus)
+  name = 'sapientinc/sudoku-extreme-1k'
+  for role, file in (('train', 'train.csv'), ('test', 'test_hard.csv')):
+    loaded = load_questions(f'{name}@{tmp_path}', role, 0)
+    assert loaded.version.startswith(f'{name} {file} ')
+    assert len(loaded.rows) == 50
+    assert loaded.origin == str(tmp_path / file)
+  assert questions.known_size(name) == (Sudoku(3, 3), 1000)
+  assert 'has 50 rows and sudoku_extreme_1k takes 1000' in _error(
+    f'sudoku_extreme_1k@{tmp_path}'
+  )
+  assert questions.domain_of('sapientinc/maze-20x20-hard-1k') == Maze(20, 20)
+  assert 'must hold train.csv and test.csv' in _error(
+    f'sapientinc/maze-20x20-hard-1k@{tmp_path}', 'test'
   )
 
 
