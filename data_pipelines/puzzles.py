@@ -92,6 +92,7 @@ def load_puzzles(
   allow_leaks: bool = False,
   identifier_names: Sequence[str] | None = None,
   unscored: Sequence[str] = (),
+  at_most: int | None = None,
 ) -> PuzzleSet:
   """The puzzles that two SPECs name; '' names none.
 
@@ -108,6 +109,8 @@ def load_puzzles(
       ARC tasks then have the augmentations that these name, not drawn ones.
     unscored: test pairs of ARC tasks of `evaluate` that are predicted and not
       scored, each `TASK test[INDEX]`.
+    at_most: number of ARC tasks to be prepared, spread evenly over those that
+      fit, where that suffices; all are read.
 
   Raises:
     DataError: a SPEC cannot be loaded, or the two do not fit together.
@@ -129,10 +132,11 @@ def load_puzzles(
     # TensorFlow takes half a gigabyte: only what uses it imports it.
     from data_pipelines.arc.pipeline import ArcSet
 
+    tasks = [arc.load_tasks(x) if x else None for x in (train, evaluate)]
+    if at_most is not None:
+      tasks = [of_role and of_role.some(canvas, at_most) for of_role in tasks]
     puzzles: PuzzleSet = ArcSet(
-      arc.load_tasks(train) if train else None,
-      arc.load_tasks(evaluate) if evaluate else None,
-      canvas, num_aug, seed, allow_leaks, identifier_names, unscored,
+      tasks[0], tasks[1], canvas, num_aug, seed, allow_leaks, identifier_names, unscored,
     )  # fmt: skip
   elif found == QUESTIONS:
     puzzles = QuestionSet(

@@ -40,7 +40,12 @@ flags.DEFINE_integer(
 
 def main(_) -> None:
   data = puzzles.load_puzzles(
-    FLAGS.data, '', FLAGS.canvas, FLAGS.num_aug, FLAGS.seed
+    FLAGS.data,
+    '',
+    FLAGS.canvas,
+    FLAGS.num_aug,
+    FLAGS.seed,
+    at_most=FLAGS.count,
   )
   show(data, FLAGS.out, FLAGS.count, FLAGS.seed)
   command.say(f'Written: {FLAGS.out}')

@@ -1,5 +1,6 @@
 """ARC tasks as training batches and evaluation rows, encoded on the fly."""
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -96,11 +97,12 @@ class ArcSet(PuzzleSet):
     self.canvas = canvas
     self.seq_len = canvas**2
     self.version = puzzle_set.version_of(train, evaluate)
-    for name in [task.name for task in self.tasks]:
+    counts = collections.Counter(task.name for task in self.tasks)
+    for name, count in counts.items():
       own, *_ = encoding.parse_augmentation_name(name)
-      if name == BLANK_NAME or own != name:
+      if name == BLANK_NAME or own != name or count > 1:
         raise DataError(
-          f"task '{name}' has the name of a puzzle identifier that is not its "
+          f'task {name!r} has the name of a puzzle identifier that is not its '
           'own; rename it'
         )
 
@@ -124,7 +126,7 @@ class ArcSet(PuzzleSet):
     if len(lacking):
       raise DataError(
         f'the checkpoint has no puzzle identifier of {len(lacking)} tasks that '
-        f"are to be scored, e.g. '{held_out[lacking[0]].name}'; evaluate with "
+        f'are to be scored, e.g. {held_out[lacking[0]].name!r}; evaluate with '
         'the data that it was trained on'
       )
     self.members = np.repeat(self._pairs_trained, self.variants)

