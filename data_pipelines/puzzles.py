@@ -136,7 +136,8 @@ def load_puzzles(
     if at_most is not None:
       tasks = [of_role and of_role.some(canvas, at_most) for of_role in tasks]
     puzzles: PuzzleSet = ArcSet(
-      tasks[0], tasks[1], canvas, num_aug, seed, allow_leaks, identifier_names, unscored,
+      tasks[0], tasks[1], canvas, num_aug, seed,
+      allow_leaks, identifier_names, unscored,
     )  # fmt: skip
   elif found == QUESTIONS:
     puzzles = QuestionSet(
