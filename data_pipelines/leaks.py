@@ -11,9 +11,11 @@ make it ambiguous, and then it is split at the first one. The entries of
 
 import dataclasses
 import json
+import reprlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from data_pipelines.errors import DataError
 from data_pipelines.files import shown
 
 _ARROW = '->'
@@ -142,12 +144,27 @@ class Verdict:
 
 
 def recorded(record: Mapping[str, Any]) -> list[Leak]:
-  """The leaks of a `Verdict.record`, of this version or an earlier one."""
-  leaks = [Leak(**fields) for fields in record.get('leaks', ())]
-  for text in record.get('names', ()):
-    trained, _, held_out = text.partition(_ARROW)
-    leaks.append(Leak(held_out, _THEN, trained, _THEN, 'both'))
-  return leaks
+  """The leaks of a `Verdict.record`, of this version or an earlier one.
+
+  Raises:
+    DataError: it is no such record.
+  """
+  leaks = []
+  try:
+    for fields in record.get('leaks', ()):
+      leaks.append(Leak(**fields))
+    for text in record.get('names', ()):
+      trained, _, held_out = text.partition(_ARROW)
+      leaks.append(Leak(held_out, _THEN, trained, _THEN, 'both'))
+    texts = {type(x) for leak in leaks for x in dataclasses.astuple(leak)}
+    if texts <= {str} and type(record['allow_leaks']) is bool:
+      return leaks
+  except (AttributeError, KeyError, TypeError):
+    pass
+  raise DataError(
+    f'leaks={reprlib.repr(record)} is no record of leaks; restore the file as '
+    'it was written'
+  )
 
 
 def _listed(leaks: Sequence[Leak]) -> str:

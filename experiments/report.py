@@ -121,7 +121,7 @@ def gather(solver: Solver, max_tasks: int) -> dict[str, Any]:
       ['Puzzles', puzzles.describe().removeprefix(f'{puzzles.version}: ')],
       ['Written by', f'hrm_jax {hrm_jax.__version__}'],
     ],
-    'scores': scores and _scores(one, scores, puzzles, found),
+    'scores': scores and _told(one, scores, puzzles, found),
     'leaks': leaks,
     'unknown_data': solver.trained_on.startswith(checkpoints.UNKNOWN_DATA),
     'charts': charts_shown,
@@ -154,6 +154,15 @@ def render(contents: dict[str, Any]) -> str:
     'DATA': data,
   }
   return re.sub(r'@(POLICY|TITLE|DATA)@', lambda m: filled[m[1]], template)
+
+
+def _told(one: runs.Run, scores: runs.Scores, *of: Any) -> dict[str, Any]:
+  try:
+    return _scores(one, scores, *of)
+  except KeyError as error:
+    raise ConfigError(
+      f'{scores.path}: has no {error.args[0]}; evaluate again'
+    ) from None
 
 
 def _scores(
@@ -221,6 +230,8 @@ def _analyses(directory: pathlib.Path) -> list[dict[str, str]]:
     for name, analysis in summary.get('analyses', {}).items():
       if 'headline' not in analysis:
         continue
+      if not name.isidentifier():
+        raise KeyError(name)
       path = directory / f'{name}.json'
       record = files.parse_json(files.read(path), path)
       image = base64.b64encode(files.read(directory / f'{name}.png'))

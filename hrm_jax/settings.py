@@ -8,6 +8,7 @@ here, with a default that changes nothing, is known everywhere. No JAX here.
 import dataclasses
 import functools
 import math
+import sys
 import typing
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
@@ -16,6 +17,10 @@ from data_pipelines.errors import ConfigError
 
 # How the segments of a prediction end, see `EvaluationSettings`.
 Halting = Literal['fixed', 'act']
+
+
+# What arrays can be counted by, and what a program can be made of.
+_GREATEST, _MOST_UPDATES, _WIDEST = 2**63 - 1, 1000, 2**20
 
 
 @functools.cache
@@ -67,15 +72,19 @@ def _typed(key: str, value: Any, kind: Any) -> Any:
       f'{key}={value!r} is unknown; use one of {", ".join(inner)}'
     )
   if float in (kind, *inner) and type(value) in (int, float):
-    if math.isfinite(value):
+    # An int may be too large for a float.
+    if abs(value) <= sys.float_info.max:
       return float(value)
   elif kind == tuple[str, ...]:
     if isinstance(value, list | tuple) and {*map(type, value)} <= {str}:
       return tuple(value)
-  elif isinstance(value, kind) and (kind is bool or type(value) is not bool):
+  elif kind is int:
+    if type(value) is int and abs(value) <= _GREATEST:
+      return value
+  elif isinstance(value, kind):
     return value
   words = {
-    int: 'a whole number',
+    int: 'a whole number of 64 bits',
     float: 'a finite number',
     float | None: 'a finite number or None',
     bool: 'true or false',
@@ -133,6 +142,9 @@ class ModelSettings(_Group):
       if value < 0 or not (value or may_be_0):
         must = 'not be negative' if may_be_0 else 'be positive'
         raise ConfigError(f'model.{name}={value} must {must}')
+      most = _MOST_UPDATES if name.endswith('layers') else _WIDEST
+      if value > most:
+        raise ConfigError(f'model.{name}={value} must be at most {most}')
     head_size, rest = divmod(self.hidden_size, self.num_heads)
     if rest:
       raise ConfigError(
@@ -193,6 +205,11 @@ class TwoStateSettings(ModelSettings):
 
   def _check(self) -> None:
     super()._check()
+    if self.updates > _MOST_UPDATES:
+      raise ConfigError(
+        f'model.H_cycles={self.H_cycles} and model.L_cycles={self.L_cycles} '
+        f'make more than {_MOST_UPDATES} updates of a segment; lower one'
+      )
     if not self.gradient_updates:
       raise ConfigError(
         f"model.gradient='{self.gradient}' is unknown; use one_step, "
@@ -670,7 +687,7 @@ class Settings(_Group):
         raise ConfigError(
           f'{path}: {key}={given[key]!r} must be an object; mend this file'
         )
-      raise ConfigError(f"{path}: setting '{key}' is not known; {use}")
+      raise ConfigError(f'{path}: setting {key!r} is not known; {use}')
     try:
       return defaults.replace(given)
     except ConfigError as error:

@@ -10,6 +10,8 @@ import json
 import math
 import pathlib
 import re
+import reprlib
+import sys
 import textwrap
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +21,7 @@ import orbax.checkpoint as ocp
 
 from data_pipelines import files
 from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.leaks import recorded
 from experiments.cli import command
 from experiments.reporting import training_curves
 from hrm_jax.inference import predict as inference
@@ -214,15 +217,22 @@ def read_scores(path: pathlib.Path, fix: str) -> Scores:
 
   def take(name: str, what: str, *kinds: type) -> Any:
     # `type`, since JSON's true is an int to isinstance.
-    if type(found.get(name)) not in kinds:
+    value = found.get(name)
+    if type(value) not in kinds or (
+      float in kinds and not abs(value) <= sys.float_info.max
+    ):
       raise ConfigError(
-        f'{path}: {name} is {found.get(name)!r} and must be {what}; {fix}'
+        f'{path}: {name} is {reprlib.repr(value)} and must be {what}; {fix}'
       )
-    return found[name]
+    return value
 
   leaks = take('leaks', 'an object', dict)
-  if type(leaks.get('answers')) is not int or 'allow_leaks' not in leaks:
-    raise ConfigError(f'{path}: leaks has no answers or allow_leaks; {fix}')
+  if type(leaks.get('answers')) is not int:
+    raise ConfigError(f'{path}: leaks has no number of answers; {fix}')
+  try:
+    recorded(leaks)
+  except DataError as error:
+    raise ConfigError(f'{path}: {error}') from None
   names = [name for name in found if name.startswith(_METRIC)]
   return Scores(
     path,

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_pipelines import files
-from data_pipelines.errors import ConfigError
-from data_pipelines.leaks import Verdict
+from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.leaks import Verdict, recorded
 from data_pipelines.puzzle_set import PuzzleSet
 from hrm_jax.settings import Settings, flat
 
@@ -49,6 +49,11 @@ def read(workdir: str | pathlib.Path) -> tuple[Settings, dict[str, Any]]:
       'experiments.train has written'
     )
   facts = {name: fields.pop(name) for name in _FACTS if name in fields}
+  if 'leaks' in facts:
+    try:
+      recorded(facts['leaks'])
+    except DataError as error:
+      raise ConfigError(f'{path}: {error}') from None
   return Settings.from_record(fields, path), facts
 
 

@@ -3,16 +3,20 @@
 import copy
 import json
 import pathlib
+import shutil
 import tempfile
 
 import hypothesis
+import pytest
 from hypothesis import strategies as st
 
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.leaks import Verdict, recorded
+from experiments import evaluate, predict, report
 from experiments.configs import sudoku
 from experiments.reporting import comparison, learning_curves, runs
 from experiments.reporting import training_curves as curves
+from hrm_jax.published import convert
 from hrm_jax.workdir import config as workdir_config
 from hrm_jax.workdir.metrics import MetricsWriter
 from tests.experiments.names_test import in_either_tier
@@ -171,3 +175,121 @@ def _try_files(contents):
     writer = MetricsWriter(workdir)
     _one_line(writer.forget_after, 6, 4)
     writer.close()
+
+
+_EDITS = [
+  # The file, what stands there, what is put there.
+  *(
+    ('config.json', old, new)
+    for old, new in [
+      ('"batch_size": 16', '"batch_size": "16"'),
+      ('"batch_size": 16', '"batch_size": 1e400'),
+      ('"batch_size": 16', '"batch_size": null'),
+      ('"batch_size": 16', f'"batch_size": {_DEEP}'),
+      ('"hidden_size": 16', '"hidden_size": Infinity'),
+      ('"hidden_size": 16', '"hidden_size": 32'),
+      ('"hidden_size": 16', f'"hidden_size": {2**40}'),
+      ('"layers": 1', f'"layers": {10**30}'),
+      ('"expansion": 1.0', '"expansion": 1e300'),
+      ('"expansion": 1.0', f'"expansion": {10**400}'),
+      ('"kind": "direct"', '"kind": ["direct"]'),
+      ('"kind": "direct"', '"kind": {}'),
+      ('"known_leaks": []', '"known_leaks": "a->b"'),
+      ('"num_aug": 3', '"num_aug": -1'),
+      ('"num_aug": 3', '"num_aug": true'),
+      ('"train": "', '"train": "\\u001b[2J'),
+      ('"seed": 3', '"seed": 3, "\\u001b[2J": 1'),
+      ('"seed": 3', '"seed": -3'),
+      ('"answers": 0', '"answers": 0, "leaks": 3, "old'),
+      ('"allow_leaks"', '"allowed"'),
+      ('"data_version": ', '"data_version": 3, "old": '),
+      ('{', '['),
+      ('{', f'{_DEEP}{{'),
+    ]
+  ),
+  *(
+    ('evaluation/step_4/scores.json', old, new)
+    for old, new in [
+      ('"leaks": []', '"leaks": [1]'),
+      ('"leaks": []', '"leaks": [{"held_out": 1}]'),
+      ('"leaks": []', '"names": [1]'),
+      ('"eval/steps"', '"eval/Steps"'),
+      ('"eval/exact": ', '"eval/exact": "a", "old": '),
+      ('"eval/exact": ', '"eval/exact": 1e400, "old": '),
+      ('"eval/accuracy": ', f'"eval/accuracy": {10**400}, "old": '),
+      ('"step": 4', '"step": 4.0'),
+      ('"rows": 10', '"rows": -1'),
+      ('{', '\ufeff{'),
+      ('{', ''),
+    ]
+  ),
+  *(
+    ('evaluation/step_4/predictions.csv', old, new)
+    for old, new in [
+      ('puzzle,', 'name,'),
+      ('exact', 'accurate'),
+      (',0.', ',x'),
+      ('question,', ''),
+      ('1', '9'),
+      ('\r\n', '\r\n\r\n'),
+      ('\r\n', ',\0\r\n'),
+      ('\r\n', ',nan,inf\r\n'),
+      ('puzzle,', f'"{"x" * 200_000}",'),
+    ]
+  ),
+  *(
+    ('metrics.jsonl', old, new)
+    for old, new in [
+      ('"step": 1', '"step": 1e400'),
+      ('"step": 1', f'"step": {10**40}'),
+      ('"step": 1', '"step": -1'),
+      ('"step": 1', f'"step": 1, "x": {_DEEP}'),
+      ('"loss": ', '"loss": Infinity, "old": '),
+      ('"loss": ', '"loss": {}, "old": '),
+      ('"loss": ', f'"loss": {10**400}, "old": '),
+      ('{', '[{'),
+    ]
+  ),
+  *(
+    ('analysis/step_4/summary.json', old, new)
+    for old, new in [
+      ('{"x"', '{"y"'),
+      ('"headline": "h"', '"headline": 3'),
+      ('{"analyses"', '[{"analyses"'),
+      ('{"x"', '[{"x"'),
+      ('{"x"', '{"../../x"'),
+      ('{"x"', '{"/etc/passwd"'),
+      ('{"x"', '{"x\\u0000"'),
+    ]
+  ),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', range(len(_EDITS)))
+def test_files_edited_by_hand(trained_run, tmp_path, number):
+  name, old, new = _EDITS[number]
+  workdir = tmp_path / 'run'
+  shutil.copytree(trained_run, workdir)
+  analysis = workdir / 'analysis' / 'step_4'
+  analysis.mkdir(parents=True)
+  (analysis / 'summary.json').write_text(
+    '{"analyses": {"x": {"headline": "h"}}}'
+  )
+  (analysis / 'x.json').write_text('{"definition": {"words": "w"}}')
+  (analysis / 'x.png').write_bytes(b'')
+  _one_line(report.run, workdir)
+  path = workdir / name
+  with path.open(newline='') as file:
+    text = file.read()
+  assert old in text
+  with path.open('w', newline='') as file:
+    file.write(text.replace(old, new))
+  commands = [report.run, evaluate.run]
+  if name == 'config.json':
+    commands += [
+      lambda place: predict.run(place, '1.34341221434321'),
+      lambda place: convert.write(place, tmp_path / 'x.safetensors'),
+    ]
+  for command in commands:
+    _one_line(command, workdir)

@@ -163,7 +163,7 @@ NOTHING = [{'attempt_1': [[0]], 'attempt_2': [[0]]}]
 def test_a_submission_has_every_task_of_the_file(
   random_arc_run, tmp_path, capsys
 ):
-  spec = _kaggle(tmp_path / 'x_challenges.json', 3, 5, 3, 6)
+  spec = _kaggle(tmp_path / 'x_challenges.json', 3, 5, 3, 35)
   out = tmp_path / 'out'
   predict.run(random_arc_run, spec, Fitting('none', num_aug=1), out=out)
   submission, predictions, scores = (

@@ -235,7 +235,7 @@ def test_without_whole_scores_it_says_to_evaluate(write_run, name, found):
     ('scores', '{"step": 6', 'not JSON'),
     ('scores', '[]', 'JSON object'),
     ('scores', '{"step": 6}', 'leaks'),
-    ('scores', '{"leaks": {"answers": 0}}', 'allow_leaks'),
+    ('scores', '{"leaks": {"answers": 0}}', 'no record of leaks'),
   ],
 )
 def test_damaged_files_are_named_with_the_fix(write_run, file, text, part):
