@@ -30,6 +30,9 @@ class Domain(abc.ABC):
   name: str  # of the kind
   size: str = 'size'  # setting of a generator's SPEC that holds the size
   default_size: str  # as `3x3`
+  # Kinds that its generator makes, of a SPEC's `kind=`; the first by default.
+  kinds: tuple[str, ...] = ()
+  has_one_answer: bool = True  # whether all that is valid equals the label
 
   @property
   def vocab_size(self) -> int:
@@ -120,7 +123,10 @@ class Domain(abc.ABC):
 
   @abc.abstractmethod
   def generate(self, count: int, settings: dict[str, int]) -> Generated:
-    """Makes so many puzzles that are essentially different."""
+    """Makes so many puzzles that are essentially different.
+
+    Of a kind that is not the default, `settings` has the index as `kind`.
+    """
 
   @classmethod
   @abc.abstractmethod

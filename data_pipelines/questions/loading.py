@@ -112,7 +112,7 @@ def load_questions(spec: str, role: str, seed: int) -> Questions:
       * `sudoku[:box=3x3][:clues=27][:rating=0][:count=1000][:tests=100]
         [:seed=0][:train|:test]`, generated, see `sudoku.generate`;
       * `maze[:size=30x30][:path=110][:count=1000][:tests=100][:seed=0]
-        [:train|:test]`, generated, see `maze.generate`;
+        [:kind=corridors|open][:train|:test]`, generated, see `maze.generate`;
       * `PATH.csv`, with the columns question and answer, between commas,
         semicolons or tabs: Sudokus with boxes of 2 x 2, 2 x 3 or 3 x 3, or
         square mazes;
@@ -326,6 +326,8 @@ def _generated(name: str, spec: str, role: str) -> Questions:
       f'{spec!r}: has no {subset} puzzles; set {key}= to 1 or more'
     )
   named = {domain.size: size, **settings}
+  if 'kind' in settings:
+    named['kind'] = domain.kinds[settings['kind']]
   text = ':'.join([name, *(f'{key}={value}' for key, value in named.items())])
   path = files.cache_folder() / f'{text.replace(":", "_")}_v{_GENERATOR}.npz'
   puzzles = _read_cache(path, domain, count + tests)
@@ -360,14 +362,21 @@ def _parse(
   sides = [int(side) for side in size.split('x')]
   domain, size = kind(*sides), 'x'.join(map(str, sides))
   settings = domain.defaults()
+  chosen = given.pop('kind', '') if kind.kinds else ''
+  if chosen and chosen not in kind.kinds:
+    raise DataError(
+      f'{spec!r}: kind is {chosen!r}; use {" or ".join(kind.kinds)}'
+    )
   names = [word.partition('=')[0] for word in words]
+  known = {kind.size: kind.default_size, **settings}
+  if kind.kinds:
+    known['kind'] = '|'.join(kind.kinds)
   for key in names:
-    if key not in (kind.size, *settings) or names.count(key) > 1:
+    if key not in known or names.count(key) > 1:
       what = 'is there twice' if names.count(key) > 1 else 'is not known'
       raise DataError(
-        f'{spec!r}: {key!r} {what}; use '
-        f'{name}[:{kind.size}={kind.default_size}]'
-        f'{"".join(f"[:{k}={v}]" for k, v in settings.items())}[:train|:test]'
+        f'{spec!r}: {key!r} {what}; use {name}'
+        f'{"".join(f"[:{k}={v}]" for k, v in known.items())}[:train|:test]'
       )
   for key, value in given.items():
     if not re.fullmatch('[0-9]{1,9}', value):
@@ -375,6 +384,8 @@ def _parse(
         f'{spec!r}: {key} is {value!r} and must be a whole number'
       )
     settings[key] = int(value)
+  if chosen in kind.kinds[1:]:
+    settings['kind'] = kind.kinds.index(chosen)
   if first != name:
     raise DataError(f'{spec!r}: {name} is generated and takes no directory')
   return domain, size, settings, subset

@@ -26,6 +26,9 @@ from data_pipelines.questions.generator import (
 CHARACTERS = '# SGo'
 WALL, FREE, START, GOAL, PATH = range(1, 6)
 MAX_SIDE = 256
+# Walls of an open maze in 1000 cells. Few with long paths have fewer or more;
+# those that have are walls over 37 % of the cells, as in Maze-Hard.
+_FEWEST_WALLS, _MOST_WALLS = 320, 430
 
 # What the compiled check says of a question, then of an answer.
 _FINE, _QUESTION_CELL, _ANSWERED, _STARTS, _GOALS = range(5)
@@ -65,6 +68,8 @@ class Maze(Domain):
 
   name = 'maze'
   default_size = '30x30'
+  kinds = ('corridors', 'open')
+  has_one_answer = False
   vocab_size = PATH + 1
   characters = '?' + CHARACTERS
 
@@ -223,26 +228,33 @@ class Maze(Domain):
     return {'path': path, 'count': 1000, 'tests': 100, 'seed': 0}
 
   def generate(self, count: int, settings: dict[str, int]) -> Generated:
-    return generate(self, count, settings['seed'], settings['path'])
+    is_open = settings.get('kind') == self.kinds.index('open')
+    return generate(self, count, settings['seed'], settings['path'], is_open)
 
 
-def generate(domain: Maze, count: int, seed: int, min_path: int) -> Generated:
-  """Makes essentially different mazes with their shortest, and only, path.
+def generate(
+  domain: Maze, count: int, seed: int, min_path: int, is_open: bool = False
+) -> Generated:
+  """Makes essentially different mazes with a shortest path.
 
   Corridors are carved at random, depth first, wherever a cell touches just one
-  open cell, so that no two ways lead to the same place. A maze's rating is the
-  number of steps from start to goal, at least `min_path`.
+  open cell, so that no two ways lead to the same place and the path is the only
+  one. Where `is_open`, walls stand anywhere instead, each cell for itself, as
+  in the published Maze-Hard: no border is closed, and most mazes have many
+  shortest paths, of which the label is one. A maze's rating is the number of
+  steps from start to goal, at least `min_path`.
 
   Raises:
     DataError: many tries in a row gave nothing new.
   """
   return gather(
-    lambda keys, *made: _generate(keys, domain.width, min_path, *made),
+    lambda keys, *made: _generate(keys, domain.width, min_path, is_open, *made),
     lambda made: made.ratings >= max(1, min_path),
     domain,
     count,
     seed,
-    f'mazes {domain.height}x{domain.width}, path of {min_path} or more',
+    f'{"open " * is_open}mazes {domain.height}x{domain.width}, path of '
+    f'{min_path} or more',
     'allow shorter paths, a larger size or fewer mazes',
   )
 
@@ -394,19 +406,33 @@ def _carve(size, width, state):
 
 
 @compiled
-def _generate(keys, width, min_path, questions, answers, ratings):
+def _scatter(size, state):
+  """Opens cells at random, each for itself."""
+  walls = _FEWEST_WALLS + below(state, _MOST_WALLS - _FEWEST_WALLS + 1)
+  is_open = np.zeros(size, np.bool_)
+  for cell in range(size):
+    is_open[cell] = below(state, 1000) >= walls
+  return is_open
+
+
+@compiled
+def _generate(keys, width, min_path, scattered, questions, answers, ratings):
   """Makes a maze for each key; its rating is -1 where no path is so long."""
   size = questions.shape[1]
   state = np.zeros(1, np.uint64)
   for i in range(keys.shape[0]):
     state[0] = keys[i]
     questions[i] = answers[i] = WALL
-    is_open = _carve(size, width, state)
+    is_open = _scatter(size, state) if scattered else _carve(size, width, state)
     cells = np.flatnonzero(is_open)
+    if len(cells) == 0:
+      ratings[i] = -1
+      continue
     start = cells[below(state, len(cells))]
     distance, queue = _flood(is_open, start, width)
     if distance[queue[-1]] < min_path:
-      # In a tree, the cell farthest from any is an end of a longest path.
+      # In a tree, the cell farthest from any is an end of a longest path; in
+      # open mazes it mostly is nearly one.
       start = queue[-1]
       distance, queue = _flood(is_open, start, width)
     # The queue is in order of distance: the far cells are its end.

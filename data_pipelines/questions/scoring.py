@@ -38,7 +38,14 @@ class AnswerResult(scoring.Result):
       if name in self.found
     ]
     cells = f'{100 * self.metrics["eval/accuracy"]:.2f} % of the cells'
-    return ', '.join([*counts, cells])
+    return ', '.join([*counts, cells]) + self._other_answers()
+
+  def _other_answers(self) -> str:
+    """How many valid answers are not the label, where there may be some."""
+    if self.domain is None or self.domain.has_one_answer:
+      return ''
+    others = int(np.sum(self.found['valid']) - np.sum(self.found['exact']))
+    return f'; valid answers other than the label: {others}'
 
   def report(self) -> str:
     lines = []
@@ -50,7 +57,8 @@ class AnswerResult(scoring.Result):
       if name in self.found:
         line = f'{title} {100 * self.metrics[f"eval/{name}"]:6.2f} %'
         is_count = name != 'accuracy'
-        lines.append(line + f' ({self._counted(name)})' * is_count)
+        line += f' ({self._counted(name)})' * is_count
+        lines.append(line + self._other_answers() * (name == 'valid'))
     copied = (self.questions == self.labels).mean()
     lines.append(
       f'Baseline, the question as its own answer: {100 * copied:.2f} % of the '

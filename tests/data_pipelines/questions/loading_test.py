@@ -502,6 +502,21 @@ def test_generated_train_and_test_share_nothing():
   np.testing.assert_array_equal(named.questions, test.questions)
 
 
+def test_kinds_of_mazes():
+  spec = 'maze:size=9x9:path=12:count=3:tests=2'
+  plain = load_questions(spec, 'train', 0)
+  named = load_questions(f'{spec}:kind=corridors', 'train', 0)
+  assert named.version == plain.version and 'kind' not in plain.version
+  other = load_questions(f'{spec}:kind=open:test', 'train', 0)
+  settings = 'maze:size=9x9:path=12:count=3:tests=2:seed=0:kind=open'
+  assert other.version.startswith(f'generated {settings}:test ')
+  assert not (other.questions[:2] == plain.questions[:2]).all()
+  assert "kind is 'x'; use corridors or open" in _error('maze:kind=x')
+  assert "'kind' is there twice" in _error('maze:kind=open:kind=open')
+  assert "'kind' is not known" in _error('sudoku:kind=open')
+  assert '[:kind=corridors|open][:train|:test]' in _error('maze:colour=1')
+
+
 def test_defaults():
   version = load_questions('maze:count=3:tests=2', 'train', 0).version
   assert 'maze:size=30x30:path=110:count=3:tests=2:seed=0:train' in version
