@@ -129,9 +129,15 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
     raise DataError(f'{shown(path)}: cannot be read ({e.strerror or e})') from e
 
 
-def read(path: pathlib.Path) -> bytes:
-  """The bytes of a file; a DataError where it cannot be read."""
+def read(path: pathlib.Path, at_most: int = 2**30) -> bytes:
+  """The bytes of a file; a DataError where it cannot be read, or is larger."""
   with reading(path):
+    size = path.stat().st_size
+    if size > at_most:
+      raise DataError(
+        f'{shown(path)}: has {size:,} bytes, at most {at_most:,} are read; '
+        'name a smaller file'
+      )
     return path.read_bytes()
 
 

@@ -191,7 +191,7 @@ def _faults(split: Split) -> Iterator[tuple[str, str]]:
 
 def _metadata(path: pathlib.Path) -> dict[str, Any]:
   where = files.shown(path)
-  metadata = files.parse_json(files.read(path), path)
+  metadata = files.parse_json(files.read(path, at_most=2**20), path)
   if not isinstance(metadata, dict):
     raise DataError(f'{where}: must be an object')
   metadata.setdefault('ignore_label_id', None)

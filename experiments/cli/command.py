@@ -28,6 +28,12 @@ _OUR_PACKAGES = tuple(
   for name in ('hrm_jax', 'data_pipelines', 'experiments')
 )
 _INDENTED = {'initial_indent': ' ' * 6, 'subsequent_indent': ' ' * 6}
+# What libraries say of a value that a flag cannot have, and what we do.
+_NOT_OF_A_TYPE = {
+  'Non-boolean argument': 'must be true or false',
+  'invalid literal for int': 'must be a whole number',
+  'could not convert string to float': 'must be a number',
+}
 # The exit code of a process that Ctrl-C has ended.
 _INTERRUPTED = 130
 # What is wrong with a place, whatever is read or written there.
@@ -91,7 +97,8 @@ def _with_newest(main, rest: Sequence[str], own: flags.FlagValues):
     try:
       return main(rest)
     except Gone as error:
-      if 'step' not in own or own.step is not None:
+      # Only where the newest one is meant.
+      if 'runs' not in own and ('step' not in own or own.step is not None):
         raise
       logging.info('%s; again with the newest one', str(error).split(';')[0])
   return main(rest)
@@ -119,6 +126,8 @@ def parse(own: flags.FlagValues, name: str) -> Sequence[str]:
     # absl says 'flag --NAME=VALUE: WHY', also where there is no value.
     text = ' '.join(str(error).split()).removeprefix('flag ')
     message = re.sub(r'^--\w+=\S*: (--\w+ is missing)', r'\1', text)
+    for theirs, ours in _NOT_OF_A_TYPE.items():
+      message = re.sub(rf'(?<=: )\(?["\']?{theirs}.*', ours, message)
   raise ConfigError(message)
 
 

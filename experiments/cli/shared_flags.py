@@ -96,6 +96,8 @@ class _ConfigParser(flags.ArgumentParser):
   """Loads an experiment, and checks the names of the settings to change."""
 
   def parse(self, argument: str) -> ml_collections.ConfigDict:
+    if not argument:
+      raise ValueError('--config is missing, e.g. --config=arc1:demo')
     name, *variant = argument.split(':', 1)
     try:
       found = _get_config(name)(*variant)
@@ -120,6 +122,8 @@ def _get_config(name: str) -> Callable[..., Any]:
   others = f'name one of {", ".join(known)}, or a Python file with get_config'
   if not name.endswith('.py') or not pathlib.Path(name).is_file():
     what = 'file' if name.endswith('.py') else 'config'
+    if pathlib.Path(name).is_file():
+      raise ValueError(f'this is no Python file; {others}')
     raise ValueError(f'there is no such {what}; {others}')
   spec = importlib.util.spec_from_file_location('config', name)
   module = importlib.util.module_from_spec(spec)

@@ -26,6 +26,7 @@ from experiments.cli import command
 from experiments.reporting import training_curves
 from hrm_jax.inference import predict as inference
 from hrm_jax.settings import Settings, flat
+from hrm_jax.workdir import checkpoints
 from hrm_jax.workdir import config as workdir_config
 from hrm_jax.workdir.config import FREE_KEYS
 
@@ -155,9 +156,11 @@ class Run:
       shapes = handler.metadata(newest)['params']
     # orbax and tensorstore raise errors of their own for damage.
     except Exception as error:
+      if checkpoints.was_cleared(newest.parent):
+        raise checkpoints.gone(newest.parent) from error
       raise ConfigError(
-        f'{newest}: its shapes cannot be read, the checkpoint may be damaged; '
-        f'remove {newest.parent} ({type(error).__name__})'
+        f'{newest}: its shapes cannot be read, the checkpoint may be damaged '
+        f'({type(error).__name__}); restore its files from a copy'
       ) from error
     finally:
       handler.close()

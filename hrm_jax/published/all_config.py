@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from data_pipelines import files
-from data_pipelines.errors import ConfigError
+from data_pipelines.errors import ConfigError, DataError
 from hrm_jax.published import names as published
 from hrm_jax.settings import Settings, flat
 
@@ -29,8 +29,14 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     ConfigError: the file is not that of a published run.
   """
   try:
-    settings = yaml.safe_load(files.read(path))
+    data = files.read(path, at_most=2**20)
+    # What they stand for can be larger than any memory.
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data)):
+      raise ValueError('aliases, *NAME, are not read; write their values')
+    settings = yaml.safe_load(data)
   # Some scalars make PyYAML raise a ValueError.
+  except DataError:
+    raise
   except (yaml.YAMLError, ValueError, RecursionError) as error:
     reason = ' '.join(str(error).split())[:300]
     raise ConfigError(

@@ -14,6 +14,7 @@ import logging as python_logging
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -33,6 +34,9 @@ from hrm_jax.training.state import Position, TrainState, Weights
 FORMAT_VERSION = 2
 # Begins the data version of a checkpoint whose training is not known.
 UNKNOWN_DATA = 'unknown'
+
+# Tenths of a second that clearing one away may take.
+_CLEARING = 20
 
 # Chunk size of the puzzle table on disk: the least that is read to get one row.
 _PIECE_BYTES = 2**20
@@ -138,6 +142,9 @@ class Checkpoints:
           self._put_aside(other, reason, candidate)
         return candidate
       damaged[candidate] = damage
+    for candidate in damaged:
+      if was_cleared(path := self.directory / str(candidate)):
+        raise gone(path)
     told = '; '.join(f'{step}: {damage}' for step, damage in damaged.items())
     raise ConfigError(f'{self.directory}: damaged: {told}; {instead}')
 
@@ -367,11 +374,8 @@ class Checkpoints:
     # orbax, tensorstore and JSON each have their own errors for damage.
     except Exception as error:
       path = self.directory / str(step)
-      if not path.exists():
-        raise Gone(
-          f'{path}: was cleared away by the training that goes on; start this '
-          'command again, or train with a larger keep_checkpoints'
-        ) from error
+      if was_cleared(path):
+        raise gone(path) from error
       reason = first_line(error).partition('[tensorstore_spec=')[0].strip()
       raise ConfigError(
         f'{path}: cannot be restored ({reason}); choose another step, or '
@@ -383,6 +387,26 @@ class Checkpoints:
     if '_manager' in self.__dict__:
       with self._writing():
         self._manager.close()
+
+
+def gone(path: pathlib.Path) -> Gone:
+  """The error of a checkpoint that is not there any more."""
+  return Gone(
+    f'{path}: was cleared away by the training that goes on; start this '
+    'command again, or train with a larger keep_checkpoints'
+  )
+
+
+def was_cleared(path: pathlib.Path) -> bool:
+  """Whether a checkpoint is gone, or goes: clearing it away takes a while."""
+  for _ in range(_CLEARING):
+    if not path.exists():
+      return True
+    later = (p.name for p in path.parent.iterdir() if p.name.isdigit())
+    if int(path.name) >= max(map(int, later), default=0):
+      return False
+    time.sleep(0.1)
+  return False
 
 
 def _check_shapes(saved: Any, like: Any) -> None:

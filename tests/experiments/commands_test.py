@@ -219,7 +219,12 @@ def test_a_flag_of_another_command_is_refused(module, parse):
     ([_DEMO, '--wrkdir=x'], 'train has no flag --wrkdir; did you mean --workd'),
     (['--config=nope.py'], 'nope.py: there is no such file; name one of arc1'),
     (['--config=nope'], 'there is no such config; name one of arc1, arc2, com'),
-    (['--config=README.md'], 'there is no such config; name one of arc1'),
+    (['--config=README.md'], 'this is no Python file; name one of arc1'),
+    (['--config='], '--config is missing, e.g. --config=arc1:demo'),
+    (
+      [_DEMO, '--config.data.allow_leaks=maybe'],
+      'must be true or false',
+    ),
     (['--config=setup.json'], 'there is no such config; name one of arc1'),
     (['--config=experiments/show.py'], 'it has no function get_config; name'),
     (['--config=arc1:big'], "variant 'big' is unknown"),
@@ -231,7 +236,10 @@ def test_a_flag_of_another_command_is_refused(module, parse):
       [f'{_DEMO},direct', '--config.model.gradient=full'],
       "the config has no setting 'model.gradient'",
     ),
-    ([_DEMO, '--config.batch_size=many'], '--config.batch_size=many: invalid'),
+    (
+      [_DEMO, '--config.batch_size=many'],
+      'many: must be a whole',
+    ),
   ],
 )
 def test_flags_that_cannot_be_used(flags, message, parse, monkeypatch):

@@ -1,12 +1,13 @@
 """What is read of run directories, and which runs belong together."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from data_pipelines.errors import ConfigError
+from data_pipelines.errors import ConfigError, Gone
 from experiments.configs import base, sudoku
 from experiments.reporting import runs
 from hrm_jax.workdir import checkpoints
@@ -286,3 +287,20 @@ def test_a_line_that_a_kill_cut_off_is_left_out(write_run):
   with (directory / 'metrics.jsonl').open('a') as file:
     file.write('{"step": 6, "eval/ex')
   assert [line['step'] for line in runs.read(directory).evaluations] == [3]
+
+
+def test_a_checkpoint_that_was_cleared_away_is_not_called_damaged(
+  write_run, monkeypatch
+):
+  directory = write_run('a', _config(), _DATA)
+  weights = directory / 'checkpoints' / '6' / 'weights'
+  weights.mkdir(parents=True)
+
+  def cleared(*_):
+    shutil.rmtree(weights.parent)
+    raise FileNotFoundError
+
+  monkeypatch.setattr(runs.ocp.StandardCheckpointHandler, 'metadata', cleared)
+  with pytest.raises(Gone, match='cleared away'):
+    _ = runs.read(directory).parameters
+  assert runs.read(directory).parameters is None

@@ -3,6 +3,7 @@
 import logging
 import shutil
 import subprocess
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -517,3 +518,12 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint_before(
   saved.close()
   names = {path.name for path in (disk / 'checkpoints').iterdir()}
   assert names == {'2'}
+
+
+def test_one_that_is_being_cleared_away_is_not_called_damaged(tmp_path):
+  for step in (4, 8):
+    (tmp_path / str(step)).mkdir()
+  threading.Timer(0.3, (tmp_path / '4').rmdir).start()
+  assert checkpoints.was_cleared(tmp_path / '4')
+  assert not checkpoints.was_cleared(tmp_path / '8')
+  assert checkpoints.was_cleared(tmp_path / '9')
