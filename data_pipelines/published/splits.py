@@ -126,6 +126,13 @@ def open_split(directory: pathlib.Path) -> Split:
   metadata = _metadata(directory / 'dataset.json')
   large = [_load(directory, name, 2) for name in Split._fields[2:4]]
   small = [_load(directory, name, 1) for name in Split._fields[4:]]
+  for name, array in zip(Split._fields[4:], small, strict=True):
+    # Before memory is taken by what a header claims.
+    if len(array) > len(large[0]) + 1:
+      raise DataError(
+        f'{files.shown(directory)}/all__{name}.npy: has {len(array):,} entries '
+        f'for {len(large[0]):,} examples; one of the files is cut short'
+      )
   small = [np.array(array, np.int64) for array in small]
   split = Split(directory, metadata, *large, *small)
   for name, fault in _faults(split):

@@ -645,3 +645,22 @@ def test_specs(tmp_path):
 def test_is_published(tmp_path):
   assert published_set.is_published(write_arc(tmp_path / 'arc'))
   assert not published_set.is_published(tmp_path)
+
+
+def test_an_array_of_a_claimed_size_takes_no_memory(tmp_path):
+  for name in ('inputs', 'labels'):
+    np.save(tmp_path / f'all__{name}.npy', np.ones((2, 4), np.uint8))
+  for name in ('puzzle_identifiers', 'puzzle_indices', 'group_indices'):
+    np.save(tmp_path / f'all__{name}.npy', np.arange(2))
+  metadata = {
+    'vocab_size': 12, 'seq_len': 4, 'num_puzzle_identifiers': 3, 'pad_id': 0,
+    'blank_identifier_id': 0, 'sets': ['all'],
+  }  # fmt: skip
+  (tmp_path / 'dataset.json').write_text(json.dumps(metadata))
+  path, count = tmp_path / 'all__puzzle_indices.npy', 10**11
+  with path.open('wb') as file:
+    header = {'descr': '<i8', 'fortran_order': False, 'shape': (count,)}
+    np.lib.format.write_array_header_1_0(file, header)
+    file.truncate(file.tell() + 8 * count)
+  with pytest.raises(DataError, match='100,000,000,000 entries for 2 examples'):
+    splits.open_split(tmp_path)
