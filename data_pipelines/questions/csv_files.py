@@ -163,7 +163,9 @@ def _header(origin: str, record: tuple[int, list[str]] | None) -> list[str]:
   row, fields = record
   if any(map(_is_no_text, ''.join(fields))):
     raise DataError(f'{origin}: row {row}: not UTF-8 text; save it as UTF-8')
-  header = [field.strip().lower() for field in fields]
+  header = [field.strip() for field in fields]
+  if not set(_COLUMNS) <= set(header):
+    header = [field.lower() for field in header]
   for column in _COLUMNS:
     if header.count(column) != 1:
       found = 'no' if column not in header else 'more than one'

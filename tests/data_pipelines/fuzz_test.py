@@ -541,7 +541,11 @@ def rows_in(data):
   table."""
   try:
     text = data.decode('utf-8-sig', 'surrogateescape')
-    reader = csv.reader(io.StringIO(text, newline=''), strict=True)
+    first = io.StringIO(text, newline='').readline()
+    mark = ([mark for mark in ',;\t' if mark in first] or [','])[0]
+    reader = csv.reader(
+      io.StringIO(text, newline=''), strict=True, delimiter=mark
+    )
     records = [(reader.line_num, fields) for fields in reader if fields]
   except csv.Error:
     return None
@@ -550,6 +554,8 @@ def rows_in(data):
   header = [field.strip() for field in records[0][1]]
   if any('\ud800' <= letter <= '\udfff' for name in header for letter in name):
     return None
+  if not {'question', 'answer'} <= set(header):
+    header = [name.lower() for name in header]
   if not header.count('question') == header.count('answer') == 1:
     return None
   found = []
@@ -872,9 +878,10 @@ def examples_in(split):
     np.load(split / f'all__{name}.npy').tolist() for name in ARRAYS
   )
   metadata = read_json((split / 'dataset.json').read_bytes())
-  assert (
-    metadata.get('pad_id', 0) == metadata.get('blank_identifier_id', 0) == 0
-  )
+  assert {metadata.get('pad_id'), metadata.get('blank_identifier_id')} <= {
+    None,
+    0,
+  }
   ignored = metadata.get('ignore_label_id')
   labels = [
     [IGNORE_LABEL if token == ignored else token for token in row]
