@@ -35,10 +35,10 @@ def cases(count):
   )
 
 
-def of_reduced(count, slow):
+def few_or_all(few, everything):
   """Few cases in `make test`, all in `make test-slow`."""
   return pytest.mark.parametrize(
-    'count', [count, pytest.param(slow, marks=pytest.mark.slow)]
+    'count', [few, pytest.param(everything, marks=pytest.mark.slow)]
   )
 
 
@@ -137,7 +137,7 @@ def grouped(draw, items):
   return groups
 
 
-@of_reduced(20, 220)
+@few_or_all(20, 220)
 def test_published_directories(tmp_path, count):
   number, leaking = itertools.count(), []
 
@@ -198,7 +198,7 @@ def grids(pair):
   return [np.frombuffer(x, np.uint8).reshape(shape) for shape, x in pair]
 
 
-@of_reduced(20, 140)
+@few_or_all(20, 140)
 def test_tasks(tmp_path, count):
   number, leaking = itertools.count(), []
 
@@ -279,7 +279,7 @@ def kinds_of_questions():
   yield 7, made, lambda x: {x.tobytes()}
 
 
-@of_reduced(15, 140)
+@few_or_all(15, 140)
 def test_questions(tmp_path, count):
   number, leaking = itertools.count(), []
   all_kinds = list(kinds_of_questions())
