@@ -1,14 +1,18 @@
 """Own puzzles on the command line: files, names of files, the terminal."""
 
+import csv
 import json
 import re
+import types
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from data_pipelines.errors import ConfigError
+from data_pipelines.questions.sudoku import Sudoku
 from experiments import predict
-from experiments.reporting import evaluation_files
+from experiments.reporting import evaluation_files, gallery
 from hrm_jax.solver import Fitting, Solver
 from tests.run_fixtures import random_task
 
@@ -207,3 +211,23 @@ def test_predictions_of_titles_that_look_alike_have_their_own_directories():
   names = [evaluation_files.name_of(title) for title in titles]
   assert len({*names}) == len(titles)
   assert names[2] == 'x_' and names[4] == '1'
+
+
+@pytest.mark.parametrize(
+  'name', ['=1+1', '+1', '-1', '@A1', '\t=1', "'x", "'=1", 'plain', "a'=b", '']
+)
+def test_spreadsheets_run_no_cell(name, tmp_path):
+  domain, cells = Sudoku(2, 2), np.ones((1, 16), np.uint8)
+  numbers = np.ones(1)
+  found = {'tokens': cells, 'exact': numbers, 'accuracy': numbers}
+  found |= {'confidence': numbers}
+  asked = {'domain': domain, 'vocab_size': 6, 'names': [name]}
+  result = types.SimpleNamespace(
+    **asked, questions=cells, labels=cells, found=found
+  )
+  evaluation_files.write_answers(tmp_path, result, {})
+  with (tmp_path / 'predictions.csv').open(newline='') as file:
+    (line,) = csv.DictReader(file)
+  assert not line['puzzle'].startswith(('=', '+', '-', '@', '\t', '\r'))
+  (read,) = gallery._read_lines(tmp_path)
+  assert read['puzzle'] == name and read['question'] == '.' * 16
