@@ -35,7 +35,7 @@ def local(path: str | os.PathLike) -> pathlib.Path:
     raise ConfigError(
       f'{text!r} is no path of this machine; name a file or directory here'
     )
-  return pathlib.Path(text).expanduser()
+  return pathlib.Path(os.path.expanduser(text))
 
 
 def sources(spec: str) -> list[str]:

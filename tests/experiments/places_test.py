@@ -35,7 +35,7 @@ def test_a_run_is_kept_whatever_its_directory(
   builders.train(tiny_config, str(tmp_path / name))
   assert hrm_jax.load(workdir).step == 8
   assert evaluate.run(workdir).metrics
-  predict.run(workdir, '123434122143432.', pathlib.Path('out'))
+  predict.run(workdir, '123434122143432.', out='out')
   assert [p.name for p in pathlib.Path('out').iterdir()]
 
 
