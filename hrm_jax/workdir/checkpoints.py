@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 import tensorstore
 from absl import logging
 
-from data_pipelines.errors import ConfigError, Gone, first_line
+from data_pipelines.errors import Abandoned, ConfigError, Gone, first_line
 from hrm_jax.parallel import processes, sharding
 from hrm_jax.settings import Settings
 from hrm_jax.training.state import Position, TrainState, Weights
@@ -244,7 +244,11 @@ class Checkpoints:
     except Exception as error:
       # Of the other arrays, told once more when the program ends.
       python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
-      raise ConfigError(
+      alone = jax.process_count() > 1
+      if alone:
+        # To close it would wait for processes that know of nothing.
+        self.__dict__.pop('_manager', None)
+      raise (Abandoned if alone else ConfigError)(
         f'{self.directory}: a checkpoint could not be written '
         f'({first_line(error)}); {self._what_to_do()}'
       ) from error

@@ -1,6 +1,7 @@
 """A save that fails ends the command with one line, whatever made it fail."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -88,3 +89,18 @@ def test_a_full_disk_ends_it_too(mount, generated, monkeypatch):
   assert started.returncode == 2
   assert 'free some space' in told.splitlines()[-1]
   assert 'Traceback' not in told
+
+
+def test_two_processes_end_together(tmp_path, generated, monkeypatch):
+  monkeypatch.setenv('HRM_JAX_CACHE', str(generated))
+  with socket.socket() as probe:
+    probe.bind(('localhost', 0))
+    port = probe.getsockname()[1]
+  flags = (f'--coordinator=localhost:{port}', '--num_processes=2')
+  started = [
+    _start(tmp_path / 'run', 'permission', n, *flags, f'--process_id={n}')
+    for n in range(2)
+  ]
+  told = [process.communicate(timeout=60)[1] for process in started]
+  assert all(process.returncode for process in started)
+  assert any('error: ' in text for text in told), told
