@@ -244,11 +244,11 @@ class Checkpoints:
     except Exception as error:
       # Of the other arrays, told once more when the program ends.
       python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
-      alone = jax.process_count() > 1
-      if alone:
+      several = jax.process_count() > 1
+      if several:
         # To close it would wait for processes that know of nothing.
         self.__dict__.pop('_manager', None)
-      raise (Abandoned if alone else ConfigError)(
+      raise (Abandoned if several else ConfigError)(
         f'{self.directory}: a checkpoint could not be written '
         f'({first_line(error)}); {self._what_to_do()}'
       ) from error

@@ -8,7 +8,6 @@ reading of the same bytes.
 
 import contextlib
 import csv
-import datetime
 import io
 import itertools
 import json
@@ -37,19 +36,9 @@ from data_pipelines.questions import maze, sudoku
 from data_pipelines.questions.maze import Maze
 from data_pipelines.questions.pipeline import QuestionSet
 from data_pipelines.questions.sudoku import Sudoku
+from tests.random_cases import cases
 
 pytestmark = pytest.mark.slow
-
-
-def cases(count):
-  return hypothesis.settings(
-    max_examples=count,
-    derandomize=True,
-    database=None,
-    deadline=datetime.timedelta(seconds=10),
-    suppress_health_check=list(hypothesis.HealthCheck),
-    phases=[hypothesis.Phase.generate],
-  )
 
 
 @contextlib.contextmanager
@@ -348,7 +337,7 @@ def folder(tmp_path_factory):
   return tmp_path_factory.mktemp('fuzz')
 
 
-@cases(600)
+@cases(600, 10)
 @hypothesis.given(data=changed(TASKS['a']) | changed(TASKS['b']))
 def test_task_file(folder, data):
   path = folder / 'task.json'
@@ -366,7 +355,7 @@ FOLDERS = {
 NAMES = ['c', 'a', 'b', '.json', 'x,y', 'é', 'a\nb', '\udcff', 'Minimal1', 'c ']
 
 
-@cases(300)
+@cases(300, 10)
 @hypothesis.given(st.data())
 def test_directory(folder, draw):
   root = folder / 'tasks'
@@ -408,7 +397,7 @@ def kaggle_files(name):
   )
 
 
-@cases(500)
+@cases(500, 10)
 @hypothesis.given(st.sampled_from(['b'] * 12 + KEYS).flatmap(kaggle_files))
 def test_kaggle_files(folder, files):
   challenges, solutions = files
@@ -622,7 +611,7 @@ def tables(draw, puzzles):
   return draw(damaged(data)) if draw(st.integers(0, 2)) == 0 else data
 
 
-@cases(1200)
+@cases(1200, 10)
 @hypothesis.given(st.data())
 def test_rows(folder, rows_of_domain, draw):
   domain = draw.draw(st.sampled_from(DOMAINS))
@@ -964,7 +953,7 @@ def test_undamaged_directories(directories):
     check_published(root, used)
 
 
-@cases(1500)
+@cases(1500, 10)
 @hypothesis.given(st.data())
 def test_published_directory(directories, draw):
   directory = draw.draw(st.sampled_from(directories))

@@ -10,7 +10,6 @@ import json
 
 import hypothesis
 import numpy as np
-import pytest
 from hypothesis import strategies as st
 
 from data_pipelines import puzzles
@@ -20,26 +19,9 @@ from data_pipelines.questions import maze, sudoku
 from data_pipelines.questions.maze import Maze
 from data_pipelines.questions.sudoku import Sudoku
 from experiments import leaks
+from tests.random_cases import cases, few_or_all
 
 NAMES = ['<blank>', 'a', 'b_t3_0213456789', 'b', 'c->d', 'c|||t5|||0123456789']
-
-
-def cases(count):
-  return hypothesis.settings(
-    max_examples=count,
-    derandomize=True,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(hypothesis.HealthCheck),
-    phases=[hypothesis.Phase.generate],
-  )
-
-
-def few_or_all(few, everything):
-  """Few cases in `make test`, all in `make test-slow`."""
-  return pytest.mark.parametrize(
-    'count', [few, pytest.param(everything, marks=pytest.mark.slow)]
-  )
 
 
 def turned(grid, transform):

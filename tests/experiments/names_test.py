@@ -1,7 +1,6 @@
 """Names of tasks, files and directories: none climbs, collides or breaks."""
 
 import contextlib
-import datetime
 import json
 import os
 import pathlib
@@ -22,6 +21,7 @@ from experiments import leaks, predict, report, show
 from experiments.cli import command
 from experiments.reporting import evaluation_files
 from hrm_jax.solver import Fitting, Trace
+from tests.random_cases import cases, few_or_all
 from tests.run_fixtures import random_task
 
 _ODD = './.\\\n\r\t\0\x1b[31m\x9b]0;\a=+-@:?*%#aAbéß漢🎉|,→\u202e\ud800"\'<&_ '
@@ -41,26 +41,13 @@ NAMES = st.one_of(
 )  # fmt: skip
 
 
-def cases(count):
-  return hypothesis.settings(
-    max_examples=count,
-    derandomize=True,
-    database=None,
-    deadline=datetime.timedelta(seconds=20),
-    suppress_health_check=list(hypothesis.HealthCheck),
-    phases=[hypothesis.Phase.generate],
-  )
-
-
 def in_either_tier(few, all_of_them=2000):
   """So many cases in the normal tier, all of them in the other."""
 
   def decorate(test):
-    @pytest.mark.parametrize(
-      'count', [few, pytest.param(all_of_them, marks=pytest.mark.slow)]
-    )
+    @few_or_all(few, all_of_them)
     def run(count):
-      cases(count)(test)()
+      cases(count, 20)(test)()
 
     return run
 
@@ -180,7 +167,7 @@ def test_names_reach_the_terminal_escaped(random_arc_run, tmp_path, capsys):
   'count', [5, pytest.param(100, marks=pytest.mark.slow)]
 )
 def test_tasks_of_any_name_are_predicted(random_arc_run, count, capsys):
-  @cases(count)
+  @cases(count, 20)
   @hypothesis.given(st.lists(NAMES, min_size=1, max_size=3, unique=True))
   def check(names):
     with _inside() as inside:
