@@ -6,7 +6,7 @@ import pathlib
 import runpy
 import sys
 
-from experiments.cli import command
+from experiments.cli import command, interrupts
 
 # As they are listed: what a newcomer wants first.
 COMMANDS = (
@@ -23,12 +23,8 @@ def main() -> None:
     print(listing())
   elif name in COMMANDS:
     del sys.argv[1]
-    try:
-      runpy.run_module(
-        f'experiments.{name}', run_name='__main__', alter_sys=True
-      )
-    except KeyboardInterrupt:  # While its modules are imported.
-      command.interrupted()
+    interrupts.end_at_once()
+    runpy.run_module(f'experiments.{name}', run_name='__main__', alter_sys=True)
   else:
     close = difflib.get_close_matches(name, COMMANDS, 1)
     command.fail(

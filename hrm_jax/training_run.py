@@ -61,12 +61,18 @@ def train(
     try:
       return loop.train(run, saved)
     except jax.errors.JaxRuntimeError as error:
-      if jax.process_count() == 1:
+      several, reason = jax.process_count() > 1, first_line(error)
+      if 'RESOURCE_EXHAUSTED' in reason:
+        message = (
+          f'the memory of a device does not suffice ({reason}); raise '
+          'microbatches, lower batch_size or share the batch among more devices'
+        )
+      elif several:
+        message = f'another process of this run cannot be reached ({reason})'
+      else:
         raise
-      raise Abandoned(
-        f'another process of this run cannot be reached ({first_line(error)}); '
-        'the same command continues from the newest checkpoint'
-      ) from None
+      message += '; the same command continues from the newest checkpoint'
+      raise (Abandoned if several else ConfigError)(message) from None
 
 
 class _Run:

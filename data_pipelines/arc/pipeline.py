@@ -20,6 +20,13 @@ from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 
 tf = quiet.tensorflow()
 
+# Whether each dihedral transform (`encoding.dihedral`) swaps rows and columns,
+# and whether it counts those of the grid as it was written backwards.
+_SWAPS = np.isin(np.arange(8), (1, 3, 6, 7))
+_FLIPS_ROW = np.isin(np.arange(8), (2, 3, 5, 7))
+_FLIPS_COLUMN = np.isin(np.arange(8), (1, 2, 4, 7))
+_UNKNOWN = np.zeros((0, 0), np.uint8)
+
 # Batches whose indices are handed to TensorFlow at once.
 _BLOCK = 64
 
@@ -132,9 +139,18 @@ class ArcSet(PuzzleSet):
     self.members = np.repeat(self._pairs_trained, self.variants)
     self._pair_of_member = np.concatenate(members)
     self._first_member = np.cumsum(np.r_[0, self._pairs_trained])
-    self._canvases, self._sizes, self._first_pair = _encode_all(
-      self.tasks, canvas
-    )
+    pairs = [pair for task in self.tasks for pair in task.pairs]
+    self._first_pair = np.cumsum([0] + [len(task.pairs) for task in self.tasks])
+    grids = [
+      _UNKNOWN if grid is None else grid
+      for pair in pairs
+      for grid in (pair.input, pair.output)
+    ]
+    # All cells of all grids, the sizes [pairs, 2, 2], and where a grid begins.
+    self._cells = np.concatenate([grid.ravel() for grid in grids])
+    self._sizes = np.array([grid.shape for grid in grids]).reshape(-1, 2, 2)
+    ends = self._sizes.prod(-1).cumsum().reshape(-1, 2)
+    self._start = ends - self._sizes.prod(-1)
 
   def _without_answers(self, held_out: Sequence[Task]) -> list[Task]:
     """Forgets the outputs of test pairs that are not to be scored."""
@@ -214,7 +230,10 @@ class ArcSet(PuzzleSet):
     row = self.table.start[examples.group] + examples.variant
     member = self._first_member[examples.group] + examples.member
     pair = self._first_pair[examples.group] + self._pair_of_member[member]
-    room = self.canvas - self._sizes[self.table.dihedral[row], pair]
+    turned = self._sizes[pair].max(axis=1)
+    swap = _SWAPS[self.table.dihedral[row]]
+    turned[swap] = turned[swap, ::-1]
+    room = self.canvas - turned
     shift = (examples.noise * (room + 1)).astype(np.int64)
     shift[examples.member == self.table.fixed_pair[row]] = 0
     return self._index(pair, row, shift)
@@ -227,9 +246,10 @@ class ArcSet(PuzzleSet):
     token = np.arange(encoding.VOCAB_SIZE, dtype=np.int32)
     token = np.tile(token, (len(row), 1))
     token[:, first:] = self.table.colours[row] + first
-    transform = self.table.dihedral[row].astype(np.int64)
     return {
-      'canvas': transform * self._canvases.shape[1] + pair,
+      'start': self._start[pair],
+      'size': self._sizes[pair].astype(np.int32),
+      'transform': self.table.dihedral[row].astype(np.int32),
       'token': token,
       'shift': shift.astype(np.int32),
       'puzzle_identifiers': (row + 1).astype(np.int32),
@@ -242,8 +262,8 @@ class ArcSet(PuzzleSet):
     `from_generator` that is at work when the interpreter ends, be it by Ctrl-C
     or an error, waits for Python for ever, and Python for the thread.
     """
-    side, size = self.canvas, self.seq_len
-    canvases = tf.constant(self._canvases.reshape(-1, 2, size))
+    side = self.canvas
+    cells = tf.constant(self._cells)
     cell_row = tf.repeat(tf.range(side), side)
     cell_column = tf.tile(tf.range(side), [side])
 
@@ -253,19 +273,33 @@ class ArcSet(PuzzleSet):
 
     @tf.function  # Traced once, not in every block.
     def encode(index):
-      grids = tf.gather(canvases, index['canvas'])  # [B, 2, S]
-      grids = tf.gather(index['token'], tf.cast(grids, tf.int32), batch_dims=1)
-      # The cell that each cell of the shifted canvas comes from.
+      # Position of each cell in the augmented grid, [B, S].
       row = cell_row - index['shift'][:, :1]
       column = cell_column - index['shift'][:, 1:]
-      inside = (row >= 0) & (column >= 0)
-      source = tf.where(inside, row * side + column, 0)
-      inputs, labels = (
-        tf.where(inside, tf.gather(grids[:, i], source, batch_dims=1), PAD)
-        for i in (0, 1)
+      swap, flip_row, flip_column = (
+        tf.gather(flags, index['transform'])[:, None]
+        for flags in (_SWAPS, _FLIPS_ROW, _FLIPS_COLUMN)
       )
+      # And in the grid as it was written, but for the flips.
+      row, column = tf.where(swap, column, row), tf.where(swap, row, column)
+
+      def tokens(role):
+        height, width = (index['size'][:, role, axis, None] for axis in (0, 1))
+        in_height = (row >= 0) & (row < height)
+        in_width = (column >= 0) & (column < width)
+        inside = in_height & in_width
+        ends = (in_width & (row == height)) | (in_height & (column == width))
+        source = tf.where(flip_row, height - 1 - row, row) * width
+        source += tf.where(flip_column, width - 1 - column, column)
+        source = index['start'][:, role, None] + tf.cast(source, tf.int64)
+        colour = tf.gather(cells, tf.where(inside, source, 0))
+        token = tf.cast(colour, tf.int32) + encoding.FIRST_COLOUR
+        token = tf.where(inside, token, tf.where(ends, encoding.END, PAD))
+        return tf.gather(index['token'], token, batch_dims=1)
+
+      labels = tokens(1)
       return {
-        'inputs': inputs,
+        'inputs': tokens(0),
         'labels': tf.where(labels == PAD, IGNORE_LABEL, labels),
         'puzzle_identifiers': index['puzzle_identifiers'],
       }
@@ -288,27 +322,3 @@ class ArcSet(PuzzleSet):
       while blocks := ready.result():
         ready = pool.submit(next_block)
         yield from blocks[0]
-
-
-def _encode_all(
-  tasks: Sequence[Task], canvas: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Every pair under every dihedral transform, unshifted, original colours.
-
-  Returns:
-    canvases: uint8 [8, pairs, 2, S]; an unknown output is all padding.
-    sizes: int64 [8, pairs, 2], the larger height and width of each pair.
-    first_pair: int64 [tasks + 1].
-  """
-  pairs = [pair for task in tasks for pair in task.pairs]
-  first_pair = np.cumsum([0] + [len(task.pairs) for task in tasks])
-  canvases = np.zeros((8, len(pairs), 2, canvas**2), np.uint8)
-  sizes = np.zeros((8, len(pairs), 2), np.int64)
-  for transform, (index, pair) in itertools.product(range(8), enumerate(pairs)):
-    size = sizes[transform, index]
-    for role, grid in enumerate((pair.input, pair.output)):
-      if grid is not None:
-        turned = encoding.dihedral(grid, transform)
-        canvases[transform, index, role] = encoding.encode(turned, canvas)
-        size[:] = np.maximum(size, turned.shape)
-  return canvases, sizes, first_pair

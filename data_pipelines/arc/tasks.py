@@ -140,7 +140,8 @@ def load_tasks(spec: str) -> TaskSet:
       * `DIR[:SUBSET]`, task files in DIR/training and DIR/evaluation, or else
         in DIR itself, or else one folder or two down. ConceptARC's `*Minimal*`
         tasks are skipped, as the paper's data set does, and so are the files
-        that macOS puts beside others (`._*`);
+        that macOS puts beside others (`._*`) and, with a warning, JSON files
+        that have no part of a task;
       * `PATH/X_challenges.json` from Kaggle (or with `-`), with
         `X_solutions.json` beside it used where there is one;
       * `PATH/TASK.json`, the file of a single task.
@@ -374,7 +375,8 @@ def _load_directory(root: pathlib.Path, subset: str | None) -> _Loaded:
     )
 
   digest = hashlib.sha256()
-  found = []
+  found: list[tuple[str, Task]] = []
+  others: list[pathlib.Path] = []
   for path in kept:
     if _CHALLENGES.fullmatch(path.name):
       raise DataError(
@@ -382,9 +384,26 @@ def _load_directory(root: pathlib.Path, subset: str | None) -> _Loaded:
         'of the directory'
       )
     contents = _read_json(path, path.relative_to(root).as_posix(), digest)
-    where = shown(path)
-    found.append((where, parse_task(path.stem, contents, where)))
+    if _resembles_task(contents) or others == kept[:-1]:
+      where = shown(path)
+      found.append((where, parse_task(path.stem, contents, where)))
+    else:
+      others.append(path)
+  if others:
+    logging.warning(
+      '%s: left out %d of %d files, which are no tasks: %s%s', root,
+      len(others), len(kept), ', '.join(path.name for path in others[:3]),
+      ', …' * (len(others) > 3),
+    )  # fmt: skip
   return _version('directory', root, digest, subset), found
+
+
+def _resembles_task(contents: Any) -> bool:
+  """Whether it has a part of a task, sound or not, or objects in a list."""
+  if isinstance(contents, list):
+    return any(isinstance(entry, dict) for entry in contents)
+  keys = contents.keys() if isinstance(contents, dict) else ()
+  return not {*_PARTS, 'examples'}.isdisjoint(keys)
 
 
 def _levels(
@@ -446,9 +465,7 @@ def _load_file(path: pathlib.Path) -> _Loaded:
         raise DataError(f'{shown(beside)}: must be an object of lists of grids')
       tasks = [_add_solutions(task, solutions, shown(beside)) for task in tasks]
   # A Kaggle file under another name, or its solutions.
-  elif isinstance(contents, dict) and not (
-    {*_PARTS, 'examples'} & contents.keys()
-  ):
+  elif isinstance(contents, dict) and not _resembles_task(contents):
     raise DataError(
       f'{where}: not a task, which must be an object with train and test; '
       f'{usage}'

@@ -16,12 +16,8 @@ from typing import NoReturn
 
 from absl import flags, logging
 
-from data_pipelines.errors import (
-  Abandoned,
-  ConfigError,
-  DataError,
-  Gone,
-)
+from data_pipelines.errors import Abandoned, ConfigError, DataError, Gone
+from experiments.cli import interrupts
 
 _OUR_PACKAGES = tuple(
   pathlib.Path(__file__).parents[2] / name
@@ -34,8 +30,6 @@ _NOT_OF_A_TYPE = {
   'invalid literal for int': 'must be a whole number',
   'could not convert string to float': 'must be a number',
 }
-# The exit code of a process that Ctrl-C has ended.
-_INTERRUPTED = 130
 # What is wrong with a place, whatever is read or written there.
 _PLACE = (
   errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS,
@@ -68,6 +62,8 @@ def run(
   with contextlib.suppress(Exception):  # Standard error may be closed.
     faulthandler.enable()
   signal.signal(signal.SIGTERM, _terminated)
+  if callable(signal.getsignal(signal.SIGINT)):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
     rest = parse(own, name)
     if rest and not positional:
@@ -81,7 +77,8 @@ def run(
   except (ConfigError, DataError) as error:
     fail(str(error))
   except KeyboardInterrupt:
-    interrupted()
+    print('interrupted', file=sys.stderr)
+    sys.exit(interrupts.EXIT_CODE)
   except OSError as error:
     if error.errno not in _PLACE:
       raise
@@ -129,12 +126,6 @@ def parse(own: flags.FlagValues, name: str) -> Sequence[str]:
     for theirs, ours in _NOT_OF_A_TYPE.items():
       message = re.sub(rf'(?<=: )\(?["\']?{theirs}.*', ours, message)
   raise ConfigError(message)
-
-
-def interrupted() -> NoReturn:
-  """Ends the process after Ctrl-C."""
-  print('interrupted', file=sys.stderr)
-  sys.exit(_INTERRUPTED)
 
 
 def _terminated(number: int, _) -> NoReturn:

@@ -325,6 +325,36 @@ def test_messages_name_the_command_as_it_was_typed(monkeypatch):
   assert '\nhrm-jax show --data=SPEC' in text
 
 
+@pytest.mark.parametrize('start', ['-c', '-m'])
+def test_ctrl_c_while_libraries_are_imported(tmp_path, start):
+  # Stands for a library of which the import takes long.
+  for name in ('numpy', 'jax'):
+    (tmp_path / f'{name}.py').write_text(
+      'import os, time\n'
+      'print("importing", flush=True)\n'
+      'while True:\n'
+      '  try:\n'
+      '    time.sleep(100)\n'
+      '  except KeyboardInterrupt:\n'
+      '    pass\n'
+    )
+  how = {
+    '-m': ['-m', 'experiments.evaluate', '--workdir=x'],
+    '-c': ['-c', 'from experiments.__main__ import main; main()', 'evaluate'],
+  }
+  with subprocess.Popen(
+    [sys.executable, *how[start]],
+    cwd=_ROOT,
+    env=os.environ | {'PYTHONPATH': f'{tmp_path}'},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  ) as process:
+    assert process.stdout.readline() == b'importing\n'
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+  assert (process.returncode, errors) == (130, b'interrupted\n')
+
+
 @pytest.mark.parametrize(
   ('number', 'code', 'told'),
   [

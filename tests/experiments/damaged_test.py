@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.leaks import Verdict, recorded
-from experiments import evaluate, predict, report
+from experiments import analyze, evaluate, predict, report
 from experiments.configs import sudoku
 from experiments.reporting import comparison, learning_curves, runs
 from experiments.reporting import training_curves as curves
@@ -290,6 +290,7 @@ def test_files_edited_by_hand(trained_run, tmp_path, number):
     commands += [
       lambda place: predict.run(place, '1.34341221434321'),
       lambda place: convert.write(place, tmp_path / 'x.safetensors'),
+      lambda place: analyze.run(place, only=['halting'], max_puzzles=2),
     ]
   for command in commands:
     _one_line(command, workdir)

@@ -420,6 +420,27 @@ def test_any_case_of_the_ending_and_companions_of_macos(tmp_path):
   assert _names(tmp_path / 'B.JSON') == ['B']
 
 
+def test_json_files_beside_tasks_are_left_out_and_named(tmp_path, caplog):
+  _write(tmp_path / 'a.json', TASK)
+  for name, contents in (
+    ('about.json', {'author': 'x'}),
+    ('index.json', ['a']),
+    ('z.json', 3),
+  ):
+    _write(tmp_path / name, contents)
+  assert _names(tmp_path) == ['a']
+  assert (
+    'left out 3 of 4 files, which are no tasks: about.json, index.json, z.json'
+    in caplog.text
+  )
+  # A task that is damaged is none of them.
+  _write(tmp_path / 'b.json', {'train': [PAIR]})
+  assert 'has no test' in _error(tmp_path)
+  for name in ('a.json', 'b.json'):
+    (tmp_path / name).unlink()
+  assert 'must be an object' in _error(tmp_path)
+
+
 def test_commas_and_tildes_in_paths(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   _write(tmp_path / 'with, comma/training/a.json', TASK)
