@@ -533,6 +533,11 @@ class Settings(_Group):
     epochs: length of the run by the paper's rule, floor(epochs × groups × mean
       examples per puzzle / batch size), where `total_steps` is 0.
     total_steps: length of the run in optimizer steps; 0 for `epochs`.
+    steps_per_call: number of steps that the device does in one call, whose
+      dispatch is paid once. The numbers are those of one at a time. A notice
+      to stop waits for the end of a call. Where an evaluation, a checkpoint or
+      the end comes before a call would end, the steps up to it are done one at
+      a time.
     stop_at_step: step at which this call ends, to go on later; 0 for the end.
     stop_at_accuracy: fraction of exactly solved training puzzles, over one
       line of metrics, after which training ends; 0 for never. The published
@@ -560,6 +565,7 @@ class Settings(_Group):
   batch_size: int = 768
   epochs: int = 100_000
   total_steps: int = 0
+  steps_per_call: int = 1
   stop_at_step: int = 0
   stop_at_accuracy: float = 0.0
   log_every: int = 100
@@ -585,7 +591,13 @@ class Settings(_Group):
       told='; 0 is never',
     )  # fmt: skip
     self._at_least(0, 'seed', 'keep_best', 'keep_every')
-    self._at_least(1, 'keep_checkpoints')
+    self._at_least(1, 'keep_checkpoints', 'steps_per_call')
+    for name in ('evaluate_every', 'checkpoint_every'):
+      if 0 < (every := getattr(self, name)) < self.steps_per_call:
+        raise ConfigError(
+          f'steps_per_call={self.steps_per_call} is more than {name}={every}: '
+          'no call would be that long; lower it'
+        )
     self._at_least(1, 'microbatches', told=', the whole batch at once')
     if not 0 <= self.stop_at_accuracy <= 1:
       raise ConfigError(

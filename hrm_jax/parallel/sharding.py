@@ -113,9 +113,9 @@ def placed(mesh: Mesh, shapes: Any, specs: Any) -> Any:
   )
 
 
-def by_batch(mesh: Mesh) -> NamedSharding:
-  """Rows of the batch split over the mesh."""
-  return place(mesh, 'batch')
+def by_batch(mesh: Mesh, stacked: bool = False) -> NamedSharding:
+  """Rows of the batch, or of a stack of batches, split over the mesh."""
+  return place(mesh, *[None] * stacked, 'batch')
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -145,10 +145,15 @@ def local_rows(mesh: Mesh, batch_size: int) -> slice:
   return slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
 
 
-def global_batch(mesh: Mesh, local: dict[str, np.ndarray]) -> dict[str, Any]:
-  """Device arrays of a global batch from each process's own rows."""
-  make = jax.make_array_from_process_local_data
-  return {name: make(by_batch(mesh), rows) for name, rows in local.items()}
+def global_batch(
+  mesh: Mesh, local: dict[str, np.ndarray], stacked: bool = False
+) -> dict[str, Any]:
+  """Device arrays of a global batch from each process's own rows.
+
+  Or those of a stack of batches, whose rows are the second axis.
+  """
+  make, where = jax.make_array_from_process_local_data, by_batch(mesh, stacked)
+  return {name: make(where, rows) for name, rows in local.items()}
 
 
 def over_rows(function: Callable, inputs: Any, outputs: Any) -> Callable:

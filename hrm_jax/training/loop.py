@@ -5,6 +5,7 @@ import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
@@ -83,7 +84,10 @@ def train(run: Run, saved: 'Checkpoints') -> TrainState:
   counts = count_parameters(start.state, setup.num_puzzle_identifiers)
   overview = ', '.join(f'{name} {count:,}' for name, count in counts.items())
   logging.info('Parameters: %s', overview)
-  step_function = train_step.sharded_step(setup, mesh)
+  functions: dict[int, train_step.StepFunction] = {
+    count: train_step.sharded_step(setup, mesh, count)
+    for count in (1, run.settings.steps_per_call)
+  }
   first = int(start.state.step)
   end = min(setup.total_steps, stop_at or setup.total_steps)
   if first < end:
@@ -95,7 +99,7 @@ def train(run: Run, saved: 'Checkpoints') -> TrainState:
   back_to, times = None, 0
   while True:
     try:
-      return _run(start, end, step_function, run, saved)
+      return _run(start, end, functions, run, saved)
     except _RollBack as back:
       data_position, message = back.args
     saved.wait()
@@ -118,15 +122,16 @@ def train(run: Run, saved: 'Checkpoints') -> TrainState:
 def _run(
   start: _Start,
   end: int,
-  step_function: train_step.StepFunction,
+  functions: dict[int, train_step.StepFunction],
   run: Run,
   saved: 'Checkpoints',
 ) -> TrainState:
   """The loop, as long as no step makes it roll back.
 
   The order at step i is: evaluate, save, stop if asked, draw batch i, dispatch
-  the step, then write the metrics of step i - 1 while step i computes. All that
-  is saved or evaluated comes after steps that are known to be healthy.
+  the step, then write the metrics of step i - 1 while step i computes; or all
+  that of several steps, which one of `functions` by their number takes at once.
+  All that is saved or evaluated comes after steps that are known to be healthy.
   """
   state, position, record = start
   first, settings = int(state.step), run.settings
@@ -167,11 +172,33 @@ def _run(
     if stop:
       raise Preempted(step)
     saved.check()
-    batch = sharding.global_batch(run.mesh, next(batches))
-    state, metrics, diagnosis = step_function(state, batch)
+    count = _steps_of_call(step, end, settings)
+    drawn, stacked = [next(batches) for _ in range(count)], count > 1
+    rows = {
+      name: np.stack([batch[name] for batch in drawn]) if stacked else array
+      for name, array in drawn[0].items()
+    }
+    batch = sharding.global_batch(run.mesh, rows, stacked)
+    state, metrics, diagnosis = functions[count](state, batch)
     log.add(step + 1, position, metrics, diagnosis)
-    step, position = step + 1, position + 1
+    step, position = step + count, position + count
     del metrics, diagnosis
+
+
+def _steps_of_call(step: int, end: int, settings: Settings) -> int:
+  """Steps of the call at a step: one, where more would pass what is due."""
+  # A line's accuracy is known one call later, and may end the training then.
+  lines = settings.log_every if settings.stop_at_accuracy else 0
+  for i in range(step + 1, step + settings.steps_per_call):
+    if (
+      i >= end
+      or due(i, settings.evaluate_every)
+      or due(i, settings.checkpoint_every)
+      or due(i, lines)
+      or due(i - 1, lines)
+    ):
+      return 1
+  return settings.steps_per_call
 
 
 def _diverged(

@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 
 import jax
+import numpy as np
 from absl import logging
 
 from hrm_jax.settings import Settings
 from hrm_jax.training import divergence
 
 Metrics = dict[str, float]
-# Number and batch of a step, its metrics on the device, and its diagnosis.
+# Number and batch of the first step of a call, and of all of its steps, which
+# are stacked if there are several, the metrics on the device and the diagnosis.
 _Dispatched = tuple[int, int, dict[str, jax.Array], divergence.Diagnosis]
 
 
@@ -51,9 +53,9 @@ class Record:
 
 
 class MetricsLog:
-  """Sums metrics over windows of steps and writes them, one step late.
+  """Sums metrics over windows of steps and writes them, one call late.
 
-  The metrics of a step are fetched when the next one has been dispatched, so
+  The metrics of a call are fetched when the next one has been dispatched, so
   that the device never waits for the log. A window does not end where a
   checkpoint is made, whose record holds its sums: so the lines are the same
   however often the run is stopped.
@@ -82,14 +84,14 @@ class MetricsLog:
     self._write, self._diverged = write, diverged
     self._pending: _Dispatched | None = None
     self._last = 0
-    # The time is measured from the end of the first step, which compiles.
+    # The time is measured from the end of the first call, which compiles.
     self._since: float | None = None
     self._timed = 0
     self.enough = math.inf
     self._look_at_accuracy()
 
   def add(self, *pending: *_Dispatched) -> None:
-    """Takes number, batch, metrics and diagnosis of a step just dispatched."""
+    """Takes what is known of the steps of a call just dispatched."""
     self.catch_up()
     self._pending = pending
 
@@ -115,24 +117,29 @@ class MetricsLog:
     """Takes in all that has been added."""
     if self._pending is None:
       return
-    step, position, metrics, diagnosis = self._pending
-    self._pending, record = None, self._record
-    metrics, reason = jax.device_get((metrics, diagnosis.reason))
-    self._last = step
-    self._timed += self._since is not None
-    self._since = self._since or time.monotonic()
-    if reason:
-      record.skipped += 1
-      record.skipped_in_a_row += 1
-      self._diverged(step, position, diagnosis)
+    step, batch, metrics, diagnosis = self._pending
+    self._pending = None
+    metrics, reasons = jax.device_get((metrics, diagnosis.reason))
+    if self._since is None:
+      self._since = time.monotonic()
     else:
-      for name, value in metrics.items():
-        record.sums[name] = record.sums.get(name, 0) + float(value)
-      record.steps += 1
-      record.rows += self._settings.batch_size
-      record.skipped_in_a_row = 0
-    if due(step, self._settings.log_every):
-      self._emit()
+      self._timed += reasons.size
+    # The index of a step that was alone in its call is ().
+    for i, at in enumerate(np.ndindex(reasons.shape)):
+      record, self._last = self._record, step + i
+      if reasons[at]:
+        record.skipped += 1
+        record.skipped_in_a_row += 1
+        one = jax.tree.map(lambda leaf, at=at: leaf[at], diagnosis)
+        self._diverged(step + i, batch + i, one)
+      else:
+        for name, value in metrics.items():
+          record.sums[name] = record.sums.get(name, 0) + float(value[at])
+        record.steps += 1
+        record.rows += self._settings.batch_size
+        record.skipped_in_a_row = 0
+      if due(step + i, self._settings.log_every):
+        self._emit()
 
   def _emit(self) -> None:
     record = self._record

@@ -306,8 +306,14 @@ def sharded_carry(setup: TrainSetup, mesh: Mesh) -> act.Carry:
   return jax.jit(lambda: init().carry, out_shardings=shardings)()
 
 
-def sharded_step(setup: TrainSetup, mesh: Mesh) -> jax.stages.Wrapped:
-  """The jitted step: batch split over the mesh, the old state donated."""
+def sharded_step(
+  setup: TrainSetup, mesh: Mesh, steps: int = 1
+) -> jax.stages.Wrapped:
+  """The jitted step: batch split over the mesh, the old state donated.
+
+  With `steps` above 1 it takes so many steps in one call: the batches, the
+  metrics and the diagnoses are stacked along a first axis.
+  """
   shardings = _shardings(abstract_state(setup, mesh))
 
   # A function of its own: its cache counts its own traces.
@@ -315,11 +321,19 @@ def sharded_step(setup: TrainSetup, mesh: Mesh) -> jax.stages.Wrapped:
     with sharding.using(mesh):
       return train_step(setup, state, batch)
 
-  whole = sharding.replicated(mesh)
+  def scanned(state: TrainState, batches: act.Batch):
+    def one(state, batch):
+      state, *told = step(state, batch)
+      return state, told
+
+    state, (metrics, diagnosis) = jax.lax.scan(one, state, batches)
+    return state, metrics, diagnosis
+
+  whole, stacked = sharding.replicated(mesh), steps > 1
   return jax.jit(
-    step,
+    scanned if stacked else step,
     donate_argnums=0,
-    in_shardings=(shardings, sharding.by_batch(mesh)),
+    in_shardings=(shardings, sharding.by_batch(mesh, stacked)),
     out_shardings=(shardings, whole, whole),
   )
 

@@ -23,6 +23,7 @@ FREE_KEYS = (
   'evaluate_every', 'checkpoint_every', 'keep_checkpoints', 'keep_best',
   'best_metric', 'keep_every', 'evaluation',
   'microbatches', 'mesh', 'model.attention', 'model.fusion',
+  'steps_per_call',
 )  # fmt: skip
 
 # Keys that may change when a run continues in its workdir. With another batch

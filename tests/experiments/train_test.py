@@ -57,6 +57,20 @@ def test_stopped_and_continued_is_bitwise_the_straight_run(straight, tmp_path):
   assert _lines(tmp_path) == _lines(expected_dir)
 
 
+@pytest.mark.parametrize('count, stop', [(4, 10), (16, 0)])
+def test_several_steps_in_a_call_are_bitwise_the_straight_run(
+  straight, tmp_path, count, stop
+):
+  changes = dict(steps_per_call=count, checkpoint_every=24)
+  if stop:
+    # In the middle of what would be a call.
+    builders.train(_config(stop_at_step=stop, **changes), tmp_path)
+  state = builders.train(_config(**changes), tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, state, straight[0])
+  lines = (tmp_path / 'metrics.jsonl').read_bytes()
+  assert lines == (straight[1] / 'metrics.jsonl').read_bytes()
+
+
 def test_metrics_hold_every_step_once(straight):
   steps = [line['step'] for line in _lines(straight[1])]
   assert steps == list(range(1, 25))
@@ -112,6 +126,8 @@ def test_a_run_with_other_settings_keeps_its_workdir(straight, tmp_path):
     ({'total_steps': 0, 'epochs': 0}, 'epochs=0'),
     ({'checkpoint_every': -1}, 'checkpoint_every=-1'),
     ({'keep_checkpoints': 0}, 'keep_checkpoints=0'),
+    ({'steps_per_call': 0}, 'steps_per_call=0'),
+    ({'steps_per_call': 9}, 'steps_per_call=9 .* checkpoint_every=8'),
     ({'keep_best': 1}, 'keep_best needs evaluations'),
     ({'stop_at_accuracy': 2.0}, 'stop_at_accuracy=2.0'),
     ({'divergence.policy': 'hope'}, "policy='hope'"),

@@ -3,6 +3,7 @@
 import dataclasses
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -52,6 +53,16 @@ class Run:
       carry=act.initial_carry(jnp.zeros((8, 1)), BATCH_SIZE, 2),
     )
 
+  def at_once(self, count):
+    def call(state, batches):
+      told = []
+      for i in range(count):
+        state, *one = self.step(state, {k: v[i] for k, v in batches.items()})
+        told.append(one)
+      return state, *jax.tree.map(lambda *leaves: np.stack(leaves), *told)
+
+    return call if count > 1 else self.step
+
   def step(self, state, batch):
     position = int(batch['inputs'][0])
     self.calls.append(f'step {state.step} on {position}')
@@ -65,6 +76,7 @@ class Run:
       'lm_loss': 2.0 * number,
       'loss': 4.0 * number,
     } | dict.fromkeys(('q_halt_accuracy', 'steps'), 0.0)
+    metrics = {name: np.float64(value) for name, value in metrics.items()}
     diagnosis = divergence.Diagnosis(
       reason=np.int32(2 if position in self.bad else 0),
       loss=np.float32(1.5),
@@ -146,7 +158,7 @@ class Run:
       ('stop_at_step', 'log_every', 'evaluate_every', 'checkpoint_every'), 0
     )
     with pytest.MonkeyPatch.context() as patch:
-      patch.setattr(train_step, 'sharded_step', lambda *_: self.step)
+      patch.setattr(train_step, 'sharded_step', lambda *x: self.at_once(x[2]))
       patch.setattr(train_step, 'sharded_init', lambda *_: self.state(0))
       patch.setattr(train_step, 'abstract_state', lambda *_: self.state(0))
       patch.setattr(train_step, 'sharded_carry', lambda *_: 'new carry')
@@ -182,6 +194,20 @@ def test_the_order_of_the_loop():
     'write 2', 'evaluate 2', 'write 2', 'batch 2', 'step 2 on 2',
     'write 3', 'save 3 at 3', 'batch 3', 'step 3 on 3',
     'write 4', 'evaluate 4', 'write 4', 'save 4 at 4',
+  ]  # fmt: skip
+
+
+def test_no_call_passes_what_is_due():
+  run = Run(total_steps=9)
+  run.train(evaluate_every=5, checkpoint_every=4, steps_per_call=2)
+  # What one call does is drawn before it, and written after the next one.
+  assert run.calls == [
+    'batch 0', 'batch 1', 'step 0 on 0', 'step 1 on 1',
+    'batch 2', 'batch 3', 'step 2 on 2', 'step 3 on 3', 'save 4 at 4',
+    'batch 4', 'step 4 on 4', 'evaluate 5', 'write 5',
+    'batch 5', 'batch 6', 'step 5 on 5', 'step 6 on 6',
+    'batch 7', 'step 7 on 7', 'save 8 at 8',
+    'batch 8', 'step 8 on 8', 'write 9', 'save 9 at 9',
   ]  # fmt: skip
 
 
@@ -267,18 +293,19 @@ def _until_done(run, **settings):
   raise AssertionError('it never ends')
 
 
+@pytest.mark.parametrize('count', [1, 2, 3])
 @pytest.mark.parametrize('question', range(1, 4))
-def test_stopped_at_any_step_the_lines_are_the_same(question):
+def test_stopped_at_any_step_the_lines_are_the_same(question, count):
   every = dict(log_every=4, evaluate_every=3, checkpoint_every=5)
   run = Run(total_steps=9)
   run.stops = {question}
   # At its first question, before it has done anything, it would stop for ever.
   if question == 1:
     with pytest.raises(training.Preempted):
-      run.train(**every)
+      run.train(**every, steps_per_call=count)
     assert not run.saved
     run.stops = set()
-  _until_done(run, **every)
+  _until_done(run, **every, steps_per_call=count)
   straight = _straight(**every)
   assert run.lines == straight.lines
   steps = [call for call in run.calls if call.startswith('step')]
@@ -298,7 +325,8 @@ def test_an_evaluation_that_is_stopped_is_made_by_the_next_start(at_end):
   assert run.calls == ['restore 9']
 
 
-def test_killed_at_any_call_the_lines_are_the_same():
+@pytest.mark.parametrize('count', [1, 2])
+def test_killed_at_any_call_the_lines_are_the_same(count):
   """All that stays is what was saved, and the lines written since."""
 
   class Killed(Exception):
@@ -320,8 +348,8 @@ def test_killed_at_any_call_the_lines_are_the_same():
     run.calls = Calls()
     run.calls.left = moment
     with pytest.raises(Killed):
-      run.train(**every)
-    run.train(**every)
+      run.train(**every, steps_per_call=count)
+    run.train(**every, steps_per_call=count)
     assert run.lines == straight.lines, moment
     assert run.saved[9] == straight.saved[9]
 
@@ -345,12 +373,13 @@ def test_what_was_best_before_a_restart_stays_best():
   assert sorted(run.saved) == [1, 2, 4]
 
 
+@pytest.mark.parametrize('count', [1, 3, 9])
 @pytest.mark.parametrize('stopped', [None, 4, 5])
-def test_enough_accuracy_ends_the_training(stopped):
+def test_enough_accuracy_ends_the_training(stopped, count):
   """Of the exact puzzles half are right in each window of two steps."""
   run = Run(total_steps=20)
   run.stops = {stopped}
-  settings = dict(log_every=4, stop_at_accuracy=0.5)
+  settings = dict(log_every=4, stop_at_accuracy=0.5, steps_per_call=count)
   _until_done(run, **settings)
   # One step later, whether or not the run was stopped meanwhile.
   assert max(run.saved) == 5
@@ -376,14 +405,18 @@ def test_other_puzzles_are_refused():
     run.train()
 
 
+_of_several = pytest.mark.parametrize('count', [1, 2])
+
+
 def _diverging(policy, limit=10, bad=(3,), **settings):
   run = Run(divergence=DivergenceSettings(policy, limit=limit), total_steps=8)
   run.bad = set(bad)
   return run, dict(checkpoint_every=2, log_every=1) | settings
 
 
-def test_divergence_stops_and_leaves_the_last_checkpoint():
-  run, every = _diverging('stop')
+@_of_several
+def test_divergence_stops_and_leaves_the_last_checkpoint(count):
+  run, every = _diverging('stop', steps_per_call=count)
   with pytest.raises(
     ConfigError, match=r'step 4 diverged: the gradient .* see report of 3'
   ):
@@ -405,15 +438,17 @@ def test_divergence_stops_and_leaves_the_last_checkpoint():
   }
 
 
-def test_divergence_in_the_step_before_a_checkpoint_is_not_saved():
-  run, every = _diverging('stop', checkpoint_every=4)
+@pytest.mark.parametrize('count', [1, 2, 4])
+def test_divergence_in_the_step_before_a_checkpoint_is_not_saved(count):
+  run, every = _diverging('stop', checkpoint_every=4, steps_per_call=count)
   with pytest.raises(ConfigError, match='step 4 diverged'):
     run.train(**every)
   assert not run.saved
 
 
-def test_a_diverged_update_is_skipped_and_counted():
-  run, every = _diverging('skip', log_every=2)
+@_of_several
+def test_a_diverged_update_is_skipped_and_counted(count):
+  run, every = _diverging('skip', log_every=2, steps_per_call=count)
   assert run.train(**every).step == 8
   assert list(run.reports) == [3]
   lines = dict(run.lines)
@@ -431,9 +466,11 @@ def test_a_window_of_skipped_updates_has_a_line():
   assert [step for step, _ in run.lines] == list(range(1, 9))
 
 
+@_of_several
 @pytest.mark.parametrize('restart', [False, True])
-def test_too_many_skipped_in_a_row_end_the_run(restart):
-  run, every = _diverging('skip', limit=3, bad=(1, 3, 4, 5, 6, 7))
+def test_too_many_skipped_in_a_row_end_the_run(restart, count):
+  bad = (1, 3, 4, 5, 6, 7)
+  run, every = _diverging('skip', limit=3, bad=bad, steps_per_call=count)
   if restart:
     run.train(**every, stop_at_step=6)
   with pytest.raises(ConfigError, match=r'step 7 diverged.* 3 updates before'):
@@ -452,6 +489,23 @@ def test_a_rollback_goes_on_with_other_data():
   ]  # fmt: skip
   assert [step for step, _ in run.lines] == list(range(1, 9))
   assert run.saved[8].data_position == 9
+
+
+def test_a_rollback_is_to_the_batch_after_the_bad_one_of_a_call():
+  run, every = _diverging(
+    'rollback', bad=(5,), checkpoint_every=4, steps_per_call=4
+  )
+  assert run.train(**every).step == 8
+  # The last step of the first call is saved; the second call's is not.
+  calls = [c for c in run.calls if c.startswith(('step', 'restore'))]
+  assert calls[4:9] == [
+    'step 4 on 4', 'step 5 on 5', 'step 6 on 6', 'step 7 on 7', 'restore 4',
+  ]  # fmt: skip
+  assert calls[9:] == [
+    'step 4 on 6', 'step 5 on 7', 'step 6 on 8', 'step 7 on 9',
+  ]  # fmt: skip
+  assert [step for step, _ in run.lines] == list(range(1, 9))
+  assert run.saved[8].data_position == 10
 
 
 def test_a_rollback_before_any_checkpoint_begins_anew():

@@ -90,16 +90,18 @@ class Program:
       state = state.replace(puzzle_table=placed)
     return state
 
-  def run(self, steps):
-    """Metrics of all steps, by name, and the last state.
-
-    Q starts in favour of halting, so that exploration decides who goes on.
-    """
-    state, metrics = self.start(), []
+  def halting(self):
+    """`start` with Q in favour of it: exploration decides who goes on."""
+    state = self.start()
     bias = state.params['q_head']['bias']
     state.params['q_head']['bias'] = jax.device_put(
       np.float32([5, -5]), bias.sharding
     )
+    return state
+
+  def run(self, steps):
+    """Metrics of all steps from `halting` on, by name, and the last state."""
+    state, metrics = self.halting(), []
     for number in range(steps):
       batch = sharding.global_batch(self.mesh, _batch(number))
       state, new, _ = self.step(state, batch)
@@ -165,6 +167,26 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(program, run):
   metrics, state = program.run(STEPS)
   for name, values in run[0].items():
     np.testing.assert_array_equal(metrics[name], values, err_msg=name)
+  jax.tree.map(np.testing.assert_array_equal, state, run[1])
+
+
+def test_steps_of_one_call_are_bitwise_those_of_one_at_a_time(program, run):
+  call = train_step.sharded_step(_setup(), program.mesh, 4)
+  state, metrics = program.halting(), []
+  for first in range(0, STEPS, 4):
+    batches = [_batch(first + i) for i in range(4)]
+    batches = {
+      name: np.stack([b[name] for b in batches]) for name in batches[0]
+    }
+    state, new, diagnosis = call(
+      state, sharding.global_batch(program.mesh, batches, stacked=True)
+    )
+    metrics.append(jax.device_get(new))
+    assert diagnosis.puzzle_identifiers.shape == (4, B)
+  assert call._cache_size() == 1
+  for name in metrics[0]:
+    values = np.concatenate([m[name] for m in metrics])
+    np.testing.assert_array_equal(values, run[0][name], err_msg=name)
   jax.tree.map(np.testing.assert_array_equal, state, run[1])
 
 
