@@ -10,6 +10,7 @@ import hrm_jax
 from data_pipelines.errors import ConfigError, DataError
 from experiments import evaluate
 from experiments.configs import arc1
+from hrm_jax import training_run
 from hrm_jax.inference import evaluation
 from hrm_jax.settings import Settings
 from hrm_jax.workdir import checkpoints
@@ -385,3 +386,12 @@ def test_a_run_is_not_continued_with_other_puzzles(straight, monkeypatch):
   monkeypatch.setattr(checkpoints.Checkpoints, 'position', lambda *_: names)
   with pytest.raises(ConfigError, match='trained on other puzzles'):
     builders.train(_config(), straight[1])
+
+
+def test_memory_that_does_not_suffice_is_told_so(tmp_path, monkeypatch):
+  def train(*_):
+    jax.block_until_ready(jax.numpy.zeros(2**46, jax.numpy.int8))
+
+  monkeypatch.setattr(training_run.loop, 'train', train)
+  with pytest.raises(ConfigError, match=r'memory .* lower batch_size'):
+    builders.train(_config(), tmp_path)
