@@ -539,6 +539,10 @@ DAMAGE = {
     lambda d: (d / 'train/dataset.json').write_text('{'),
     'dataset.json: not JSON',
   ),
+  'a terabyte': (
+    lambda d: os.truncate(d / 'train/dataset.json', 2**40),
+    'at most 1,048,576 are read',
+  ),
   'a list': (
     lambda d: (d / 'train/dataset.json').write_text('[]'),
     'must be an object',
