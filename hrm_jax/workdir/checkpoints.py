@@ -256,7 +256,8 @@ class Checkpoints:
   def _what_to_do(self) -> str:
     whole = [f'that of step {step} is whole' for step in self.steps()]
     last = (whole or ['there is none yet'])[-1]
-    return f'{last}; free some space and start the same command again'
+    fix = 'mend that or free some space, and start the same command again'
+    return f'{last}; {fix}'
 
   def should_preserve(
     self, checkpoints: Sequence[Any], *, context: Any
