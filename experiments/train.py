@@ -6,11 +6,13 @@ A run that was stopped, by Ctrl-C too, goes on from its newest checkpoint.
 """
 
 import pathlib
+import re
 
 import jax
 import ml_collections
 from absl import flags, logging
 
+from data_pipelines.errors import ConfigError
 from experiments.cli import command, launch, shared_flags
 from hrm_jax.parallel import preemption
 from hrm_jax.settings import Settings
@@ -22,22 +24,43 @@ flags.DEFINE_string(
   'wandb', None, 'Project of Weights & Biases that gets the metrics too.',
   flag_values=FLAGS,
 )  # fmt: skip
+flags.DEFINE_string(
+  'profile', None, 'Steps FIRST:LAST, counted from 1, of which a trace is '
+  "written to DIR/tensorboard, for TensorBoard's profiler and xprof.",
+  flag_values=FLAGS,
+)  # fmt: skip
 
 
 def main(_) -> int | None:
-  return to_end(FLAGS.config, FLAGS.workdir, FLAGS.wandb)
+  return to_end(
+    FLAGS.config, FLAGS.workdir, FLAGS.wandb, traced_steps(FLAGS.profile)
+  )
+
+
+def traced_steps(text: str | None) -> tuple[int, int] | None:
+  """The first and the last step that --profile names."""
+  if text is None:
+    return None
+  found = re.fullmatch('([1-9][0-9]{0,17}):([1-9][0-9]{0,17})', text)
+  if not found or int(found[1]) > int(found[2]):
+    raise ConfigError(
+      f'--profile={text} must be FIRST:LAST, two numbers of steps in order, '
+      'e.g. 101:110'
+    )
+  return int(found[1]), int(found[2])
 
 
 def to_end(
   config: ml_collections.ConfigDict,
   workdir: pathlib.Path,
   wandb: str | None = None,
+  profile: tuple[int, int] | None = None,
 ) -> int | None:
   """Trains until the end or a signal; returns the exit code."""
   settings = Settings.from_config(config)
   with preemption.listening(jax.default_backend()) as notice:
     try:
-      state = train(settings, workdir, notice, wandb)
+      state = train(settings, workdir, notice, wandb, profile)
     except Preempted as stopped:
       logging.info(
         '%s: stopped after step %d%s; the same command goes on from there',

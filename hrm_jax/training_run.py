@@ -15,6 +15,7 @@ from hrm_jax.inference import evaluation, predict
 from hrm_jax.parallel import preemption, processes, sharding
 from hrm_jax.settings import Settings
 from hrm_jax.training import loop, step
+from hrm_jax.training.profile import Profile
 from hrm_jax.training.state import TrainState
 from hrm_jax.workdir import checkpoints, config, lock, metrics
 from hrm_jax.workdir import weights_and_biases as wandb_tracker
@@ -25,6 +26,7 @@ def train(
   workdir: str | pathlib.Path,
   notice: preemption.Notice | None = None,
   wandb: str | None = None,
+  profile: tuple[int, int] | None = None,
 ) -> TrainState:
   """Trains, or continues, as the settings say; returns the last state.
 
@@ -33,6 +35,8 @@ def train(
     workdir: directory of the run, made where it is missing.
     notice: when to save and stop; None for never.
     wandb: project of Weights & Biases that gets the metrics too, if any.
+    profile: first and last step to trace, counted from 1, if any; the trace
+      goes where TensorBoard finds it.
 
   Raises:
     ConfigError, DataError: settings, data or workdir that cannot be used, and
@@ -45,6 +49,12 @@ def train(
     wandb_tracker.check()
   run = _Run(settings, workdir, notice or preemption.Notice())
   with contextlib.ExitStack() as stack:
+    if profile:
+      run.profile = Profile(*profile, workdir / 'tensorboard')
+      saved_steps = checkpoints.Checkpoints(workdir).steps()
+      end = settings.stop_at_step or run.setup.total_steps
+      run.profile.check(max(saved_steps, default=0), end)
+      stack.enter_context(contextlib.closing(run.profile))
 
     def claim():
       stack.enter_context(lock.hold(workdir))
@@ -82,6 +92,7 @@ class _Run:
   """
 
   writer: metrics.MetricsWriter
+  profile: Profile | None = None
 
   def __init__(
     self, settings: Settings, workdir: pathlib.Path, notice: preemption.Notice

@@ -16,6 +16,6 @@ def settings(config):
   return Settings.from_config(config)
 
 
-def train(config, workdir, notice=None, wandb=None):
+def train(config, workdir, notice=None, **options):
   """Trains as `experiments.train` does, a config or settings."""
-  return training_run.train(settings(config), workdir, notice, wandb)
+  return training_run.train(settings(config), workdir, notice, **options)

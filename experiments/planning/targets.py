@@ -18,55 +18,14 @@ from jax.experimental import topologies
 
 from data_pipelines import quiet
 from data_pipelines.errors import ConfigError, first_line
+from hrm_jax.parallel.hardware import H100, KINDS, TPUS, Hardware
 
 EXAMPLES = (
   'tpu:v5e:2x4, tpu:v6e:16x16, tpu:v5p:2x2x2, tpu:v4:2x2x1, gpu:h100:8, '
   'cpu:8, here'
 )
 _H100 = pathlib.Path(__file__).with_name('h100.txtpb')
-
-
-class Hardware(NamedTuple):
-  """What one device has; rates are None where they are not known.
-
-  That is the bytes that the compiler gives out; bfloat16 operations of matrix
-  products, bytes read or written, and bytes sent to other devices per second.
-  """
-
-  memory: float
-  flops: float | None = None
-  memory_bandwidth: float | None = None
-  network_bandwidth: float | None = None
-
-
-# Memory: what libtpu 0.0.42 names as available when a program needs more.
-# Rates: Google's pages cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}; the
-# network is half of their "bidirectional inter-chip interconnect bandwidth".
-_TPUS = {
-  'v4': Hardware(30.75 * 2**30, 275e12, 1228e9, 300e9),
-  'v5e': Hardware(15.75 * 2**30, 197e12, 819e9, 200e9),
-  'v5p': Hardware(95.74 * 2**30, 459e12, 2765e9, 600e9),
-  'v6e': Hardware(31.25 * 2**30, 918e12, 1638e9, 400e9),
-  # A device is half of a chip.
-  'tpu7x': Hardware(94.75 * 2**30, 1153e12, 3690e9, 300e9),
-}
-# NVIDIA's H100 SXM data sheet: dense bfloat16, NVLink's 900 GB/s both ways;
-# memory and its rate as in h100.txtpb, where JAX takes three quarters of the
-# memory unless XLA_CLIENT_MEM_FRACTION says otherwise. Beyond a host of eight
-# GPUs each has a DGX H100's adapter of 400 Gbit/s.
-_H100_ALONE = Hardware(0.75 * 84_942_979_072, 989.4e12, 3352e9, 450e9)
-_H100_HOSTS = _H100_ALONE._replace(network_bandwidth=50e9)
 _GPUS_OF_A_HOST = 8
-# The same by the name that devices give themselves; H200 from its data sheet.
-_KINDS = {
-  'TPU v4': _TPUS['v4'],
-  'TPU v5 lite': _TPUS['v5e'],
-  'TPU v5': _TPUS['v5p'],
-  'TPU v6 lite': _TPUS['v6e'],
-  'TPU7x': _TPUS['tpu7x'],
-  'NVIDIA H100 80GB HBM3': _H100_ALONE,
-  'NVIDIA H200': Hardware(0.75 * 141e9, 989.4e12, 4800e9, 450e9),
-}
 
 
 class Target(NamedTuple):
@@ -113,9 +72,9 @@ def _tpu(name: str, topology: str) -> Target:
   }.items():
     os.environ.setdefault(key, value)
   generation, _, layout = topology.partition(':')
-  if generation not in _TPUS:
+  if generation not in TPUS:
     raise ConfigError(
-      f'--target={name}: no figures of this TPU; use {", ".join(_TPUS)}, e.g. '
+      f'--target={name}: no figures of this TPU; use {", ".join(TPUS)}, e.g. '
       'tpu:v5e:2x4'
     )
   # Two cores of a v4 are one device, as on the machine itself.
@@ -134,7 +93,7 @@ def _tpu(name: str, topology: str) -> Target:
       f'--target={name} is not a topology that libtpu knows '
       f'({first_line(error)}); use e.g. {EXAMPLES}'
     ) from None
-  return Target(name, devices, _TPUS[generation])
+  return Target(name, devices, TPUS[generation])
 
 
 def _h100(name: str, count: int) -> Target:
@@ -156,7 +115,10 @@ def _h100(name: str, count: int) -> Target:
     ).devices
   # Tile sizes would be found by trying them on the GPU.
   options = {'xla_gpu_enable_triton_gemm': False}
-  hardware = _H100_ALONE if hosts == 1 else _H100_HOSTS
+  hardware = H100
+  if hosts > 1:
+    # Each GPU has an adapter of 400 Gbit/s, as in a DGX H100.
+    hardware = hardware._replace(network_bandwidth=50e9)
   return Target(name, devices, hardware, options)
 
 
@@ -169,7 +131,7 @@ def _cpu(name: str, count: int) -> Target:
 
 def _here() -> Target:
   devices, device = jax.devices(), jax.local_devices()[0]
-  hardware = _KINDS.get(device.device_kind, Hardware(_machine_memory(devices)))
+  hardware = KINDS.get(device.device_kind, Hardware(_machine_memory(devices)))
   # The memory that JAX gives out by its settings here.
   given = (device.memory_stats() or {}).get('bytes_limit', hardware.memory)
   return Target('here', devices, hardware._replace(memory=given), here=True)

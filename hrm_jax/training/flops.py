@@ -1,7 +1,10 @@
 """The arithmetic that a training step cannot do without."""
 
+from jax.sharding import Mesh
+
 from hrm_jax.models import ReasoningModel
 from hrm_jax.models.layers import swiglu_width
+from hrm_jax.parallel import hardware
 from hrm_jax.training.step import TrainSetup
 
 
@@ -46,3 +49,13 @@ def ideal_step_flops(setup: TrainSetup) -> float:
   q_passes = targets + (3 if act.halting != 'none' else 1)
   q = q_passes * 2 * model.settings.hidden_size * 2
   return float(setup.batch_size * (blocks * block_flops(model) + logits + q))
+
+
+def full_rate_seconds(setup: TrainSetup, mesh: Mesh) -> float | None:
+  """Seconds of a step whose products run at the devices' full rate, if known.
+
+  That is the rate in bfloat16, whatever the model's.
+  """
+  kind = mesh.devices.flat[0].device_kind
+  rate = hardware.KINDS[kind].flops if kind in hardware.KINDS else None
+  return rate and ideal_step_flops(setup) / (mesh.size * rate)

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
@@ -12,9 +13,10 @@ from jax.sharding import Mesh
 from data_pipelines.errors import ConfigError
 from hrm_jax.parallel import sharding
 from hrm_jax.settings import Settings
-from hrm_jax.training import act, divergence
+from hrm_jax.training import act, divergence, flops
 from hrm_jax.training import step as train_step
 from hrm_jax.training.metrics_log import Metrics, MetricsLog, Record, due
+from hrm_jax.training.profile import Profile
 from hrm_jax.training.state import Position, TrainState, count_parameters
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Run(Protocol):
   settings: Settings
   mesh: Mesh
   setup: train_step.TrainSetup
+  profile: Profile | None
 
   def batches(self, position: int) -> Iterator[act.Batch]:
     """This process's rows of all batches from a position on."""
@@ -137,7 +140,8 @@ def _run(
   first, settings = int(state.step), run.settings
   step = first
   diverged = functools.partial(_diverged, run, record)
-  log = MetricsLog(settings, record, end, run.write, diverged)
+  seconds = flops.full_rate_seconds(run.setup, run.mesh)
+  log = MetricsLog(settings, record, end, run.write, diverged, seconds)
   batches = run.batches(position)
   while True:
     stop = run.stop()
@@ -172,21 +176,30 @@ def _run(
     if stop:
       raise Preempted(step)
     saved.check()
-    count = _steps_of_call(step, end, settings)
+    if run.profile and step in run.profile.bounds:
+      log.catch_up()
+      run.profile.at(step)
+    count = _steps_of_call(step, end, settings, run.profile)
     drawn, stacked = [next(batches) for _ in range(count)], count > 1
     rows = {
       name: np.stack([batch[name] for batch in drawn]) if stacked else array
       for name, array in drawn[0].items()
     }
-    batch = sharding.global_batch(run.mesh, rows, stacked)
-    state, metrics, diagnosis = functions[count](state, batch)
+    with jax.profiler.StepTraceAnnotation('train', step_num=step + 1):
+      batch = sharding.global_batch(run.mesh, rows, stacked)
+      state, metrics, diagnosis = functions[count](state, batch)
     log.add(step + 1, position, metrics, diagnosis)
     step, position = step + count, position + count
     del metrics, diagnosis
 
 
-def _steps_of_call(step: int, end: int, settings: Settings) -> int:
-  """Steps of the call at a step: one, where more would pass what is due."""
+def _steps_of_call(
+  step: int, end: int, settings: Settings, profile: Profile | None
+) -> int:
+  """Steps of the call at a step: one, where more would pass what is due.
+
+  So are those that are traced, each with its mark.
+  """
   # A line's accuracy is known one call later, and may end the training then.
   lines = settings.log_every if settings.stop_at_accuracy else 0
   for i in range(step + 1, step + settings.steps_per_call):
@@ -196,6 +209,7 @@ def _steps_of_call(step: int, end: int, settings: Settings) -> int:
       or due(i, settings.checkpoint_every)
       or due(i, lines)
       or due(i - 1, lines)
+      or (profile and profile.bounds[0] <= i <= profile.bounds[1])
     ):
       return 1
   return settings.steps_per_call

@@ -52,6 +52,7 @@ CELL_LOSSES: dict[str, CellLoss] = {
 }
 
 
+@jax.named_scope('loss')
 def segment_loss(
   cell_loss: CellLoss,
   logits_BSV: chex.Array,

@@ -67,6 +67,8 @@ class MetricsLog:
     write: takes a step and its metrics, a line.
     diverged: takes the number of a step that diverged, the number of its batch
       and the diagnosis; it may raise an exception.
+    full_rate_seconds: what a step would take at the devices' full rate, if
+      that is known.
 
   Attributes:
     enough: step to end at, as the training accuracy was reached.
@@ -79,9 +81,11 @@ class MetricsLog:
     end: int,
     write: Callable[[int, Metrics], None],
     diverged: Callable[[int, int, divergence.Diagnosis], None],
+    full_rate_seconds: float | None,
   ):
     self._settings, self._record, self._end = settings, record, end
     self._write, self._diverged = write, diverged
+    self._full_rate_seconds = full_rate_seconds
     self._pending: _Dispatched | None = None
     self._last = 0
     # The time is measured from the end of the first call, which compiles.
@@ -169,7 +173,10 @@ class MetricsLog:
     if self._since and self._timed:
       seconds = (time.monotonic() - self._since) / self._timed
       left = round(seconds * (self._end - self._last))
-      text += f'  {seconds * 1e3:.0f} ms/step'
+      rows = self._settings.batch_size / seconds
+      text += f'  {seconds * 1e3:.3g} ms/step  {rows:,.0f} rows/s'
+      if self._full_rate_seconds:
+        text += f'  utilisation {self._full_rate_seconds / seconds:.0%}'
       text += f'  {datetime.timedelta(seconds=left)} left'
     logging.info('%s', text)
     self.write(self._last, out)

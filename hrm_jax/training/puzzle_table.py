@@ -27,6 +27,7 @@ def num_rows(mesh: Mesh, identifiers: int) -> int:
   return -(-own // multiple) * multiple * parts
 
 
+@jax.named_scope('table')
 def lookup(table_RE: chex.Array, rows_B: chex.Array) -> chex.Array:
   """The embeddings [B, E] of these rows of the table."""
   axes = sharding.batch_axes()
@@ -38,6 +39,7 @@ def lookup(table_RE: chex.Array, rows_B: chex.Array) -> chex.Array:
   return jax.lax.psum_scatter(found, axes, scatter_dimension=0, tiled=True)
 
 
+@jax.named_scope('table')
 def update(
   table_RE: chex.Array,
   rows_B: chex.Array,

@@ -241,9 +241,10 @@ def _step_of_rows(
   keep = functools.partial(
     jax.tree.map, lambda new, old: jnp.where(healthy, new, old)
   )
-  updates, opt_state = setup.transform().update(
-    dense, state.opt_state, state.params
-  )
+  with jax.named_scope('optimizer'):
+    updates, opt_state = setup.transform().update(
+      dense, state.opt_state, state.params
+    )
   # Updates that were applied, as the dense rate counts.
   ratio = setup.schedule(state.opt_state[0].count)
   table = state.puzzle_table

@@ -1,14 +1,18 @@
 """Training, going on and evaluating, through the functions the mains call."""
 
+import gzip
 import json
+import re
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 import hrm_jax
 from data_pipelines.errors import ConfigError, DataError
 from experiments import evaluate
+from experiments import train as train_command
 from experiments.configs import arc1
 from hrm_jax import training_run
 from hrm_jax.inference import evaluation
@@ -70,6 +74,64 @@ def test_several_steps_in_a_call_are_bitwise_the_straight_run(
   jax.tree.map(np.testing.assert_array_equal, state, straight[0])
   lines = (tmp_path / 'metrics.jsonl').read_bytes()
   assert lines == (straight[1] / 'metrics.jsonl').read_bytes()
+
+
+@pytest.fixture
+def compiled_anew():
+  """Programs from the cache have the names that they were compiled with."""
+  jax.config.update('jax_enable_compilation_cache', False)
+  compilation_cache.reset_cache()
+  yield
+  jax.config.update('jax_enable_compilation_cache', True)
+  compilation_cache.reset_cache()
+
+
+@pytest.mark.usefixtures('compiled_anew')
+def test_a_profile_has_a_mark_of_each_step_and_the_names_of_the_model(
+  tiny_config, tmp_path
+):
+  config = tiny_config
+  config.total_steps, config.model.puzzle_emb_ndim = 14, 16
+  config.checkpoint_every = config.evaluate_every = 0
+  builders.train(config, tmp_path, profile=(3, 12))
+  (folder,) = (tmp_path / 'tensorboard' / 'plugins' / 'profile').iterdir()
+  (events,) = folder.glob('*.trace.json.gz')
+  (planes,) = folder.glob('*.xplane.pb')
+  with gzip.open(events) as file:
+    found = json.load(file)['traceEvents']
+  marks = [x['args']['step_num'] for x in found if x.get('name') == 'train']
+  assert [*map(int, marks)] == [*range(3, 13)]
+  # What JAX says each operation belongs to.
+  paths = re.findall(rb'jit\(step\)/[ -~]*', planes.read_bytes())
+  names = {name for path in paths for name in re.split('[/()]', path.decode())}
+  assert names >= {
+    'Direct.embed', 'level', 'attention', 'mlp', 'Direct.heads', 'loss',
+    'optimizer', 'table',
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize('first, last', [(25, 26), (20, 25), (4, 6), (1, 1)])
+def test_a_profile_outside_of_the_run_is_refused(
+  straight, tmp_path, first, last
+):
+  workdir, begin = tmp_path / 'run', 1
+  if first < 20:
+    # It would go on from there.
+    workdir, begin = straight[1], 25
+  with pytest.raises(ConfigError) as error:
+    builders.train(_config(), workdir, profile=(first, last))
+  assert f'--profile={first}:{last} is outside of this run' in str(error.value)
+  assert f'the steps {begin} to 24' in str(error.value)
+  assert workdir == straight[1] or not workdir.exists()
+
+
+@pytest.mark.parametrize(
+  'text', ['5', '0:3', '5:4', 'a:b', '1:2:3', '-1:4', '']
+)
+def test_a_profile_is_two_numbers_in_order(text):
+  with pytest.raises(ConfigError, match=f'--profile={text} must be FIRST:LAST'):
+    train_command.traced_steps(text)
+  assert train_command.traced_steps('5:5') == (5, 5)
 
 
 def test_metrics_hold_every_step_once(straight):

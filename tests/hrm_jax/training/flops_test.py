@@ -1,5 +1,7 @@
 """Counted FLOPs against those that XLA counts in the step it is given."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -92,3 +94,12 @@ def test_the_published_setting():
   setup = _setup(model, 'q_learning', 16)
   total = flops.ideal_step_flops(setup)
   assert total == pytest.approx(B * 64 * block, rel=1e-3)
+
+
+@pytest.mark.parametrize('kind, rate', [('TPU v5 lite', 197e12), ('cpu', None)])
+def test_the_full_rate_is_of_all_devices(kind, rate):
+  device = types.SimpleNamespace(device_kind=kind)
+  mesh = types.SimpleNamespace(devices=np.full(4, device), size=4)
+  setup = _setup(_hrm())
+  seconds = flops.full_rate_seconds(setup, mesh)
+  assert seconds == (rate and flops.ideal_step_flops(setup) / (4 * rate))

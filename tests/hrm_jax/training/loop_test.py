@@ -1,6 +1,7 @@
 """The order of the loop, the means that it writes, and how it goes on."""
 
 import dataclasses
+import re
 import types
 
 import jax
@@ -28,7 +29,7 @@ class Run:
 
   def __init__(self, total_steps=4, **changes):
     self.calls, self.lines, self.reports = [], [], {}
-    self.saved, self.directory = {}, 'checkpoints'
+    self.saved, self.directory, self.profile = {}, 'checkpoints', None
     self.setup = types.SimpleNamespace(
       total_steps=total_steps,
       batch_size=BATCH_SIZE,
@@ -170,6 +171,7 @@ class Run:
         ),
         mesh=sharding.make_mesh(),
         setup=self.setup,
+        profile=self.profile,
         batches=self.batches,
         position=self.position_of_data,
         evaluate=self.evaluate,
@@ -208,6 +210,20 @@ def test_no_call_passes_what_is_due():
     'batch 5', 'batch 6', 'step 5 on 5', 'step 6 on 6',
     'batch 7', 'step 7 on 7', 'save 8 at 8',
     'batch 8', 'step 8 on 8', 'write 9', 'save 9 at 9',
+  ]  # fmt: skip
+
+
+def test_steps_that_are_traced_are_calls_of_their_own():
+  run = Run(total_steps=9)
+  run.profile = types.SimpleNamespace(
+    bounds=(3, 5), at=lambda step: run.calls.append(f'trace {step}')
+  )
+  run.train(steps_per_call=3)
+  calls = [c for c in run.calls if c.startswith(('trace', 'batch'))]
+  assert calls == [
+    'batch 0', 'batch 1', 'batch 2',
+    'trace 3', 'batch 3', 'batch 4', 'trace 5',
+    'batch 5', 'batch 6', 'batch 7', 'batch 8',
   ]  # fmt: skip
 
 
@@ -262,6 +278,15 @@ def test_lines_hold_the_means_of_their_window():
   assert two['loss'] == 4 * (4 + 5) / (2 * BATCH_SIZE)
   assert two['learning_rate'] == 0.5 * 4.5
   assert (two['halted'], two['accuracy']) == (4, 0.25)
+
+
+def test_the_log_tells_the_speed(caplog, monkeypatch):
+  Run().train(log_every=2)
+  assert re.search(r'step 4/4 .* ms/step  [\d,]+ rows/s  \d:', caplog.text)
+  # Where the devices' full rate is known.
+  monkeypatch.setattr(training.flops, 'full_rate_seconds', lambda *_: 1e-9)
+  Run().train(log_every=2)
+  assert re.search(r'rows/s  utilisation 0%  \d:', caplog.text)
 
 
 def test_no_mean_over_no_rows():
