@@ -33,7 +33,7 @@ setup(
   package_data={
     'experiments.analysis': ['definitions.toml'],
     'experiments.planning': ['h100.txtpb'],
-    'experiments.reporting': ['report.html'],
+    'experiments.reporting': ['published_results.toml', 'report.html'],
   },
   install_requires=[
     'absl-py>=2.4,<3',

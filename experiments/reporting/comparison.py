@@ -28,7 +28,10 @@ _MEASURED = (
 _QUOTED = (
   'Percent solved, as the authors published it; nothing of it was measured '
   'here. Only\nrows whose note says "published scale" were measured on the '
-  'same data, with the\nsame model and length of training.'
+  'same data, with the\nsame model and length of training. Attempts (p@k) and '
+  'training set (1k, full) stand\nbeside a figure where they are told; † is '
+  'from an abstract or a readme, not from a table\nof the paper. "Trained on '
+  'the task" means at test time; "alone", on nothing else.'
 )
 
 
@@ -168,16 +171,20 @@ def quoted() -> str:
   for system in dict.fromkeys(figure.system for figure in published.FIGURES):
     figures = [f for f in published.FIGURES if f.system == system]
     cells = {f.benchmark: f.text + letters.get(f, '') for f in figures}
-    source = published.SOURCES[figures[0].source].split(',')[0]
+    source = published.SOURCES[figures[0].source].split(', ')[0]
     rows.append(
       [
         system,
         figures[0].parameters,
+        figures[0].test_time_training,
         *(cells.get(benchmark, '') for benchmark in published.BENCHMARKS),
         source,
       ]
     )
-  header = ['system', 'parameters', *published.BENCHMARKS, 'source']
+  header = [
+    *('system', 'parameters', 'trained on the task'),
+    *(*published.BENCHMARKS, 'source'),
+  ]
   rules = (f'* {name}: {rule}' for name, rule in published.BENCHMARKS.items())
   notes = (
     f'*{letter} {figure.system}, {figure.benchmark}: {figure.note}'

@@ -4,85 +4,57 @@ A figure is the percentage of held-out puzzles solved exactly, by the rule of
 its benchmark unless its note says otherwise; nothing was measured here.
 """
 
+import pathlib
+import tomllib
 from typing import NamedTuple
 
 from experiments.configs import arc1, arc2, maze, sudoku
 from experiments.reporting import runs
 from hrm_jax.settings import Settings
 
-# The rule of each benchmark's figures.
-BENCHMARKS = {
-  'ARC-1': 'two attempts at each test input, the 400 public evaluation tasks',
-  'ARC-2': 'two attempts at each test input, the 120 public evaluation tasks',
-  'Sudoku-Extreme 1k': 'one answer, all 422,786 test puzzles, 1,000 trained on',
-  'Maze-Hard': 'one answer, all 1,000 test mazes, 1,000 trained on',
-}
-
-SOURCES = {
-  'HRM': 'arXiv 2506.21734, Hierarchical Reasoning Model',
-  'TRM': 'arXiv 2510.04871, Less is More: Recursive Reasoning with Tiny '
-  'Networks',
-  'CompressARC': 'arXiv 2512.06104, Liao & Gu, ARC-AGI Without Pretraining',
-  'ARC Prize': 'arcprize.org/blog/hrm-analysis',
-}
+_TABLE = tomllib.loads(
+  pathlib.Path(__file__).with_suffix('.toml').read_text(encoding='utf-8')
+)
+# The rule of each benchmark's figures, and where they come from.
+BENCHMARKS: dict[str, str] = _TABLE['benchmarks']
+SOURCES: dict[str, str] = _TABLE['sources']
 
 
 class Figure(NamedTuple):
   """One published figure: a percentage as text, of a key of `BENCHMARKS`.
 
-  Parameters are as published, without puzzle embeddings; the source is a key of
-  `SOURCES`, and the note what must be known to read the figure.
+  The text names the attempts (`p@2`) and the training set (`1k`) where they are
+  told, and ends with † where the figure is not out of a table of the paper.
+  Parameters are as published, without puzzle embeddings; `test_time_training`
+  tells whether the network was trained on the tasks asked (`alone`: on nothing
+  else), '' where that is not told; the source is a key of `SOURCES`, and the
+  note what must be known to read the figure.
   """
 
   system: str
   parameters: str
+  test_time_training: str
   benchmark: str
   text: str
   source: str
-  note: str = ''
+  note: str
 
-
-_DIRECT = 'direct prediction, 8-layer transformer'
-_SEMI_PRIVATE = 'HRM, ARC Prize semi-private'
-_LIAO_GU = 'Liao & Gu (CompressARC), one 76K network per task'
-
-# System, parameters, source, and a figure for each of `BENCHMARKS`.
-_ROWS = (
-  ('HRM', '27M', 'HRM', '40.3', '5.0', '55.0', '74.5'),
-  (_SEMI_PRIVATE, '27M', 'ARC Prize', '32', '2', '', ''),
-  (_DIRECT, '27M', 'HRM', '21.0', '0.0', '0', '0'),
-  ('TRM attention', '7M', 'TRM', '44.6', '7.8', '74.7', '85.3'),
-  ('TRM mlp_t', '5M (ARC 19M)', 'TRM', '29.6', '2.4', '87.4', '0'),
-  (_LIAO_GU, '0.076M', 'CompressARC', '20.0', '~4', '', ''),
-  ('o3-mini-high', 'not public', 'HRM', '34.5', '3.0', '0', '0'),
-  ('Claude 3.7, 8K', 'not public', 'HRM', '21.2', '0.9', '0', '0'),
-  ('DeepSeek R1', '671B', 'HRM', '15.8', '1.3', '0', '0'),
-)
-_NOTES = {
-  ('HRM', 'Sudoku-Extreme 1k'): 'reruns gave 45.8, 55.4 and 57.5',
-  (_SEMI_PRIVATE, 'ARC-1'): 'on the semi-private set, not on the public one',
-  (_SEMI_PRIVATE, 'ARC-2'): 'on the semi-private set, not on the public one',
-  (_DIRECT, 'ARC-1'): 'a blog table quotes 15.8',
-  (_LIAO_GU, 'ARC-2'): 'an approximate figure',
-  ('o3-mini-high', 'ARC-2'): 'a blog table quotes 1.3',
-}
 
 FIGURES = tuple(
   Figure(
-    *(system, parameters, benchmark, text, source),
-    note=_NOTES.get((system, benchmark), ''),
+    row['name'], row['parameters'], row.get('test_time_training', ''),
+    benchmark, text, row['source'], row.get('notes', {}).get(benchmark, ''),
   )
-  for system, parameters, source, *texts in _ROWS
-  for benchmark, text in zip(BENCHMARKS, texts, strict=True)
-  if text
-)
+  for row in _TABLE['systems']
+  for benchmark, text in row['figures'].items()
+)  # fmt: skip
 
 # The settings that a paper publishes for a system, and the number of examples
 # in a pass over its training data.
 _PAPERS = {
   'ARC-1': (arc1.get_config, 3078.3),
   'ARC-2': (arc2.get_config, 4649.7),
-  'Sudoku-Extreme 1k': (sudoku.get_config, 1000),
+  'Sudoku-Extreme': (sudoku.get_config, 1000),
   'Maze-Hard': (maze.get_config, 1000),
 }
 # Settings that must be the published ones; others are told beside the result.
