@@ -84,8 +84,9 @@ lint: .venv/installed
 	touch $@
 
 # For the tests that compile for a TPU and a GPU; the demo needs none of them.
-.venv/compilers: requirements-aot.txt .venv/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-aot.txt
+.venv/compilers: requirements-aot.txt requirements-aot-gpu.txt .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps \
+	  -r requirements-aot.txt -r requirements-aot-gpu.txt
 	touch $@
 
 # For the docs site.

@@ -62,7 +62,12 @@ setup(
     'tpu': [_JAX.format('tpu')],
     'cuda12': [_JAX.format('cuda12')],
     # Compilers for TPUs and GPUs that are not there (experiments.compile).
-    'aot': [_JAX.format('tpu,cuda12-local'), 'nvidia-cuda-nvcc-cu12>=12.6,<13'],
+    'aot': [_JAX.format('tpu')],
+    'aot-gpu': [
+      _JAX.format('cuda12-local'),
+      'nvidia-cuda-nvcc-cu12>=12.6,<13',
+      'nvidia-cudnn-cu12>=9.8,<10',
+    ],
     # Downloads of the published Sudoku and maze sets.
     'hub': [_HUB],
     # train --wandb=PROJECT.

@@ -23,6 +23,7 @@ from data_pipelines.errors import ConfigError
 from experiments.cli import command, launch, shared_flags
 from experiments.planning import cost, targets
 from hrm_jax import build
+from hrm_jax.models.attention import dispatch as attention
 from hrm_jax.parallel import sharding
 from hrm_jax.settings import Settings
 from hrm_jax.training.step import TrainSetup
@@ -57,6 +58,8 @@ def main(_) -> int:
   jax.config.update('jax_enable_compilation_cache', False)
   target = targets.find(FLAGS.target)
   mesh = build.mesh(config, target.devices)
+  model = attention.resolved(config.model, target.devices[0])
+  config = dataclasses.replace(config, model=model)
   shapes = build.shapes(config)
   if FLAGS.puzzle_identifiers:
     shapes = shapes._replace(num_identifiers=FLAGS.puzzle_identifiers)
@@ -144,6 +147,7 @@ def report(
     'mesh': dict(mesh.shape),
     'batch_size': setup.batch_size,
     'microbatches': setup.microbatches,
+    'attention': setup.model.settings.attention,
     'puzzle_identifiers': setup.num_puzzle_identifiers,
     'fits': found.fits,
     'peak_bytes_per_device': found.peak_bytes,
@@ -179,7 +183,8 @@ def _table(found: cost.Cost, fields: dict) -> str:
   text = (
     f'{fields["devices"]} × {fields["device_kind"]} ({shape}), batch size '
     f'{fields["batch_size"]}{f" in {parts} parts" * (parts > 1)}, '
-    f'{fields["puzzle_identifiers"]:,} puzzle identifiers'
+    f'{fields["puzzle_identifiers"]:,} puzzle identifiers, attention by '
+    f'{fields["attention"]}'
   )
   rows = [
     (fields['target'], text),

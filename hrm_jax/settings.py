@@ -17,6 +17,10 @@ from data_pipelines.errors import ConfigError
 
 # How the segments of a prediction end, see `EvaluationSettings`.
 Halting = Literal['fixed', 'act']
+# How attention is computed, see `ModelSettings`.
+AttentionName = Literal[
+  'auto', 'xla', 'xla_recompute', 'cpu', 'pallas', 'cudnn'
+]
 
 
 # What arrays can be counted by, and what a program can be made of.
@@ -111,7 +115,8 @@ class ModelSettings(_Group):
     dtype: type of activations and states; parameters are float32.
     attention: implementation of attention: 'xla'; 'xla_recompute', which
       computes scores twice instead of keeping them; 'cpu'; 'pallas' on a TPU;
-      'cudnn' on a GPU, in bfloat16; 'auto' chooses by the platform.
+      'cudnn' on a GPU from compute capability 8.0 on, in 16 bits; 'auto'
+      chooses by the device.
     fusion: what one kernel computes where attention is 'pallas': 'attention'
       or a whole 'block' (see `hrm_jax.models.attention.tpu_blocks`).
   """
@@ -128,10 +133,8 @@ class ModelSettings(_Group):
   puzzle_emb_len: int = 0
   pos_encodings: Literal['rope', 'learned', 'none'] = 'rope'
   # Not float64: JAX would quietly make it float32.
-  dtype: Literal['float32', 'bfloat16'] = 'bfloat16'
-  attention: Literal[
-    'auto', 'xla', 'xla_recompute', 'cpu', 'pallas', 'cudnn'
-  ] = 'auto'
+  dtype: Literal['float32', 'bfloat16', 'float16'] = 'bfloat16'
+  attention: AttentionName = 'auto'
   fusion: Literal['attention', 'block'] = 'block'
 
   def _check(self) -> None:
@@ -156,10 +159,10 @@ class ModelSettings(_Group):
         f'model.hidden_size / model.num_heads = {head_size} is odd; rotary '
         'positions need an even head size'
       )
-    if self.attention == 'cudnn' and self.dtype != 'bfloat16':
+    if self.attention == 'cudnn' and self.dtype == 'float32':
       raise ConfigError(
-        "model.attention='cudnn' needs model.dtype='bfloat16'; use that, or "
-        "model.attention='auto'"
+        "model.attention='cudnn' needs model.dtype='bfloat16' or 'float16'; "
+        "use one of them, or model.attention='auto'"
       )
     if self.prefix_len * self.hidden_size < self.puzzle_emb_ndim:
       raise ConfigError(

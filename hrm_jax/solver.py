@@ -52,6 +52,7 @@ from hrm_jax.inference import evaluation, probes
 from hrm_jax.inference import predict as inference
 from hrm_jax.inference.evaluation import Query
 from hrm_jax.models import ReasoningModel
+from hrm_jax.models.attention import dispatch as attention
 from hrm_jax.parallel import sharding
 from hrm_jax.published import convert
 from hrm_jax.settings import Fitting, Halting, Settings
@@ -558,7 +559,10 @@ class Solver:
   @functools.cached_property
   def model(self) -> ReasoningModel:
     """The model; its attention is for this machine, not for the run's."""
-    settings = dataclasses.replace(self.settings.model, attention='auto')
+    settings = attention.resolved(
+      dataclasses.replace(self.settings.model, attention='auto'),
+      self.mesh.devices.flat[0],
+    )
     return build.model(settings, *self._sizes)
 
   @functools.cached_property

@@ -1,6 +1,7 @@
 """Trains a model; started again on the same workdir, it continues."""
 
 import contextlib
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -12,6 +13,7 @@ from data_pipelines import files
 from data_pipelines.errors import Abandoned, ConfigError, first_line
 from hrm_jax import build
 from hrm_jax.inference import evaluation, predict
+from hrm_jax.models.attention import dispatch as attention
 from hrm_jax.parallel import preemption, processes, sharding
 from hrm_jax.settings import Settings
 from hrm_jax.training import loop, step
@@ -101,18 +103,15 @@ class _Run:
     self.trackers: list[wandb_tracker.Tracker] = []
     self.mesh = build.mesh(settings)
     self.stop = preemption.Agreement(notice, self.mesh).poll
-    platform = self.mesh.devices.flat[0].platform
-    if settings.model.attention == 'pallas' and platform != 'tpu':
-      raise ConfigError(
-        f"model.attention='pallas' is for TPUs and would be interpreted on "
-        f"{platform}; use 'auto'"
-      )
+    model = attention.resolved(settings.model, self.mesh.devices.flat[0])
     evaluation_rows = settings.evaluation.batch_size
     sharding.check_batch_size(
       self.mesh, evaluation_rows, 'evaluation.batch_size'
     )
     self.puzzles = build.puzzle_set(settings)
-    self.setup = build.train_setup(settings, self.puzzles)
+    self.setup = build.train_setup(
+      dataclasses.replace(settings, model=model), self.puzzles
+    )
     step.check_mesh(self.setup, self.mesh)
     self.leaking = build.check_leaks(settings, self.puzzles)
     if self.leaking.refused:

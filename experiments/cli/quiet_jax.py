@@ -1,6 +1,6 @@
 """JAX, imported without notes of the devices that a machine does not have.
 
-Where compilers for TPUs and GPUs are installed without these (`[aot]`), JAX
+Where compilers for TPUs and GPUs are installed without these (`[aot-gpu]`), JAX
 would try them as backends, with a traceback, and the CUDA libraries tell of
 their missing driver whenever they are loaded.
 """

@@ -278,9 +278,13 @@ def _parts_read(
     if parameter.opcode != 'parameter':
       continue
     number = int(parameter.rest.strip('()').split(')')[0])
-    users = [user for user in inside if parameter in user.operands]
+    # As it is or in another shape.
+    whole, users = [parameter], []
+    for user in inside:
+      if any(operand in whole for operand in user.operands):
+        (whole if user.opcode == 'bitcast' else users).append(user)
     if number < len(read) and all(
-      user.opcode in _LOOKUPS + _UPDATES and user.operands[0] == parameter
+      user.opcode in _LOOKUPS + _UPDATES and user.operands[0] in whole
       for user in users
     ):
       looked_up = [user for user in users if user.opcode in _LOOKUPS]
@@ -362,7 +366,7 @@ def _attention_flops(instruction: Instruction, query: Shape, *_: Shape) -> int:
 
   The gradient computes the scores again.
   """
-  form = r'intermediate_tensor_shape":\{.*?"dimensions":\[([0-9",]*)\]'
+  form = r'intermediate_tensor_shape": ?\{.*?"dimensions": ?\[([0-9", ]*)\]'
   scores = re.search(form, instruction.rest)
   size = math.prod(int(n) for n in re.findall('[0-9]+', scores[1]))
   products = 5 if 'ackward' in instruction.rest else 2

@@ -2,7 +2,8 @@
 
 A target is `tpu:TOPOLOGY` with any topology that libtpu knows (`tpu:v5e:2x4`,
 `tpu:v4:2x2x1`, several hosts as in `tpu:v5e:16x16`), `gpu:h100:N`, or `cpu:N`
-for N simulated devices. The compilers come with `pip install -e '.[aot]'`.
+for N simulated devices. `pip install -e '.[aot]'` brings the compiler for TPUs,
+`'.[aot-gpu]'` those for GPUs.
 `here` stands for the devices of this machine, which can run the program.
 """
 
@@ -59,7 +60,7 @@ def find(name: str) -> Target:
 
 
 def _tpu(name: str, topology: str) -> Target:
-  _require(name, 'libtpu', 'libtpu')
+  _require(name, 'aot', 'libtpu', 'libtpu')
   # What libtpu asks a TPU's host for, and misses elsewhere.
   for key, value in {
     'TPU_SKIP_MDS_QUERY': '1',
@@ -97,9 +98,13 @@ def _tpu(name: str, topology: str) -> Target:
 
 
 def _h100(name: str, count: int) -> Target:
-  _require(name, 'jax-cuda12-plugin', 'jax_cuda12_plugin')
-  _require(name, 'jax-cuda12-pjrt', 'jax_plugins.xla_cuda12')
-  _require(name, 'nvidia-cuda-nvcc-cu12', 'nvidia.cuda_nvcc')
+  for package, module in {
+    'jax-cuda12-plugin': 'jax_cuda12_plugin',
+    'jax-cuda12-pjrt': 'jax_plugins.xla_cuda12',
+    'nvidia-cuda-nvcc-cu12': 'nvidia.cuda_nvcc',
+    'nvidia-cudnn-cu12': 'nvidia.cudnn',
+  }.items():
+    _require(name, 'aot-gpu', package, module)
   each = min(count, _GPUS_OF_A_HOST)
   hosts = count // each
   if hosts * each != count:
@@ -143,10 +148,11 @@ def _machine_memory(devices: list[jax.Device]) -> float:
   return memory / len(devices)
 
 
-def _require(target: str, package: str, module: str) -> None:
+def _require(target: str, extra: str, package: str, module: str) -> None:
   with contextlib.suppress(ModuleNotFoundError):
     if importlib.util.find_spec(module):
       return
   raise ConfigError(
-    f"--target={target} needs the package {package}: pip install -e '.[aot]'"
+    f'--target={target} needs the package {package}: pip install -e '
+    f"'.[{extra}]'"
   )

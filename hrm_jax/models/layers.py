@@ -73,12 +73,15 @@ class Attention(nn.Module):
   settings: ModelSettings
 
   @nn.compact
-  def __call__(self, x_BTD: chex.Array) -> chex.Array:
+  def __call__(
+    self, x_BTD: chex.Array, length: int | None = None
+  ) -> chex.Array:
     settings, D = self.settings, x_BTD.shape[-1]
     # One projection for N query, N key and N value heads, in that order.
     qkv = Linear(3 * D, settings.dtype, 3, 'heads', name='qkv')(x_BTD)
     rope = settings.pos_encodings == 'rope'
-    out = attention.attend(qkv, settings.num_heads, rope, settings.attention)
+    chosen = attention.choose(settings, sharding.device())
+    out = attention.attend(qkv, settings.num_heads, rope, chosen, length)
     return Linear(D, settings.dtype, name='out')(out)
 
 
@@ -113,7 +116,9 @@ class Block(nn.Module):
   mlp_t: bool
 
   @nn.compact
-  def __call__(self, x_BTD: chex.Array) -> chex.Array:
+  def __call__(
+    self, x_BTD: chex.Array, length: int | None = None
+  ) -> chex.Array:
     expansion, dtype = self.settings.expansion, self.settings.dtype
     if self.mlp_t:
       x_BDT = x_BTD.swapaxes(1, 2)
@@ -121,7 +126,7 @@ class Block(nn.Module):
       x_BTD = rms_norm(x_BDT + mixed_BDT).swapaxes(1, 2)
     else:
       mixer = Attention(self.settings, name='attention')
-      x_BTD = rms_norm(x_BTD + mixer(x_BTD))
+      x_BTD = rms_norm(x_BTD + mixer(x_BTD, length))
     mlp = SwiGLU(expansion, dtype, 'mlp', name='mlp')
     return rms_norm(x_BTD + mlp(x_BTD))
 
@@ -142,7 +147,7 @@ class Level(nn.Module):
     _, T, D = x_BTD.shape
     F = swiglu_width(D, self.settings.expansion)
     if (
-      attention.chosen(self.settings.attention) == 'pallas'
+      attention.choose(self.settings, sharding.device()) == 'pallas'
       and self.settings.fusion != 'attention'
       and not self.mlp_t
       # Where heads are split, it would do all of them on every device.
@@ -151,9 +156,13 @@ class Level(nn.Module):
       and not self.is_initializing()
     ):
       return self._kernel(x_BTD)
+    even = attention.even_length(self.settings, T)
+    if even > T and not self.mlp_t:
+      # For all blocks at once: nothing reads what is padded.
+      x_BTD = jnp.pad(x_BTD, ((0, 0), (0, even - T), (0, 0)))
     for block in self.blocks:
-      x_BTD = block(x_BTD)
-    return x_BTD
+      x_BTD = block(x_BTD, T)
+    return x_BTD[:, :T]
 
   def _kernel(self, x_BTD: chex.Array) -> chex.Array:
     def weights(block):

@@ -67,20 +67,15 @@ def using(mesh: Mesh) -> contextlib.AbstractContextManager:
   return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
+def device() -> Any:
+  """A device that the code being traced will run on; of a mesh, its kind."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return jax.devices()[0] if mesh.empty else mesh.abstract_device
+
+
 def platform() -> str:
   """What the code being traced will run on: 'cpu', 'gpu' or 'tpu'."""
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
-    return jax.default_backend()
-  name = mesh.abstract_device.platform
-  return 'gpu' if name in ('cuda', 'rocm') else name
-
-
-def device_kind() -> str:
-  """The device that the code being traced will run on, e.g. 'TPU v5 lite'."""
-  mesh = jax.sharding.get_abstract_mesh()
-  device = jax.devices()[0] if mesh.empty else mesh.abstract_device
-  return device.device_kind
+  return device().platform
 
 
 def spec(*names: str | None) -> PartitionSpec:

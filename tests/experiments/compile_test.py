@@ -29,8 +29,11 @@ _SMALL = (
   '--config.model.H_layers=1',
   '--config.model.L_layers=1',
   '--config.model.puzzle_emb_ndim=64',
-  '--config.model.attention=xla',
+  # An odd length, 83.
+  '--config.model.puzzle_emb_len=2',
 )
+# On a TPU kernels would compute all, and how much of so small a step is theirs.
+_ATTENTION = {'tpu': 'xla', 'gpu': 'auto', 'cpu': 'xla'}
 # Bytes of a device's part of the puzzle table: far more than anything else has,
 # so that it would show.
 _IDENTIFIERS = 100_000
@@ -48,6 +51,7 @@ def _compile(target, batch_size, devices=8):
     [
       sys.executable, '-m', 'experiments.compile', *_SMALL,
       f'--target={target}', f'--config.batch_size={batch_size}',
+      f'--config.model.attention={_ATTENTION[target[:3]]}',
       f'--puzzle_identifiers={_IDENTIFIERS * devices}',
     ],
     cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=300,
@@ -78,6 +82,7 @@ def test_small_step_fits_and_is_accounted_for(target, batch_size):
   assert 1 <= ratio < 1.15
   assert fields['bytes_accessed_per_device'] > 0
   assert lines[0].startswith(target)
+  assert ('attention by cudnn' in lines[0]) == target.startswith('gpu')
   assert fields['uncounted_operations'] == []
 
 
@@ -240,16 +245,21 @@ def test_unknown_target(name, message):
 
 
 @pytest.mark.parametrize(
-  'name, module', [('tpu:v5e:2x4', 'libtpu'), ('gpu:h100:8', 'nvidia')]
+  'name, module, extra',
+  [
+    ('tpu:v5e:2x4', 'libtpu', 'aot'),
+    ('gpu:h100:8', 'jax_plugins', 'aot-gpu'),
+    ('gpu:h100:8', 'nvidia.cudnn', 'aot-gpu'),
+  ],
 )
-def test_missing_compiler_names_the_extra(name, module, monkeypatch):
+def test_missing_compiler_names_the_extra(name, module, extra, monkeypatch):
   find_spec = importlib.util.find_spec
 
   def without(name, package=None):
     return None if name.startswith(module) else find_spec(name, package)
 
   monkeypatch.setattr(importlib.util, 'find_spec', without)
-  with pytest.raises(ConfigError, match=r"pip install -e '\.\[aot\]'"):
+  with pytest.raises(ConfigError, match=rf"pip install -e '\.\[{extra}\]'"):
     targets.find(name)
 
 

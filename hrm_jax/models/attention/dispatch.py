@@ -4,9 +4,11 @@ Every implementation computes the same: rotary positions on q and k, softmax in
 float32, scale 1/√K, no mask (paper section 2, "Architecture details").
 """
 
+import dataclasses
 import functools
+import re
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import chex
 import jax
@@ -17,11 +19,13 @@ from hrm_jax.models.attention import cpu as cpu_attention
 from hrm_jax.models.attention import tpu as tpu_attention
 from hrm_jax.models.rope import apply_rope, rope_tables
 from hrm_jax.parallel import sharding
+from hrm_jax.settings import AttentionName, ModelSettings
 
 
 def attend(
-  qkv_BTW: chex.Array, num_heads: int, rope: bool, implementation: str = 'auto'
-) -> chex.Array:
+  qkv_BTW: chex.Array, num_heads: int, rope: bool, implementation: str,
+  length: int | None = None,
+) -> chex.Array:  # fmt: skip
   """Attention of all heads, [B, T, N · K].
 
   Args:
@@ -29,22 +33,20 @@ def attend(
       side, W = 3 · N · K.
     num_heads: N.
     rope: whether q and k are turned by their positions.
-    implementation: a value of `ModelSettings.attention`.
+    implementation: a value of `ModelSettings.attention` but 'auto', of which
+      `choose` makes another.
+    length: number of tokens at the front that are no padding, for 'cudnn'
+      alone; None for all.
   """
-  implementation = chosen(implementation)
-  if implementation == 'cudnn' and sharding.platform() != 'gpu':
-    raise ConfigError(
-      f"model.attention='cudnn' is for a GPU, not for {sharding.platform()}; "
-      "use 'auto'"
-    )
-
   known: dict[str, Callable[..., chex.Array]] = {
     'pallas': tpu_attention.attention,
     'cpu': cpu_attention.attention,
     # The scores, T × T for each head, are not kept for the gradient.
     'xla_recompute': jax.checkpoint(_jax_attention, static_argnums=(1, 2)),
     'xla': _jax_attention,
-    'cudnn': functools.partial(_jax_attention, implementation='cudnn'),
+    'cudnn': functools.partial(
+      _jax_attention, implementation='cudnn', length=length
+    ),
   }
   compute, width = known[implementation], qkv_BTW.shape[-1]
 
@@ -59,20 +61,71 @@ def attend(
   return sharding.per_device(local, (names,), names)(qkv_BTW)
 
 
-def chosen(implementation: str) -> str:
-  """What 'auto' means on the platform that the step is compiled for."""
-  if implementation != 'auto':
-    return implementation
-  if sharding.platform() == 'tpu':
-    # Older ones have 16 MiB on chip: no room for the kernels.
-    old = sharding.device_kind().startswith(('TPU v2', 'TPU v3', 'TPU v4'))
-    return 'xla_recompute' if old else 'pallas'
-  return {'gpu': 'xla_recompute', 'cpu': 'cpu'}[sharding.platform()]
+def choose(settings: ModelSettings, device: Any) -> AttentionName:
+  """The implementation of attention that the settings mean on a device.
+
+  Args:
+    settings: settings of the model.
+    device: a device, there or described, or `sharding.device()`.
+  """
+  if settings.attention != 'auto':
+    return settings.attention
+  match device.platform:
+    case 'cpu':
+      return 'cpu'
+    case 'tpu':
+      # Older ones have 16 MiB on chip: no room for the kernels.
+      old = device.device_kind.startswith(('TPU v2', 'TPU v3', 'TPU v4'))
+      return 'xla_recompute' if old else 'pallas'
+  return 'cudnn' if _cudnn_serves(settings, device) else 'xla_recompute'
+
+
+def resolved(settings: ModelSettings, device: Any) -> ModelSettings:
+  """The settings with what `choose` says, for programs that are to run there.
+
+  Raises:
+    ConfigError: the implementation that they name is not for this device.
+  """
+  chosen = choose(settings, device)
+  if chosen == 'pallas' and device.platform != 'tpu':
+    raise ConfigError(
+      "model.attention='pallas' is for TPUs and would be interpreted on "
+      f"{device.platform}; use 'auto'"
+    )
+  if chosen == 'cudnn' and not _cudnn_serves(settings, device):
+    raise ConfigError(
+      "model.attention='cudnn' needs a GPU of compute capability 8.0 or later "
+      f'(not {device.device_kind}), bfloat16 or float16, and heads of at most '
+      "128 values, a multiple of 8; use 'auto'"
+    )
+  return dataclasses.replace(settings, attention=chosen)
+
+
+def _cudnn_serves(settings: ModelSettings, device: Any) -> bool:
+  """Whether cuDNN's flash attention takes these heads on this device."""
+  # Other makers' GPUs have names there, a mesh's kind of device nothing.
+  capability = str(getattr(device, 'compute_capability', ''))
+  head_size = settings.hidden_size // settings.num_heads
+  return (
+    settings.dtype in ('bfloat16', 'float16')
+    and re.match(r'([89]|\d\d+)\.', capability) is not None
+    and head_size <= 128
+    and head_size % 8 == 0
+  )
+
+
+def even_length(settings: ModelSettings, length: int) -> int:
+  """The length; the next one where attention's gradient takes no odd ones.
+
+  `attend` masks what is beyond the true length.
+  """
+  chosen = choose(settings, sharding.device())
+  return length + length % 2 if chosen == 'cudnn' else length
 
 
 def _jax_attention(
   qkv_BTW: chex.Array, num_heads: int, rope: bool,
-  implementation: Literal['xla', 'cudnn'] = 'xla',
+  implementation: Literal['xla', 'cudnn'] = 'xla', length: int | None = None,
 ) -> chex.Array:  # fmt: skip
   """Attention as JAX's own function computes it."""
   B, T, W = qkv_BTW.shape
@@ -83,13 +136,9 @@ def _jax_attention(
     # Of all heads, which stand behind the positions here.
     cos, sin = cos[:, None], sin[:, None]
     q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
-  length = None
-  if implementation == 'cudnn' and T % 2:
-    # JAX refuses its gradient of an odd length: one position more, masked.
-    q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
-    length = jnp.full(B, T, jnp.int32)
+  lengths = None if length in (None, T) else jnp.full(B, length, jnp.int32)
   out = jax.nn.dot_product_attention(
-    q, k, v, implementation=implementation, query_seq_lengths=length,
-    key_value_seq_lengths=length,
+    q, k, v, implementation=implementation, query_seq_lengths=lengths,
+    key_value_seq_lengths=lengths,
   )  # fmt: skip
-  return out[:, :T].reshape(B, T, W // 3)
+  return out.reshape(B, T, W // 3)

@@ -153,10 +153,57 @@ def test_gpu_product_by_cublas():
   assert hlo.Program(text, 1).flops() == 2 * 32 * 104 * 16 * 8
 
 
-def test_looking_up_rows_of_a_table_does_not_read_the_table():
+# A call that XLA compiled for an H100, with what the reader does not look at
+# left out, and the gradient's.
+_ATTENTION = """\
+  %q = bf16[96,902,8,64]{3,2,1,0} parameter(0)
+  %lengths = s32[96]{0} parameter(1)
+  %forward = (bf16[96,8,902,64]{3,1,2,0}, f32[96,8,902]{2,1,0}, u8[0]{0}) \
+custom-call(%q, %q, %q, %lengths, %lengths), \
+custom_call_target="__cudnn$fmhaSoftmax", operand_layout_constraints=\
+{bf16[96,902,8,64]{3,2,1,0}, s32[96]{0}}, backend_config={"operation_queue_id":\
+ "0", "cudnn_fmha_backend_config": {"algorithm": {"algo_id": "0", \
+"tuning_knobs": {"17": "1", "24": "0"}}, "fmha_scale": 0.125, \
+"intermediate_tensor_shape": {"element_type": "BF16", "dimensions": ["96", \
+"8", "902", "902"], "tuple_shapes": [], "layout": {"dim_unique": []}}, \
+"mask_type": "PADDING"}}
+  %out = bf16[96,8,902,64]{3,1,2,0} get-tuple-element(%forward), index=0
+  %sums = f32[96,8,902]{2,1,0} get-tuple-element(%forward), index=1
+  %o = bf16[96,902,8,64]{3,2,1,0} bitcast(%out)
+  ROOT %backward = (bf16[96,8,902,64]{3,1,2,0}, bf16[96,8,902,64]{3,1,2,0}, \
+bf16[96,8,902,64]{3,1,2,0}, u8[0]{0}) custom-call(%q, %q, %q, %sums, %o, \
+/*index=5*/%o, %lengths, %lengths), \
+custom_call_target="__cudnn$fmhaSoftmaxBackward", backend_config=\
+{"cudnn_fmha_backend_config": {"intermediate_tensor_shape": {"element_type": \
+"BF16", "dimensions": ["96", "8", "902", "902"], "tuple_shapes": []}}}"""
+
+
+@pytest.mark.parametrize('space', [' ', ''])
+def test_attention_by_cudnn(space):
+  text = _entry(_ATTENTION.replace('": ', f'":{space}'))
+  program = hlo.Program(text, 1)
+  product = 2 * 96 * 8 * 902 * 902 * 64
+  assert program.uncounted() == ()
+  assert program.flops() == (2 + 5) * product
+  tensor, sums, lengths = 96 * 902 * 512 * 2, 96 * 8 * 902 * 4, 2 * 96 * 4
+  forward = 4 * tensor + sums + lengths
+  backward = 8 * tensor + sums + lengths
+  assert program.bytes_accessed() == forward + backward
+
+
+@pytest.mark.parametrize(
+  'table',
+  [
+    '  %t = f32[1000,4]{1,0} parameter(0)\n',
+    # In another shape.
+    '  %r = f32[1000,2,2]{2,1,0} parameter(0)\n'
+    '  %t = f32[1000,4]{1,0} bitcast(%r)\n',
+  ],
+)
+def test_looking_up_rows_of_a_table_does_not_read_the_table(table):
   fusion = (
     '%looked_up (t: f32[1000,4], i: s32[3]) -> f32[3,4] {\n'
-    '  %t = f32[1000,4]{1,0} parameter(0)\n'
+    f'{table}'
     '  %i = s32[3]{0} parameter(1)\n'
     '  ROOT %g = f32[3,4]{1,0} gather(%t, %i), offset_dims={1}\n}\n'
   )

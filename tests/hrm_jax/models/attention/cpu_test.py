@@ -10,6 +10,7 @@ import pytest
 from hrm_jax.models.attention import cpu as cpu_attention
 from hrm_jax.models.attention import dispatch as attention
 from hrm_jax.models.rope import rope_tables
+from hrm_jax.settings import HRMSettings
 
 B, T, N, K = 3, 10, 4, 6
 
@@ -89,5 +90,6 @@ def test_the_cpu_takes_it_by_itself():
     )
     return str(jax.make_jaxpr(attend)(jnp.zeros((1, T, 3 * N * K))))
 
-  assert 'custom_vjp' in traced('auto')
+  chosen = attention.choose(HRMSettings(), jax.devices()[0])
+  assert 'custom_vjp' in traced(chosen)
   assert 'custom_vjp' not in traced('xla')

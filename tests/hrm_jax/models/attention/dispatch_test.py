@@ -1,6 +1,8 @@
 """Attention and blocks as kernels, against the layers that XLA compiles."""
 
+import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -239,17 +241,59 @@ def test_blocks_without_room_on_the_chip_have_attention_kernels_alone(
   assert 'attention/tpu.py' in apart[0]
 
 
-def test_auto_goes_by_the_platform(monkeypatch):
-  for platform, kind, expected in [
-    ('tpu', 'TPU v5 lite', 'pallas'),
-    ('tpu', 'TPU v4', 'xla_recompute'),
-    ('gpu', 'NVIDIA H100', 'xla_recompute'),
-    ('cpu', 'cpu', 'cpu'),
-  ]:
-    monkeypatch.setattr(sharding, 'platform', lambda p=platform: p)
-    monkeypatch.setattr(sharding, 'device_kind', lambda k=kind: k)
-    assert attention.chosen('auto') == expected
-    assert attention.chosen('cudnn') == 'cudnn'
+def _device(platform, kind='', capability=None):
+  """A described device, with what `attention.choose` reads of one."""
+  fields = {'platform': platform, 'device_kind': kind}
+  if capability:
+    fields['compute_capability'] = capability
+  return types.SimpleNamespace(**fields)
+
+
+_H100 = _device('gpu', 'NVIDIA H100 80GB HBM3', '9.0')
+_T4 = _device('gpu', 'Tesla T4', '7.5')
+
+
+@pytest.mark.parametrize(
+  ('device', 'fields', 'expected'),
+  [
+    (_device('cpu', 'cpu'), {}, 'cpu'),
+    (_device('tpu', 'TPU v5 lite'), {}, 'pallas'),
+    (_device('tpu', 'TPU v4'), {}, 'xla_recompute'),
+    (_H100, {}, 'cudnn'),
+    (_device('gpu', 'NVIDIA A100', '8.0'), {'dtype': 'float16'}, 'cudnn'),
+    (_device('gpu', 'NVIDIA B200', '10.0'), {}, 'cudnn'),
+    (_H100, {'dtype': 'float32'}, 'xla_recompute'),
+    # Heads of 128, 256 and 4.
+    (_H100, {'num_heads': 4}, 'cudnn'),
+    (_H100, {'num_heads': 2}, 'xla_recompute'),
+    (_H100, {'num_heads': 128}, 'xla_recompute'),
+    (_T4, {'dtype': 'float16'}, 'xla_recompute'),
+    (_device('gpu', 'AMD Instinct', 'gfx942'), {}, 'xla_recompute'),
+    # The kind of device that a mesh tells of, whose capability is not known.
+    (_device('gpu', 'NVIDIA H100 80GB HBM3'), {}, 'xla_recompute'),
+  ],
+)
+def test_auto_goes_by_the_device(device, fields, expected):
+  settings = HRMSettings(**fields)
+  assert attention.choose(settings, device) == expected
+  assert attention.resolved(settings, device).attention == expected
+  # What is asked for by name is that.
+  settings = dataclasses.replace(settings, attention='xla')
+  assert attention.choose(settings, device) == 'xla'
+
+
+@pytest.mark.parametrize(
+  ('device', 'fields', 'message'),
+  [
+    (_device('cpu', 'cpu'), {'attention': 'pallas'}, 'is for TPUs'),
+    (_device('cpu', 'cpu'), {'attention': 'cudnn'}, 'needs a GPU.*not cpu'),
+    (_T4, {'attention': 'cudnn'}, r'8\.0 or later .not Tesla T4'),
+    (_H100, {'attention': 'cudnn', 'num_heads': 2}, 'at most 128 values'),
+  ],
+)
+def test_attention_that_a_device_cannot_do_is_refused(device, fields, message):
+  with pytest.raises(ConfigError, match=f"{message}.*use 'auto'"):
+    attention.resolved(HRMSettings(**fields), device)
 
 
 def test_recomputed_scores_are_not_kept():
@@ -274,7 +318,7 @@ def test_rope_table_without_rope_turns_nothing():
   ('fields', 'message'),
   [
     (dict(attention='flash'), "model.attention='flash' is unknown"),
-    (dict(attention='cudnn'), "needs model.dtype='bfloat16'"),
+    (dict(attention='cudnn'), "needs model.dtype='bfloat16' or 'float16'"),
     (dict(fusion='all'), "model.fusion='all' is unknown"),
   ],
 )
@@ -284,32 +328,23 @@ def test_settings_that_do_not_exist_are_named(fields, message):
 
 
 @pytest.mark.parametrize('length', [10, 37])
-def test_cudnn_is_asked_for_even_lengths(monkeypatch, length):
-  """Its gradient of odd ones JAX refuses; here JAX's own attention answers."""
-  computed = jax.nn.dot_product_attention
+def test_blocks_by_cudnn_mask_what_makes_a_length_even(
+  variables, monkeypatch, length
+):
+  """Of odd ones JAX refuses the gradient; its own attention answers here."""
+  computed, asked = jax.nn.dot_product_attention, []
 
   def as_on_a_gpu(query, key, value, implementation, **lengths):
-    assert implementation == 'cudnn'
-    assert query.shape[1] % 2 == 0
+    asked.append((implementation, query.shape[1]))
     return computed(query, key, value, implementation='xla', **lengths)
 
-  qkv = _random(0, (2, length, 3 * N * 16), jnp.float32)
-  weights = _random(1, (2, length, N * 16), jnp.float32)
-
-  def both(implementation):
-    attend = functools.partial(
-      attention.attend,
-      num_heads=N, rope=True, implementation=implementation,
-    )  # fmt: skip
-    return jax.value_and_grad(lambda x: (weights * attend(x)).sum())(qkv)
-
-  expected = both('xla')
-  monkeypatch.setattr(sharding, 'platform', lambda: 'gpu')
+  variables, x = variables[N * 16], _random(0, (2, length, N * 16), jnp.float32)
+  level = _level('auto', 'block', jnp.float32)
+  expected = _both(level.apply, variables, x)
+  # In float32, which cuDNN does not take, a masked position would show.
+  monkeypatch.setattr(attention, 'choose', lambda settings, device: 'cudnn')
   monkeypatch.setattr(jax.nn, 'dot_product_attention', as_on_a_gpu)
-  for ours, theirs in zip(both('cudnn'), expected, strict=True):
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
-
-
-def test_cudnn_is_for_gpus():
-  with pytest.raises(ConfigError, match='for a GPU, not for cpu'):
-    attention.attend(jnp.zeros((1, 2, 24)), 2, True, 'cudnn')
+  _assert_like_xla(
+    _both(level.apply, variables, x), expected, expected, jnp.float32
+  )
+  assert set(asked) == {('cudnn', length + length % 2)}
