@@ -51,8 +51,7 @@ from hrm_jax import build
 from hrm_jax.inference import evaluation, probes
 from hrm_jax.inference import predict as inference
 from hrm_jax.inference.evaluation import Query
-from hrm_jax.models import ReasoningModel
-from hrm_jax.models.attention import dispatch as attention
+from hrm_jax.models import ReasoningModel, kernel_check
 from hrm_jax.parallel import sharding
 from hrm_jax.published import convert
 from hrm_jax.settings import Fitting, Halting, Settings
@@ -412,6 +411,7 @@ class Solver:
       'halting': mode,
       'segments': segments or self.settings.act.halt_max_steps,
       'rows': rows,
+      'attention': self._settled[1],
     }
     leaks = None
     if asked.puzzles is None:
@@ -556,14 +556,17 @@ class Solver:
     """All devices, which share the rows."""
     return sharding.make_mesh()
 
-  @functools.cached_property
+  @property
   def model(self) -> ReasoningModel:
     """The model; its attention is for this machine, not for the run's."""
-    settings = attention.resolved(
-      dataclasses.replace(self.settings.model, attention='auto'),
-      self.mesh.devices.flat[0],
-    )
-    return build.model(settings, *self._sizes)
+    return self._settled[0]
+
+  @functools.cached_property
+  def _settled(self) -> tuple[ReasoningModel, str]:
+    """The model, and how it computes attention."""
+    settings = dataclasses.replace(self.settings.model, attention='auto')
+    model = build.model(settings, *self._sizes)
+    return kernel_check.settled(model, self.mesh)
 
   @functools.cached_property
   def puzzles(self) -> PuzzleSet:

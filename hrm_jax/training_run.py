@@ -13,6 +13,7 @@ from data_pipelines import files
 from data_pipelines.errors import Abandoned, ConfigError, first_line
 from hrm_jax import build
 from hrm_jax.inference import evaluation, predict
+from hrm_jax.models import kernel_check
 from hrm_jax.models.attention import dispatch as attention
 from hrm_jax.parallel import preemption, processes, sharding
 from hrm_jax.settings import Settings
@@ -60,7 +61,7 @@ def train(
 
     def claim():
       stack.enter_context(lock.hold(workdir))
-      config.claim(workdir, settings, run.puzzles, run.leaking)
+      config.claim(workdir, settings, run.puzzles, run.leaking, run.attention)
       if wandb:
         tracker = wandb_tracker.Tracker(wandb, workdir, settings.to_dict())
         run.trackers.append(stack.enter_context(tracker))
@@ -103,16 +104,15 @@ class _Run:
     self.trackers: list[wandb_tracker.Tracker] = []
     self.mesh = build.mesh(settings)
     self.stop = preemption.Agreement(notice, self.mesh).poll
-    model = attention.resolved(settings.model, self.mesh.devices.flat[0])
+    # What it refuses can be told before the data are read.
+    attention.resolved(settings.model, self.mesh.devices.flat[0])
     evaluation_rows = settings.evaluation.batch_size
     sharding.check_batch_size(
       self.mesh, evaluation_rows, 'evaluation.batch_size'
     )
     self.puzzles = build.puzzle_set(settings)
-    self.setup = build.train_setup(
-      dataclasses.replace(settings, model=model), self.puzzles
-    )
-    step.check_mesh(self.setup, self.mesh)
+    setup = build.train_setup(settings, self.puzzles)
+    step.check_mesh(setup, self.mesh)
     self.leaking = build.check_leaks(settings, self.puzzles)
     if self.leaking.refused:
       raise ConfigError(self.leaking.refusal())
@@ -126,6 +126,9 @@ class _Run:
           f'best_metric={settings.best_metric!r} is none of the metrics of '
           f'these puzzles; use one of {known}'
         )
+    model, self.attention = kernel_check.settled(setup.model, self.mesh)
+    logging.info('Attention: %s', self.attention)
+    self.setup = dataclasses.replace(setup, model=model)
     self._predict = predict.sharded_predict(
       self.setup.model, self.setup.act, settings.evaluation.halting, self.mesh
     )

@@ -29,9 +29,7 @@ def from_first(function: Callable[[], int | None]) -> int:
     except ConfigError as error:
       failure = error
   if jax.process_count() > 1:
-    # What takes process 0 longer than a collective waits (30 s on CPUs).
-    wait = ocp.multihost.get_barrier_sync_fn()
-    wait(key=f'from_first_{next(_calls)}', timeout_ms=_PATIENCE_SECONDS * 1000)
+    _meet()
     # Not as one number: JAX would make it 32 bits.
     parts = np.array([failure is not None, *divmod(value, 2**31)], np.int32)
     failed, high, low = map(int, multihost_utils.broadcast_one_to_all(parts))
@@ -41,3 +39,17 @@ def from_first(function: Callable[[], int | None]) -> int:
   if failure:
     raise failure
   return value
+
+
+def any_of(value: bool) -> bool:
+  """Whether a value is true in one of the processes; all of them call it."""
+  if jax.process_count() == 1:
+    return value
+  _meet()
+  return bool(multihost_utils.process_allgather(np.array(value)).any())
+
+
+def _meet() -> None:
+  """Waits for all processes, longer than a collective does (30 s on CPUs)."""
+  wait = ocp.multihost.get_barrier_sync_fn()
+  wait(key=f'meet_{next(_calls)}', timeout_ms=_PATIENCE_SECONDS * 1000)

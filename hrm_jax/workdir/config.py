@@ -22,7 +22,7 @@ FREE_KEYS = (
   'data.train', 'data.evaluate', 'leaks', 'stop_at_step', 'log_every',
   'evaluate_every', 'checkpoint_every', 'keep_checkpoints', 'keep_best',
   'best_metric', 'keep_every', 'evaluation',
-  'microbatches', 'mesh', 'model.attention', 'model.fusion',
+  'microbatches', 'mesh', 'model.attention', 'model.fusion', 'attention',
   'steps_per_call',
 )  # fmt: skip
 
@@ -31,7 +31,7 @@ FREE_KEYS = (
 _CHANGEABLE = (*FREE_KEYS, 'batch_size', 'stop_at_accuracy', 'divergence')
 
 # Facts that stand beside the settings.
-_FACTS = ('data_version', 'leaks')
+_FACTS = ('data_version', 'leaks', 'attention')
 
 
 def read(workdir: str | pathlib.Path) -> tuple[Settings, dict[str, Any]]:
@@ -63,8 +63,11 @@ def claim(
   settings: Settings,
   puzzles: PuzzleSet,
   leaking: Verdict,
+  attention: str = '',
 ) -> None:
   """Writes config.json into a workdir that is new or belongs to this run.
+
+  `attention` tells how that is computed here, where something is.
 
   Raises:
     ConfigError: the workdir belongs to a run with other settings; the message
@@ -77,6 +80,7 @@ def claim(
     **settings.to_dict(),
     'data_version': puzzles.version,
     'leaks': leaking.record(),
+    **({'attention': attention} if attention else {}),
   }
   text = json.dumps(fields, indent=2, sort_keys=True) + '\n'
   # Where nothing was trained yet, a first start that failed blocks nothing.
