@@ -6,6 +6,7 @@ For each file it prints a table and, as its last line, one JSON object. The
 exit code is 1 where any group exceeds its tolerance.
 """
 
+import dataclasses
 import json
 import zipfile
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from experiments.cli import command, launch, shared_flags
 from hrm_jax import build
 from hrm_jax.parallel import sharding
 from hrm_jax.published import names as published
-from hrm_jax.settings import MODELS, ActSettings, OptimizerSettings
+from hrm_jax.settings import MODELS, ActSettings, Settings
 from hrm_jax.training import step as train_step
 
 FLAGS = shared_flags.define(*shared_flags.JAX)
@@ -117,13 +118,16 @@ def read_setup(path: str, config: Mapping[str, Any]) -> train_step.TrainSetup:
     ours: rates.take(theirs)
     for theirs, ours in published.OPTIMIZER_FIELDS.items()
   }
+  if rates.pop('use_muon', False):
+    optimizer |= published.MUON
+  usual = Settings.published(kind).optimizer
   total_steps = rates.take('total_steps')
   for part in (config, arch, rates):
     part.finish()
   return train_step.TrainSetup(
     model=build.model(MODELS[kind](dtype='float32', **fields), *sizes),
     act=ActSettings(**halting),
-    optimizer=OptimizerSettings(**optimizer),
+    optimizer=dataclasses.replace(usual, ema_decay=0.0, **optimizer),
     loss=published.LOSSES[loss_type],
     total_steps=total_steps,
     seed=0,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from data_pipelines.errors import ConfigError, DataError
-  from hrm_jax.models import HRM, TRM, Direct, RecurrentTransformer
+  from hrm_jax.models import HRM, TRM, URM, Direct, RecurrentTransformer
   from hrm_jax.settings import (
     ActSettings,
     DataSettings,
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     RecurrentTransformerSettings,
     Settings,
     TRMSettings,
+    URMSettings,
   )
   from hrm_jax.solver import Answer, Solver, load
   from hrm_jax.training.losses import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
   )
   from hrm_jax.training.optimizers import (
     adam_atan2,
+    muon,
     scale_by_adam_atan2,
     sign_sgd_rows,
     warmup_cosine,
@@ -41,11 +43,11 @@ if TYPE_CHECKING:
 __version__ = '0.1.0'
 
 __all__ = [
-  'HRM', 'TRM', 'ActSettings', 'Answer', 'ConfigError', 'DataError',
+  'HRM', 'TRM', 'URM', 'ActSettings', 'Answer', 'ConfigError', 'DataError',
   'DataSettings', 'Direct', 'DirectSettings', 'DivergenceSettings',
   'EvaluationSettings', 'Fitting', 'HRMSettings', 'MeshSettings',
   'OptimizerSettings', 'RecurrentTransformer', 'RecurrentTransformerSettings',
-  'Settings', 'Solver', 'TRMSettings', 'adam_atan2', 'load',
+  'Settings', 'Solver', 'TRMSettings', 'URMSettings', 'adam_atan2', 'load', 'muon',
   'scale_by_adam_atan2', 'segment_loss', 'sign_sgd_rows',
   'softmax_cross_entropy', 'stablemax_cross_entropy', 'train', 'warmup_cosine',
 ]  # fmt: skip
@@ -53,13 +55,14 @@ __all__ = [
 # The names that each module has, beside the settings, which are all others.
 _MODULES = {
   'data_pipelines.errors': ('ConfigError', 'DataError'),
-  'hrm_jax.models': ('HRM', 'TRM', 'Direct', 'RecurrentTransformer'),
+  'hrm_jax.models': ('HRM', 'TRM', 'URM', 'Direct', 'RecurrentTransformer'),
   'hrm_jax.solver': ('Answer', 'Solver', 'load'),
   'hrm_jax.training.losses': (
     'segment_loss', 'softmax_cross_entropy', 'stablemax_cross_entropy',
   ),
   'hrm_jax.training.optimizers': (
-    'adam_atan2', 'scale_by_adam_atan2', 'sign_sgd_rows', 'warmup_cosine',
+    'adam_atan2', 'muon', 'scale_by_adam_atan2', 'sign_sgd_rows',
+    'warmup_cosine',
   ),
   'hrm_jax.training_run': ('train',),
 }  # fmt: skip

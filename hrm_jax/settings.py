@@ -107,6 +107,12 @@ class ModelSettings(_Group):
     num_heads: number N of attention heads; it divides `hidden_size`.
     expansion: ratio of the MLP's inner size to `hidden_size`, before the two
       thirds of a SwiGLU and rounding (see `layers.swiglu_width`).
+    mlp: 'swiglu', or 'conv_swiglu', which filters each inner channel along the
+      tokens (URM, see `layers.TokenFilter`).
+    filter_dtype: type that 'conv_swiglu' keeps its filters in. 'float32' is
+      computed with in `dtype`, as all parameters are. 'bfloat16', as published,
+      is computed with in bfloat16 and hardly trains: most updates are rounded
+      away.
     puzzle_emb_ndim: size E of a puzzle's embedding; 0 for a model without.
     puzzle_emb_len: number P of prefix tokens that hold it; 0 for as many as it
       fills.
@@ -129,6 +135,8 @@ class ModelSettings(_Group):
   hidden_size: int = 512
   num_heads: int = 8
   expansion: float = 4.0
+  mlp: Literal['swiglu', 'conv_swiglu'] = 'swiglu'
+  filter_dtype: Literal['float32', 'bfloat16'] = 'float32'
   puzzle_emb_ndim: int = 512
   puzzle_emb_len: int = 0
   pos_encodings: Literal['rope', 'learned', 'none'] = 'rope'
@@ -189,17 +197,18 @@ class ModelSettings(_Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoStateSettings(ModelSettings):
-  """Settings of the models with a slow and a fast state.
+class CycledSettings(ModelSettings):
+  """Settings of the models that update their states in cycles.
 
   Attributes (beside those of `ModelSettings`):
-    H_cycles: updates of z_H in a segment.
-    L_cycles: updates of z_L for each update of z_H.
+    H_cycles: cycles of a segment.
+    L_cycles: updates of the fast state in a cycle, which one of z_H follows; or
+      where z_H is the only state, its updates in a cycle.
     gradient: the updates at the segment's end that carry a gradient, to the
-      parameters and to x̃: 'one_step' the last of z_L and the last of z_H
-      (HRM, section 2, "Approximate gradient"), 'last_cycle' those from the
-      last update of z_H but one (TRM), 'last_K' the last K of all, 'full' all.
-      None goes back into earlier segments.
+      parameters and to x̃: 'one_step' the last of each state (HRM, section 2,
+      "Approximate gradient"), 'last_cycle' those of the last cycle (TRM, URM),
+      'last_K' the last K of all, 'full' all. None goes back into earlier
+      segments.
   """
 
   H_cycles: int = 2
@@ -221,23 +230,28 @@ class TwoStateSettings(ModelSettings):
       )
 
   @property
+  def cycle(self) -> str:
+    """The level of each update of a cycle, in order: L or H."""
+    return 'L' * self.L_cycles + 'H'
+
+  @property
   def updates(self) -> int:
-    """Updates of either state in a segment."""
-    return self.H_cycles * (self.L_cycles + 1)
+    """Updates of any state in a segment."""
+    return self.H_cycles * len(self.cycle)
 
   @property
   def update_levels(self) -> str:
-    return ('L' * self.L_cycles + 'H') * self.H_cycles
+    return self.cycle * self.H_cycles
 
   @property
   def gradient_updates(self) -> int:
     """How many of the updates, the last ones, carry a gradient."""
     last = {f'last_{count}': count for count in range(1, self.updates + 1)}
-    named = {'one_step': 2, 'last_cycle': self.L_cycles + 1}
+    named = {'one_step': len({*self.cycle}), 'last_cycle': len(self.cycle)}
     return (last | named | {'full': self.updates}).get(self.gradient, 0)
 
   def block_passes(self) -> tuple[int, int]:
-    # Of TRM's one level, or of the two of HRM.
+    # Of the one level, or of the two of HRM.
     blocks = [
       getattr(self, 'layers', 0) or getattr(self, f'{level}_layers')
       for level in self.update_levels
@@ -246,10 +260,10 @@ class TwoStateSettings(ModelSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class HRMSettings(TwoStateSettings):
+class HRMSettings(CycledSettings):
   """Settings of `HRM`, which has a level of its own for each state.
 
-  Attributes (beside those of `TwoStateSettings`):
+  Attributes (beside those of `CycledSettings`):
     H_layers: number of blocks of the high level.
     L_layers: number of blocks of the low level.
   """
@@ -261,10 +275,10 @@ class HRMSettings(TwoStateSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class TRMSettings(TwoStateSettings):
+class TRMSettings(CycledSettings):
   """Settings of `TRM`, whose one level updates both states.
 
-  Attributes (beside those of `TwoStateSettings`):
+  Attributes (beside those of `CycledSettings`):
     layers: number of blocks of the level.
     mlp_t: whether tokens are mixed by an MLP over them instead of by attention.
   """
@@ -280,12 +294,15 @@ class TRMSettings(TwoStateSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class StackSettings(ModelSettings):
-  """Settings of the models of one stack.
+class DirectSettings(ModelSettings):
+  """Settings of `Direct`.
 
   Attributes (beside those of `ModelSettings`):
     layers: number of blocks of the stack.
   """
+
+  kind: ClassVar[str] = 'direct'
+  recurrent: ClassVar[bool] = False
 
   layers: int = 8
 
@@ -294,18 +311,35 @@ class StackSettings(ModelSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class DirectSettings(StackSettings):
-  """Settings of `Direct`."""
+class RecurrentTransformerSettings(CycledSettings):
+  """Settings of `RecurrentTransformer`, whose one stack updates one state.
 
-  kind: ClassVar[str] = 'direct'
-  recurrent: ClassVar[bool] = False
+  Attributes (beside those of `CycledSettings`):
+    layers: number of blocks of the stack.
+  """
+
+  kind: ClassVar[str] = 'recurrent_transformer'
+
+  H_cycles: int = 1
+  L_cycles: int = 1
+  gradient: str = 'last_cycle'
+  layers: int = 8
+
+  @property
+  def cycle(self) -> str:
+    return 'H' * self.L_cycles
 
 
 @dataclasses.dataclass(frozen=True)
-class RecurrentTransformerSettings(StackSettings):
-  """Settings of `RecurrentTransformer`."""
+class URMSettings(RecurrentTransformerSettings):
+  """Settings of `URM`, which are those of the recurrent transformer."""
 
-  kind: ClassVar[str] = 'recurrent_transformer'
+  kind: ClassVar[str] = 'urm'
+
+  mlp: Literal['swiglu', 'conv_swiglu'] = 'conv_swiglu'
+  H_cycles: int = 2
+  L_cycles: int = 6
+  layers: int = 4
 
 
 MODELS: dict[str, type[ModelSettings]] = {
@@ -313,6 +347,7 @@ MODELS: dict[str, type[ModelSettings]] = {
   'direct': DirectSettings,
   'recurrent_transformer': RecurrentTransformerSettings,
   'trm': TRMSettings,
+  'urm': URMSettings,
 }
 
 
@@ -351,6 +386,8 @@ class OptimizerSettings(_Group):
   """Rates and decay; both rates follow one schedule.
 
   Attributes:
+    kind: rule of the dense parameters: 'adam_atan2', or 'muon' for matrices and
+      Adam for the rest (see `optimizers.muon`).
     learning_rate: peak rate of the dense parameters; 0 freezes them.
     weight_decay: decoupled weight decay of the dense parameters.
     b1: decay of the first moment of their gradients.
@@ -358,6 +395,8 @@ class OptimizerSettings(_Group):
     puzzle_learning_rate: peak rate of the puzzle table.
     puzzle_weight_decay: decoupled weight decay of the puzzle table.
     warmup_steps: number of steps of rising rates (`optimizers.warmup_cosine`).
+    first_step: number that the schedule gives the first update: 1, or 0 as
+      URM's does, whose first update has rate 0.
     min_ratio: fraction of the peak rates left at the last step; 1 for constant.
     ema_decay: decay of the moving average of the dense parameters that
       predicts (TRM: 0.999); 0 for none, the parameters themselves predict.
@@ -365,6 +404,7 @@ class OptimizerSettings(_Group):
 
   prefix: ClassVar[str] = 'optimizer.'
 
+  kind: Literal['adam_atan2', 'muon'] = 'adam_atan2'
   learning_rate: float = 1e-4
   weight_decay: float = 0.1
   b1: float = 0.9
@@ -372,18 +412,22 @@ class OptimizerSettings(_Group):
   puzzle_learning_rate: float = 1e-2
   puzzle_weight_decay: float = 0.1
   warmup_steps: int = 2000
+  first_step: int = 1
   min_ratio: float = 1.0
   ema_decay: float = 0.0
 
   def _check(self) -> None:
     for name, value in dataclasses.asdict(self).items():
+      if isinstance(value, str):
+        continue
       below_one = name in ('b1', 'b2', 'ema_decay')
-      limit = 1.0 if below_one or name == 'min_ratio' else math.inf
+      at_most_one = below_one or name in ('min_ratio', 'first_step')
+      limit = 1.0 if at_most_one else math.inf
       if not 0 <= value <= limit or (below_one and value == 1):
         raise ConfigError(
           f'optimizer.{name}={value} is out of range: rates, decays and steps '
-          'are not negative, b1, b2 and ema_decay lie in [0, 1), min_ratio in '
-          '[0, 1]'
+          'are not negative, b1, b2 and ema_decay lie in [0, 1), min_ratio and '
+          'first_step in [0, 1]'
         )
 
 
@@ -633,6 +677,9 @@ class Settings(_Group):
     elif kind == 'trm':
       act = ActSettings(halting='halt_only')
       optimizer = OptimizerSettings(ema_decay=0.999)
+    elif kind == 'urm':
+      act = ActSettings(halting='halt_only')
+      optimizer = OptimizerSettings(ema_decay=0.999, first_step=0)
     return cls(model=MODELS[kind](), act=act, optimizer=optimizer)
 
   def to_dict(self) -> dict[str, Any]:

@@ -10,8 +10,10 @@ Published, of the public evaluation set in two attempts, 1000 augmentations:
   recurrent_transformer within about 5 points of HRM in ARC Prize's analysis
   trm                   44.6 %   about 3 days on 4 H100
   trm_mlp               29.6 %   not published
+  urm                   53.8 % in one attempt; in two not published
 
-(arXiv 2506.21734; 2510.04871 for TRM; arcprize.org/blog/hrm-analysis.) The
+(arXiv 2506.21734; 2510.04871 for TRM; 2512.14693 for URM;
+arcprize.org/blog/hrm-analysis.) The
 papers' set adds ConceptARC, which no package carries: where CONCEPT_ARC in the
 environment names its corpus/ directory or its Kaggle file, it is trained on too
 (960 tasks); without it these are the 800 tasks of ARC-AGI-1 itself.
@@ -46,7 +48,7 @@ _UNSCORED_IN_THE_DEMO = (
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """The experiment; presets are 'paper' and 'demo', see `base.choose`."""
-  config, preset, _ = base.choose(variant, 'paper', 'demo')
+  config, preset, system = base.choose(variant, 'paper', 'demo')
   if preset == 'demo':
     demo(config)
     config.data.evaluate = 'arc1:training'
@@ -60,6 +62,11 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   # 400,820 steps; ten evaluations, as published.
   config.evaluate_every = 40_000
   config.checkpoint_every = 2_000
+  if system == 'urm':
+    # 801,640 steps; a hundred evaluations, as published.
+    config.epochs, config.evaluate_every = 200_000, 8_000
+    # The same update; the batch at once does not fit 8 H100 of 80 GB.
+    config.microbatches = 2
   return config
 
 

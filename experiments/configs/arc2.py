@@ -9,10 +9,12 @@ Published, of the public evaluation set in two attempts, 1000 augmentations:
   direct   0.0 %   not published
   trm      7.8 %   about 3 days on 4 H100
   trm_mlp  2.4 %   not published
+  urm      16.0 % in one attempt; in two not published
 
-(arXiv 2506.21734; 2510.04871 for TRM.) Nothing is published here of
-`recurrent_transformer`. TRM's published data add ConceptARC, and so does this
-where CONCEPT_ARC names it (see arc1).
+(arXiv 2506.21734; 2510.04871 for TRM; 2512.14693 for URM.) Nothing is published
+here of `recurrent_transformer`. The published data of TRM and URM add
+ConceptARC, and so does this where CONCEPT_ARC names it (see arc1). URM is
+trained with Muon, as its script for this set is.
 
 `arc2:demo` has the settings of `arc1:demo`: the 34 *training* tasks that fit
 5 × 5, with their 41 test pairs held out, of which the 34 that do not leak are
@@ -43,10 +45,16 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     config.data.unscored = _UNSCORED_IN_THE_DEMO
     return config
   config.data.train = 'arc2:training'
-  if system.startswith('trm') and os.environ.get('CONCEPT_ARC'):
+  if system.startswith(('trm', 'urm')) and os.environ.get('CONCEPT_ARC'):
     config.data.train += ',concept'
   config.data.evaluate = 'arc2:evaluation'
   # 605,427 steps; ten evaluations, as published.
   config.evaluate_every = 60_000
   config.checkpoint_every = 2_000
+  if system == 'urm':
+    # 1,210,854 steps; a hundred evaluations, as published.
+    config.epochs, config.evaluate_every = 200_000, 12_000
+    # The same update; the batch at once does not fit 8 H100 of 80 GB.
+    config.microbatches = 2
+    config.optimizer.kind = 'muon'
   return config

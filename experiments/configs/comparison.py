@@ -20,7 +20,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """The experiment; for systems see `base.choose`."""
   config, _, _ = base.choose(variant, 'comparison')
   base.shrink(config, batch_size=64, total_steps=1000, halt_max_steps=4)
-  if config.model.kind == 'trm':
+  if config.model.kind in ('trm', 'urm'):
     config.model.layers = 4
   config.data.train = 'sudoku:box=2x2:clues=6:count=200:tests=100'
   config.data.evaluate = config.data.train

@@ -10,11 +10,13 @@ Published, of the test puzzles exact:
   direct   0 %                                   not published
   trm      74.7 %                                less than 20 hours on an L40S
   trm_mlp  87.4 %                                about 18 hours on an L40S
+  urm      77.6 %                                not published
 
-(arXiv 2506.21734; 2510.04871 for TRM.) HRM's accuracy may fall again late in
-the run. `sudoku:laptop` is HRM's published setting for one small GPU: batch
-384, rate 7e-5, about 10 hours on a laptop's RTX 4070. `sudoku:extreme_full`
-trains on all 3.8M puzzles: about 2 hours on 8 GPUs, no result published here.
+(arXiv 2506.21734; 2510.04871 for TRM; 2512.14693 for URM.) HRM's accuracy may
+fall again late in the run. `sudoku:laptop` is HRM's published setting for one
+small GPU: batch 384, rate 7e-5, about 10 hours on a laptop's RTX 4070.
+`sudoku:extreme_full` trains on all 3.8M puzzles: about 2 hours on 8 GPUs, no
+result published here.
 
 The files come from the Hugging Face hub (`pip install '.[hub]'`), or from a
 directory that holds its train.csv and test.csv:

@@ -36,6 +36,7 @@ _SYSTEMS = {
   'direct': 'direct prediction',
   'recurrent_transformer': 'recurrent transformer',
   'trm': 'TRM attention',
+  'urm': 'URM',
 }
 
 # Name that `experiments.evaluate` gives the directory of an evaluation of all

@@ -16,10 +16,17 @@ Shape letters, used as suffixes everywhere:
 """
 
 from hrm_jax.models.base import ReasoningModel
-from hrm_jax.models.transformer import Direct, RecurrentTransformer
+from hrm_jax.models.transformer import URM, Direct, RecurrentTransformer
 from hrm_jax.models.two_state import HRM, TRM, TwoStateModel
 
-__all__ = ['HRM', 'TRM', 'Direct', 'RecurrentTransformer', 'TwoStateModel']
+__all__ = [
+  'HRM',
+  'TRM',
+  'URM',
+  'Direct',
+  'RecurrentTransformer',
+  'TwoStateModel',
+]
 
 # By the name that `config.model.kind` gives.
 KINDS: dict[str, type[ReasoningModel]] = {
@@ -27,4 +34,5 @@ KINDS: dict[str, type[ReasoningModel]] = {
   'direct': Direct,
   'recurrent_transformer': RecurrentTransformer,
   'trm': TRM,
+  'urm': URM,
 }

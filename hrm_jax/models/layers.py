@@ -4,6 +4,8 @@ All linear maps keep float32 weights, cast to the activation dtype where used.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -85,13 +87,45 @@ class Attention(nn.Module):
     return Linear(D, settings.dtype, name='out')(out)
 
 
+class TokenFilter(nn.Module):
+  """silu(w₀ · h[t − 1] + w₁ · h[t] + b) for each channel, h[−1] = 0.
+
+  The depthwise convolution of arXiv 2512.14693: a token sees itself and the one
+  before it in the flattened sequence, prefix tokens first, whatever row of the
+  canvas they are in. No mesh splits the tokens, so none lacks its neighbour.
+  """
+
+  # Of the parameters; 'bfloat16' also of the arithmetic.
+  param_dtype: str
+
+  @nn.compact
+  def __call__(self, h_BTF: chex.Array) -> chex.Array:
+    if self.param_dtype == 'bfloat16':
+      h_BTF = h_BTF.astype(jnp.bfloat16)
+    F = h_BTF.shape[-1]
+    # PyTorch's default for two inputs; three axes, as filters have.
+    init, dtype = _uniform(2**-0.5), jnp.dtype(self.param_dtype)
+    kernel = self.param('kernel', init, (2, 1, F), dtype).astype(h_BTF.dtype)
+    bias = self.param('bias', init, (F,), dtype).astype(h_BTF.dtype)
+    before_BTF = jnp.pad(h_BTF[:, :-1], ((0, 0), (1, 0), (0, 0)))
+    return jax.nn.silu(kernel[0] * before_BTF + kernel[1] * h_BTF + bias)
+
+
+def _uniform(limit: float) -> nn.initializers.Initializer:
+  """Uniform in ±`limit`."""
+  return lambda key, shape, dtype: jax.random.uniform(
+    key, shape, dtype, -limit, limit
+  )
+
+
 class SwiGLU(nn.Module):
   """down(silu(gate(x)) · up(x)) over the last axis, gate and up from one
-  projection."""
+  projection; with `filter_dtype`, down of the `TokenFilter` of that product."""
 
   expansion: float
   dtype: chex.ArrayDType
   axis: str | None = None
+  filter_dtype: str | None = None
 
   @nn.compact
   def __call__(self, x: chex.Array) -> chex.Array:
@@ -102,7 +136,11 @@ class SwiGLU(nn.Module):
     gate_up = gate_up.reshape(*x.shape[:-1], sharding.parts(self.axis), -1)
     gate, up = jnp.split(gate_up, 2, axis=-1)
     hidden = (jax.nn.silu(gate) * up).reshape(*x.shape[:-1], width)
-    return Linear(features, self.dtype, name='down')(hidden)
+    dtype = self.dtype
+    if self.filter_dtype:
+      hidden = TokenFilter(self.filter_dtype, name='filter')(hidden)
+      dtype = hidden.dtype
+    return Linear(features, dtype, name='down')(hidden)
 
 
 class Block(nn.Module):
@@ -119,7 +157,8 @@ class Block(nn.Module):
   def __call__(
     self, x_BTD: chex.Array, length: int | None = None
   ) -> chex.Array:
-    expansion, dtype = self.settings.expansion, self.settings.dtype
+    settings = self.settings
+    expansion, dtype = settings.expansion, settings.dtype
     if self.mlp_t:
       x_BDT = x_BTD.swapaxes(1, 2)
       mixed_BDT = SwiGLU(expansion, dtype, name='mlp_t')(x_BDT)
@@ -127,7 +166,8 @@ class Block(nn.Module):
     else:
       mixer = Attention(self.settings, name='attention')
       x_BTD = rms_norm(x_BTD + mixer(x_BTD, length))
-    mlp = SwiGLU(expansion, dtype, 'mlp', name='mlp')
+    filters = settings.filter_dtype if settings.mlp == 'conv_swiglu' else None
+    mlp = SwiGLU(expansion, dtype, 'mlp', filters, name='mlp')
     return rms_norm(x_BTD + mlp(x_BTD))
 
 
@@ -153,6 +193,8 @@ class Level(nn.Module):
       # Where heads are split, it would do all of them on every device.
       and sharding.parts('heads') == 1
       and tpu_blocks.fits(T, D, F, x_BTD.dtype.itemsize)
+      # Its filter works in the type of the activations.
+      and self.settings.filter_dtype in ('float32', self.settings.dtype)
       and not self.is_initializing()
     ):
       return self._kernel(x_BTD)
@@ -164,12 +206,31 @@ class Level(nn.Module):
       x_BTD = block(x_BTD, T)
     return x_BTD[:, :T]
 
+  def pure(self, frozen: bool = False) -> Callable[[chex.Array], chex.Array]:
+    """The level as a function of its input, with or without gradient.
+
+    `jax.lax.scan` wants pure functions, and stopping the gradient at the
+    parameters keeps the scans without gradient out of differentiation entirely.
+    """
+    module, variables = self.unbind()
+    if frozen:
+      variables = jax.lax.stop_gradient(variables)
+    return lambda x: module.apply(variables, x)
+
   def _kernel(self, x_BTD: chex.Array) -> chex.Array:
     def weights(block):
       params = block.variables['params']
+      mlp, filters = params['mlp'], None
+      if 'filter' in mlp:
+        kernel, bias = mlp['filter']['kernel'], mlp['filter']['bias']
+        filters = jnp.concatenate([kernel[:, 0], bias[None]])
+        filters = filters.astype(jnp.float32)
       return tpu_blocks.Weights(
-        *(params['attention'][name]['kernel'] for name in ('qkv', 'out')),
-        *(params['mlp'][name]['kernel'] for name in ('gate_up', 'down')),
+        params['attention']['qkv']['kernel'],
+        params['attention']['out']['kernel'],
+        mlp['gate_up']['kernel'],
+        mlp['down']['kernel'],
+        filters,
       )
 
     model, rows = self.settings, ('batch', None, None)
@@ -179,3 +240,8 @@ class Level(nn.Module):
     return sharding.per_device(
       lambda x, blocks: tpu_blocks.level(x, blocks, settings), (rows, ()), rows
     )(x_BTD, tuple(map(weights, self.blocks)))
+
+
+def repeat(update: Callable, z: Any, count: int) -> Any:
+  """`update` applied `count` times to a state, compiled once."""
+  return jax.lax.scan(lambda z, _: (update(z), None), z, length=count)[0]

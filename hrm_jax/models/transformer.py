@@ -1,14 +1,18 @@
-"""What HRM is compared with: one stack of the same blocks."""
+"""The models of one stack of blocks: what HRM is compared with, and URM."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from hrm_jax.models import layers
-from hrm_jax.models.base import ReasoningModel
-from hrm_jax.settings import DirectSettings, RecurrentTransformerSettings
+from hrm_jax.models.base import Look, ReasoningModel
+from hrm_jax.settings import (
+  DirectSettings,
+  RecurrentTransformerSettings,
+  URMSettings,
+)
 
 
 class Output(NamedTuple):
@@ -47,6 +51,8 @@ class RecurrentTransformer(ReasoningModel):
 
   The "same-size transformer" of ARC Prize's analysis
   (arcprize.org/blog/hrm-analysis): without the hierarchy, with the segments.
+  There may be H_cycles · L_cycles passes of the stack in a segment; those that
+  `settings.gradient` names carry a gradient.
   """
 
   settings: RecurrentTransformerSettings
@@ -60,6 +66,43 @@ class RecurrentTransformer(ReasoningModel):
     return Output(self._all_tokens(self.z_H_init, batch_size))
 
   def segment(self, z: Output, x_BTD: chex.Array) -> Output:
-    """One pass of the stack; no gradient into the segment before."""
+    """All passes of the stack; no gradient into the segment before."""
     chex.assert_equal_shape([z.z_H, x_BTD])
-    return Output(self.level(jax.lax.stop_gradient(z.z_H) + x_BTD))
+    z_H = jax.lax.stop_gradient(z.z_H)
+    if self.settings.updates == 1 or self.is_initializing():
+      return Output(self.level(z_H + x_BTD))
+    learning = self.settings.gradient_updates
+    z = self._fixed_passes(Output(z_H), x_BTD, self.settings.updates - learning)
+    level = self.level.pure()
+    return layers.repeat(lambda z: Output(level(z.z_H + x_BTD)), z, learning)
+
+  def segment_without_gradient(self, z: Output, x_BTD: chex.Array) -> Output:
+    if self.settings.updates == 1:
+      return super().segment_without_gradient(z, x_BTD)
+    return self._fixed_passes(z, x_BTD, self.settings.updates)
+
+  def walk(
+    self, z: Output, x_BTD: chex.Array, look: Look
+  ) -> tuple[Output, Any]:
+    """See `ReasoningModel.walk`."""
+
+    def one_pass(z, _):
+      after = self._fixed_passes(z, x_BTD, 1)
+      return after, look(z, after, after)
+
+    return jax.lax.scan(one_pass, z, length=self.settings.updates)
+
+  def _fixed_passes(self, z: Output, x_BTD: chex.Array, count: int) -> Output:
+    level = self.level.pure(frozen=True)
+    z, x_BTD = jax.lax.stop_gradient((z, x_BTD))
+    return layers.repeat(lambda z: Output(level(z.z_H + x_BTD)), z, count)
+
+
+class URM(RecurrentTransformer):
+  """The Universal Reasoning Model (arXiv 2512.14693).
+
+  A recurrent transformer of twelve passes a segment, the last six with
+  gradient, whose MLPs filter along the tokens.
+  """
+
+  settings: URMSettings

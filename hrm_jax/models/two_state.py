@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from hrm_jax.models import layers
 from hrm_jax.models.base import Look, ReasoningModel
-from hrm_jax.settings import HRMSettings, TRMSettings, TwoStateSettings
+from hrm_jax.settings import CycledSettings, HRMSettings, TRMSettings
 
 
 class State(NamedTuple):
@@ -28,7 +28,7 @@ class TwoStateModel(ReasoningModel):
   The updates at its end that `settings.gradient` names carry a gradient.
   """
 
-  settings: TwoStateSettings
+  settings: CycledSettings
 
   def setup(self):
     super().setup()
@@ -52,7 +52,7 @@ class TwoStateModel(ReasoningModel):
       return State(high(z.z_H + z.z_L), low(z.z_L + x_BTD))
 
     settings, fixed = self.settings, self._fixed_updates(x_BTD)
-    learning = _Updates(_pure(low), _pure(high), x_BTD, settings.L_cycles)
+    learning = _Updates(low.pure(), high.pure(), x_BTD, settings.L_cycles)
     cycles, low_updates = divmod(
       settings.updates - settings.gradient_updates, settings.L_cycles + 1
     )
@@ -96,7 +96,7 @@ class TwoStateModel(ReasoningModel):
     )
 
   def _fixed_updates(self, x_BTD: chex.Array) -> '_Updates':
-    low, high = (_pure(level, frozen=True) for level in self.levels())
+    low, high = (level.pure(frozen=True) for level in self.levels())
     fixed_BTD = jax.lax.stop_gradient(x_BTD)
     return _Updates(low, high, fixed_BTD, self.settings.L_cycles)
 
@@ -140,7 +140,7 @@ class _Updates(NamedTuple):
 
   def low_updates(self, z: State, count: int) -> State:
     injection = z.z_H + self.x_BTD
-    z_L = _repeat(lambda z_L: self.low(z_L + injection), z.z_L, count)
+    z_L = layers.repeat(lambda z_L: self.low(z_L + injection), z.z_L, count)
     return z._replace(z_L=z_L)
 
   def high_update(self, z: State) -> State:
@@ -150,23 +150,4 @@ class _Updates(NamedTuple):
     def cycle(z):
       return self.high_update(self.low_updates(z, self.L_cycles))
 
-    return _repeat(cycle, z, count)
-
-
-def _repeat(update: Callable, z, count: int):
-  """`update` applied `count` times."""
-  return jax.lax.scan(lambda z, _: (update(z), None), z, length=count)[0]
-
-
-def _pure(
-  level: layers.Level, frozen: bool = False
-) -> Callable[[chex.Array], chex.Array]:
-  """A level as a function of its input, with or without gradient.
-
-  `jax.lax.scan` wants pure functions, and stopping the gradient at the
-  parameters keeps the scans without gradient out of differentiation entirely.
-  """
-  module, variables = level.unbind()
-  if frozen:
-    variables = jax.lax.stop_gradient(variables)
-  return lambda x: module.apply(variables, x)
+    return layers.repeat(cycle, z, count)

@@ -259,6 +259,19 @@ def whole(tree: Any, specs: Any) -> Any:
   return jax.tree.map(gather, tree, specs)
 
 
+def part(tree: Any, specs: Any) -> Any:
+  """Each device's part of whole arrays: the inverse of `whole`."""
+
+  def cut(x, split):
+    for dimension, axes in _split(split):
+      size = x.shape[dimension] // jax.lax.axis_size(axes)
+      start = size * jax.lax.axis_index(axes)
+      x = jax.lax.dynamic_slice_in_dim(x, start, size, dimension)
+    return x
+
+  return jax.tree.map(cut, tree, specs)
+
+
 def total_split(tree: Any, specs: Any) -> Any:
   """Sums over all devices' rows, each device keeping its part of them."""
 

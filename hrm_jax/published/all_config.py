@@ -15,6 +15,7 @@ from hrm_jax.settings import Settings, flat
 ARCH_NAMES = {
   'hrm': 'hrm.hrm_act_v1@HierarchicalReasoningModel_ACTV1',
   'trm': 'recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1',
+  'urm': 'urm.urm@URM',
 }
 
 
@@ -67,6 +68,8 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   for name, field in published.OPTIMIZER_FIELDS.items():
     ours[name] = f'optimizer.{field}'
   out |= {ours[name]: settings[name] for name in ours if name in settings}
+  if settings.get('use_muon'):
+    out |= {f'optimizer.{key}': value for key, value in published.MUON.items()}
   if settings.get('ema'):
     out['optimizer.ema_decay'] = settings.get('ema_rate', 0.999)
   usual = flat(Settings.published(kind).to_dict())
@@ -113,6 +116,7 @@ def text(config: Settings, seq_len: int) -> str:
     'epochs': config.epochs,
     'seed': config.seed,
     'ema': config.optimizer.ema_decay > 0,
+    'use_muon': config.optimizer.kind == 'muon',
   }
   if out['ema']:
     out['ema_rate'] = config.optimizer.ema_decay

@@ -1,8 +1,8 @@
 """Reads checkpoints of the published code, and writes ours in their form.
 
-A published checkpoint is a state dict of HRM or TRM, `.pt` or `.safetensors`,
-and two files beside it: all_config.yaml, the settings of the run, and
-identifiers.json, the names of the rows of its puzzle table. `write` writes
+A published checkpoint is a state dict of HRM, TRM or URM, `.pt` or
+`.safetensors`, and two files beside it: all_config.yaml, the settings of the
+run, and identifiers.json, the names of its puzzle table's rows. `write` writes
 `.safetensors`; these lines make a `.pt` of it that the published code loads:
 
   import safetensors.torch, torch
@@ -32,7 +32,7 @@ from data_pipelines.puzzle_set import PuzzleSet
 from hrm_jax import build
 from hrm_jax.parallel import sharding
 from hrm_jax.published import all_config, names, state_dicts
-from hrm_jax.settings import Settings
+from hrm_jax.settings import MODELS, Settings
 from hrm_jax.training.state import abstract_weights, init_variables
 from hrm_jax.workdir import checkpoints
 from hrm_jax.workdir import config as workdir_config
@@ -154,7 +154,7 @@ def write(
       written beside it.
     step: step of the checkpoint; None for the newest.
     dtype: type of the trained tensors, 'float32' or 'bfloat16'; the initial
-      states keep theirs.
+      states keep theirs, and filters of bfloat16.
 
   Raises:
     ConfigError, DataError: there is no such checkpoint, its model has no
@@ -165,7 +165,13 @@ def write(
   if kind not in all_config.ARCH_NAMES:
     raise ConfigError(
       f'{workdir}: its model.kind={kind} has no published form; only '
-      f'{" and ".join(all_config.ARCH_NAMES)} have'
+      f'{", ".join(all_config.ARCH_NAMES)} have'
+    )
+  mlp = settings.model.mlp
+  if mlp != MODELS[kind].mlp:
+    raise ConfigError(
+      f'{workdir}: its model.mlp={mlp} has no published form with '
+      f'model.kind={kind}'
     )
   names_path = out.with_name('identifiers.json')
   settings_path = out.with_name('all_config.yaml')
@@ -179,10 +185,10 @@ def write(
     model = build.model(settings.model, puzzles.vocab_size, puzzles.seq_len)
     length = settings.model.puzzle_emb_len
     tokens = dataclasses.replace(settings.model, puzzle_emb_len=0).prefix_len
-    if kind == 'hrm' and settings.model.prefix_len != tokens:
+    if kind != 'trm' and settings.model.prefix_len != tokens:
       raise ConfigError(
         f'{workdir}: its model.puzzle_emb_len={length} has no published form: '
-        f'HRM has as many tokens as its embedding fills, {tokens}'
+        f'{kind.upper()} has as many tokens as its embedding fills, {tokens}'
       )
     mesh = sharding.make_mesh(jax.devices()[:1])
     like = abstract_weights(model, len(row_names), mesh)
@@ -190,11 +196,15 @@ def write(
   constants = names.to_published({'constants': variables.pop('constants')})
   if settings.model.puzzle_emb_ndim:
     variables['puzzle_table'] = table[: len(row_names)]
-  variables = jax.tree.map(lambda array: array.astype(dtype), variables)
+  variables = jax.tree.map(
+    lambda x: x if x.dtype == jnp.bfloat16 else x.astype(dtype), variables
+  )
   arrays = names.to_published(variables) | constants
   with _all_or_nothing(out, names_path, settings_path):
     state_dicts.write(out, {names.PREFIX + n: arrays[n] for n in arrays})
-    identifiers.write(names_path, row_names, kind)
+    # URM's data are TRM's.
+    form = 'hrm' if kind == 'hrm' else 'trm'
+    identifiers.write(names_path, row_names, form)
     files.write_text(settings_path, all_config.text(settings, model.seq_len))
 
 

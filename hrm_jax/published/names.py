@@ -1,12 +1,13 @@
 """The names and layouts that the published PyTorch code gives parameters.
 
 Its linear weights are out × in, ours are in × out; all else is stored alike.
-The names are those of HRM (arXiv 2506.21734) and TRM (2510.04871), which agree.
+The names are those of HRM (arXiv 2506.21734) and TRM (2510.04871), which agree,
+and of URM (2512.14693), whose one stack and state have others.
 The published names of settings are here as well.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -34,13 +35,16 @@ OPTIMIZER_FIELDS = {
   'lr_warmup_steps': 'warmup_steps',
   'lr_min_ratio': 'min_ratio',
 }
+# What URM's code takes with `use_muon`, whatever its settings say.
+MUON = {'kind': 'muon', 'weight_decay': 0.1, 'b1': 0.9, 'b2': 0.95}
 # Settings with one name in both; the functions below know the others.
 _MODEL_FIELDS = (
   'hidden_size', 'num_heads', 'H_cycles', 'L_cycles', 'expansion',
   'puzzle_emb_ndim', 'pos_encodings',
 )  # fmt: skip
 
-_BLOCK, _LAYER = r'params/(\w+_level)/blocks_(\d+)', r'inner.\1.layers.\2'
+_BLOCK = r'params/(?:(\w+_level)|level)/blocks_(\d+)'
+_LAYER = r'inner.\1.layers.\2'
 # Our path → published name; kernels are transposed.
 _PATTERNS = {
   'params/token_embedding': 'inner.embed_tokens.embedding_weight',
@@ -49,17 +53,30 @@ _PATTERNS = {
   'params/q_head/bias': 'inner.q_head.bias',
   rf'{_BLOCK}/attention/qkv/kernel': rf'{_LAYER}.self_attn.qkv_proj.weight',
   rf'{_BLOCK}/attention/out/kernel': rf'{_LAYER}.self_attn.o_proj.weight',
+  rf'{_BLOCK}/mlp/filter/kernel': rf'{_LAYER}.mlp.dwconv.weight',
+  rf'{_BLOCK}/mlp/filter/bias': rf'{_LAYER}.mlp.dwconv.bias',
   rf'{_BLOCK}/(mlp|mlp_t)/(\w+)/kernel': rf'{_LAYER}.\3.\4_proj.weight',
   'constants/z_([HL])_init': r'inner.\1_init',
   'puzzle_table': PUZZLE_TABLE,
 }
 
 
-def _published_name(path: str) -> tuple[str, bool]:
-  for pattern, name in _PATTERNS.items():
-    if match := re.fullmatch(pattern, path):
-      return match.expand(name), path.endswith('kernel')
-  raise KeyError(f'no published name for {path}')
+def _published_names(paths: Collection[str]) -> dict[str, tuple[str, bool]]:
+  """The published name of each of these paths, and whether it is transposed."""
+  one_state = 'constants/z_L_init' not in paths
+  names = {}
+  for path in paths:
+    for pattern, name in _PATTERNS.items():
+      if match := re.fullmatch(pattern, path):
+        # An only level has no name.
+        name = match.expand(name).replace('..', '.')
+        if name == 'inner.H_init' and one_state:
+          name = 'inner.init_hidden'
+        names[path] = name, path.endswith('kernel')
+        break
+    else:
+      raise KeyError(f'no published name for {path}')
+  return names
 
 
 def to_published(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -68,11 +85,11 @@ def to_published(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
   Args:
     variables: {'params': …, 'constants': …}, or one of these alone.
   """
-  out = {}
-  for path, leaf in flatten_dict(dict(variables), sep='/').items():
-    name, transposed = _published_name(path)
-    out[name] = np.asarray(leaf).T if transposed else np.asarray(leaf)
-  return out
+  flat = flatten_dict(dict(variables), sep='/')
+  return {
+    name: np.asarray(flat[path]).T if transposed else np.asarray(flat[path])
+    for path, (name, transposed) in _published_names(flat).items()
+  }
 
 
 def without_prefix(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -91,11 +108,17 @@ def model_fields(arch: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
   Args:
     arch: `arch` of an all_config.yaml or of a golden file; loses what is taken.
-      `H_layers` 0 means that one level serves both updates, which is TRM.
+      `H_layers` 0 means that one level serves both updates, which is TRM;
+      `num_layers` is URM's.
 
   Raises:
     KeyError: a setting is missing.
   """
+  if 'num_layers' in arch:
+    # It takes `pos_encodings` and always has rotary ones.
+    arch['pos_encodings'] = 'rope'
+    fields = {name: arch.pop(name) for name in _MODEL_FIELDS}
+    return 'urm', fields | {'layers': arch.pop('num_layers')}
   fields = {name: arch.pop(name) for name in _MODEL_FIELDS}
   high, low = arch.pop('H_layers'), arch.pop('L_layers')
   fields['puzzle_emb_len'] = arch.pop('puzzle_emb_len', 0 if high else 16)
@@ -107,8 +130,15 @@ def model_fields(arch: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 def act_fields(arch: dict[str, Any], kind: str) -> dict[str, Any]:
   """Takes our settings of `act` out of published ones, as `model_fields` does.
 
-  TRM, by `kind`, halts by q_halt alone unless `arch` says otherwise.
+  TRM, by `kind`, halts by q_halt alone unless `arch` says otherwise; URM always
+  does, and has its exploration in the code.
   """
+  if kind == 'urm':
+    return {
+      'halt_max_steps': arch.pop('loops'),
+      'halt_exploration_prob': arch.pop('halt_exploration_prob', 0.1),
+      'halting': 'halt_only',
+    }
   halt_only = arch.pop('no_ACT_continue', kind == 'trm')
   return {
     'halt_max_steps': arch.pop('halt_max_steps'),
@@ -120,10 +150,14 @@ def act_fields(arch: dict[str, Any], kind: str) -> dict[str, Any]:
 def arch_of(model: Mapping[str, Any], act: Mapping[str, Any]) -> dict[str, Any]:
   """Returns published settings: the inverse of the two functions above."""
   out = {name: model[name] for name in _MODEL_FIELDS}
-  out['halt_max_steps'] = act['halt_max_steps']
   out['halt_exploration_prob'] = act['halt_exploration_prob']
   # The published HRM would run in bfloat16 without it.
   out['forward_dtype'] = model['dtype']
+  if model['kind'] == 'urm':
+    return out | {
+      'num_layers': model['layers'], 'loops': act['halt_max_steps']
+    }  # fmt: skip
+  out['halt_max_steps'] = act['halt_max_steps']
   out['no_ACT_continue'] = act['halting'] == 'halt_only'
   if model['kind'] == 'hrm':
     return out | {name: model[name] for name in ('H_layers', 'L_layers')}
@@ -142,8 +176,8 @@ def token_embedding(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
   embedding = _matrix(arrays, 'inner.embed_tokens.embedding_weight')
   if embedding is None:
     raise ValueError(
-      'inner.embed_tokens.embedding_weight is missing: not a state dict of HRM '
-      f'or TRM (found: {", ".join(sorted(arrays)[:5])} …)'
+      'inner.embed_tokens.embedding_weight is missing: not a state dict of '
+      f'HRM, TRM or URM (found: {", ".join(sorted(arrays)[:5])} …)'
     )
   return embedding
 
@@ -161,24 +195,30 @@ def infer_model_fields(
     ValueError: these are not the parameters of such a model.
   """
   hidden_size = token_embedding(arrays).shape[1]
-  blocks = {'H': 0, 'L': 0}
+  blocks = {'H_level.': 0, 'L_level.': 0, '': 0}
   for name in arrays:
-    if match := re.match(r'inner\.([HL])_level\.layers\.(\d+)\.', name):
+    if match := re.match(r'inner\.([HL]_level\.|)layers\.(\d+)\.', name):
       blocks[match[1]] = max(blocks[match[1]], int(match[2]) + 1)
-  high, low = blocks.values()
-  if not low:
+  high, low, only = blocks.values()
+  if not low and not only:
     raise ValueError(
-      'no tensor of inner.L_level: not a state dict of HRM or TRM'
+      'no tensor of inner.L_level or inner.layers: not a state dict of HRM, '
+      'TRM or URM'
     )
   fields: dict[str, Any] = {'hidden_size': hidden_size}
   num_tokens = mixer = None
-  if high:
+  first = f'inner.{"" if only else "L_level."}layers.0.'
+  if only:
+    fields |= {'kind': 'urm', 'layers': only}
+  elif high:
     fields |= {'kind': 'hrm', 'H_layers': high, 'L_layers': low}
   else:
-    mixer = _matrix(arrays, 'inner.L_level.layers.0.mlp_t.down_proj.weight')
+    mixer = _matrix(arrays, f'{first}mlp_t.down_proj.weight')
     fields |= {'kind': 'trm', 'layers': low, 'mlp_t': mixer is not None}
     num_tokens = None if mixer is None else len(mixer)
-  down = _matrix(arrays, 'inner.L_level.layers.0.mlp.down_proj.weight')
+  if (filters := arrays.get(f'{first}mlp.dwconv.weight')) is not None:
+    fields |= {'mlp': 'conv_swiglu', 'filter_dtype': _dtype(filters)}
+  down = _matrix(arrays, f'{first}mlp.down_proj.weight')
   # The features and the width of both MLPs.
   shapes = [matrix.shape for matrix in (down, mixer) if matrix is not None]
   if shapes:
@@ -199,11 +239,14 @@ def infer_model_fields(
         f'{seq_len} cells'
       )
     fields['puzzle_emb_len'] = num_tokens - seq_len
-  initial = arrays.get('inner.H_init')
+  initial = arrays.get('inner.init_hidden' if only else 'inner.H_init')
   if initial is not None:
-    exact = initial.dtype == ml_dtypes.bfloat16
-    fields['dtype'] = 'bfloat16' if exact else 'float32'
+    fields['dtype'] = _dtype(initial)
   return fields
+
+
+def _dtype(array: np.ndarray) -> str:
+  return 'bfloat16' if array.dtype == ml_dtypes.bfloat16 else 'float32'
 
 
 def _matrix(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
@@ -222,8 +265,9 @@ def from_published(
     ValueError: names are missing or left over, or shapes differ; it lists them.
   """
   flat, problems, used = {}, [], set()
-  for path, leaf in flatten_dict(dict(like), sep='/').items():
-    name, transposed = _published_name(path)
+  leaves = flatten_dict(dict(like), sep='/')
+  for path, (name, transposed) in _published_names(leaves).items():
+    leaf = leaves[path]
     used.add(name)
     if name not in arrays:
       problems.append(f'{name} is missing')

@@ -50,6 +50,8 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   The content of the file decides its format, not its name: an archive of
   `torch.save` (PyTorch 1.6 or later) or safetensors. Nothing is executed.
 
+  A checkpoint with a `model_state_dict` is read as that alone.
+
   Returns:
     Read-only arrays in the order of the file; bfloat16 is ml_dtypes.bfloat16.
     Tensors that shared a storage share memory.
@@ -170,6 +172,9 @@ def _read_archive(path: pathlib.Path) -> dict[str, np.ndarray]:
         'machine'
       )
     state = _unpickle(record)
+  if isinstance(state, dict):
+    # URM's trainer saves its optimizers beside it.
+    state = state.get('model_state_dict', state)
   if not isinstance(state, dict):
     raise _Refusal(f'holds a {type(state).__name__}, not a dict; {_RESAVE}')
   for name, value in state.items():

@@ -9,13 +9,14 @@ from hrm_jax.training.step import TrainSetup
 
 
 def block_flops(model: ReasoningModel) -> int:
-  """FLOPs of the matrix products in one forward pass of one block, per row.
+  """FLOPs of the products in one forward pass of one block, per row.
 
   A multiply-add counts as two; F(x) is the width of a SwiGLU over x features:
 
     attention   2·T·(3·D² + D²) + 2·2·T²·D    projections; scores and values
     mlp_t       2·D·3·T·F(T)                  instead of attention
     SwiGLU      2·T·3·D·F(D)
+    conv_swiglu 2·T·2·F(D) more               its filter of two tokens
   """
   settings = model.settings
   T, D = model.num_tokens, settings.hidden_size
@@ -23,7 +24,8 @@ def block_flops(model: ReasoningModel) -> int:
     mixer = 2 * D * 3 * T * swiglu_width(T, settings.expansion)
   else:
     mixer = 2 * T * 4 * D * D + 4 * T * T * D
-  return mixer + 2 * T * 3 * D * swiglu_width(D, settings.expansion)
+  products = 3 * D + (2 if settings.mlp == 'conv_swiglu' else 0)
+  return mixer + 2 * T * products * swiglu_width(D, settings.expansion)
 
 
 def ideal_step_flops(setup: TrainSetup) -> float:

@@ -1,25 +1,29 @@
-"""Adam-atan2 for dense parameters, sign-SGD for rows of the puzzle table."""
+"""Adam-atan2 or Muon for dense parameters, sign-SGD for puzzle embeddings."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
+
+from hrm_jax.parallel import sharding
 
 
 def warmup_cosine(
-  warmup_steps: int, total_steps: int, min_ratio: float
+  warmup_steps: int, total_steps: int, min_ratio: float, first_step: int = 1
 ) -> optax.Schedule:
   """Fraction of the base rate, as a function of the steps already done.
 
-  The update after `count` steps is step s = count + 1. Up to `warmup_steps`
-  the fraction is s / warmup_steps; from there a cosine leads from 1 to
-  `min_ratio` at `total_steps`. `min_ratio` 1 keeps it constant.
+  The update after `count` steps is step s = count + `first_step`. Up to
+  `warmup_steps` the fraction is s / warmup_steps; from there a cosine leads
+  from 1 to `min_ratio` at `total_steps`. `min_ratio` 1 keeps it constant.
   """
 
   def schedule(count: chex.Numeric) -> chex.Numeric:
-    step = jnp.asarray(count, jnp.float32) + 1.0
+    step = jnp.asarray(count, jnp.float32) + float(first_step)
     remaining: chex.Numeric = 1.0
     if total_steps > warmup_steps:
       remaining = (total_steps - step) / (total_steps - warmup_steps)
@@ -116,6 +120,80 @@ def adam_atan2(
   """Adam-atan2 with decoupled decay: p ← p · (1 - lr · wd) - lr · u."""
   return optax.chain(
     scale_by_adam_atan2(b1, b2),
+    optax.add_decayed_weights(weight_decay),
+    optax.scale_by_learning_rate(learning_rate),
+  )
+
+
+# a, b and c of each turn of X ← aX + (bA + cA²)X, A = XXᵀ (URM).
+_TURNS = (
+  (7.2086, -15.5131, 9.0178), (3.9623, -2.5813, 0.4542),
+  (3.9466, -2.5765, 0.4544), (3.8991, -2.5671, 0.4566),
+  (3.7186, -2.5308, 0.4653),
+)  # fmt: skip
+
+
+def muon(
+  learning_rate: optax.ScalarOrSchedule,
+  specs_of: Callable[[Any], Any],
+  b1: float = 0.9,
+  b2: float = 0.95,
+  weight_decay: float = 0.1,
+) -> optax.GradientTransformation:
+  r"""Muon for matrices and Adam for the rest, both with decoupled decay.
+
+  With m ← 0.95 m + g and n = g + 0.95 m, a matrix takes the step
+
+  $$ p \leftarrow p (1 - lr\, wd)
+      - lr \cdot 0.2 \sqrt{\max(rows, columns)} \cdot X, $$
+
+  where X is n / ‖n‖ made nearly orthogonal by five turns, as URM's published
+  optimizer does (arXiv 2512.14693); that one also rounds n to bfloat16 before.
+  `optax.contrib.muon` corrects a bias of m and of g apart, so that its n is
+  another: its turns are used here, its momentum is not. Arrays of other than
+  two axes are Adam's, with b1, b2 and epsilon 1e-8.
+
+  Args:
+    learning_rate: rate of both.
+    specs_of: how each array of a tree of parameters is split over the mesh; a
+      matrix is put together on each device before it is made orthogonal.
+    b1: decay of Adam's first moment.
+    b2: decay of Adam's second moment.
+    weight_decay: decay of both.
+  """
+  # Its state is as good as none: without momentum nothing is carried over.
+  turns = optax.contrib.scale_by_muon(
+    _TURNS,
+    beta=0.0,
+    eps=1e-12,
+    nesterov=False,
+    weight_dimension_numbers=lambda tree: jax.tree.map(
+      lambda _: optax.contrib.MuonDimensionNumbers(), tree
+    ),
+  )
+
+  def orthogonalize(updates, params=None):
+    del params
+    specs = specs_of(updates)
+    updates = sharding.whole(updates, specs)
+    # In float32, also where the hardware would round products.
+    with jax.default_matmul_precision('highest'):
+      updates, _ = turns.update(updates, turns.init(updates))
+    updates = jax.tree.map(lambda x: 0.2 * max(x.shape) ** 0.5 * x, updates)
+    return sharding.part(updates, specs)
+
+  def rules(params):
+    return jax.tree.map(lambda x: 'muon' if x.ndim == 2 else 'adam', params)
+
+  momentum = optax.trace(0.95, nesterov=True)
+  return optax.chain(
+    optax.partition(
+      {
+        'muon': optax.chain(momentum, optax.stateless(orthogonalize)),
+        'adam': optax.scale_by_adam(b1, b2),
+      },
+      rules,
+    ),
     optax.add_decayed_weights(weight_decay),
     optax.scale_by_learning_rate(learning_rate),
   )

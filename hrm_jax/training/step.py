@@ -63,19 +63,25 @@ class TrainSetup:
   @property
   def schedule(self) -> optax.Schedule:
     """Share of the base rates after a number of steps."""
+    settings = self.optimizer
     return optimizers.warmup_cosine(
-      self.optimizer.warmup_steps, self.total_steps, self.optimizer.min_ratio
+      settings.warmup_steps,
+      self.total_steps,
+      settings.min_ratio,
+      settings.first_step,
     )
 
   def transform(self) -> optax.GradientTransformation:
     """The optimizer of the dense parameters."""
     settings, schedule = self.optimizer, self.schedule
-    return optimizers.adam_atan2(
-      lambda count: settings.learning_rate * schedule(count),
-      settings.b1,
-      settings.b2,
-      settings.weight_decay,
-    )
+    decays = settings.b1, settings.b2, settings.weight_decay
+
+    def rate(count):
+      return settings.learning_rate * schedule(count)
+
+    if settings.kind == 'muon':
+      return optimizers.muon(rate, specs_of, *decays)
+    return optimizers.adam_atan2(rate, *decays)
 
   def init(self, table_rows: int | None = None) -> TrainState:
     """A fresh state, pure; a row of the table for each identifier, or more."""
@@ -245,8 +251,9 @@ def _step_of_rows(
     updates, opt_state = setup.transform().update(
       dense, state.opt_state, state.params
     )
-  # Updates that were applied, as the dense rate counts.
-  ratio = setup.schedule(state.opt_state[0].count)
+  # Updates that were applied, as the dense rate counts; all counts are equal.
+  count = optax.tree.get_all_with_path(state.opt_state, 'count')[0][1]
+  ratio = setup.schedule(count)
   table = state.puzzle_table
   if setup.model.settings.puzzle_emb_ndim:
     # 5. Gradients of puzzle rows.

@@ -56,7 +56,7 @@ def test_every_preset_has_every_system(name, preset, system):
   setup = build.train_setup(builders.settings(config), SIZES[name])
   assert config.model.kind == system.removesuffix('_mlp')
   assert config.model.get('mlp_t', False) == (system == 'trm_mlp')
-  assert (setup.optimizer.ema_decay > 0) == system.startswith('trm')
+  assert (setup.optimizer.ema_decay > 0) == system.startswith(('trm', 'urm'))
   # The words may come in any order, and the usual ones may be left out.
   swapped = ALL[name][0].get_config(f'{system},{preset}')
   assert swapped.to_dict() == config.to_dict()
@@ -153,6 +153,23 @@ def test_unknown_words_are_named(variant):
         'optimizer.puzzle_weight_decay': 1.0,
       },
     ),
+    (arc1.get_config('urm'), 801_640, {'epochs': 200_000}),
+    (
+      arc2.get_config('urm'),
+      1_210_854,
+      {'epochs': 200_000, 'optimizer.kind': 'muon'},
+    ),
+    (
+      sudoku.get_config('urm'),
+      390_625,
+      {
+        'batch_size': 128,
+        'epochs': 50_000,
+        'optimizer.puzzle_learning_rate': 1e-4,
+        'optimizer.weight_decay': 1.0,
+        'optimizer.puzzle_weight_decay': 1.0,
+      },
+    ),
     (
       maze.get_config('trm'),
       65_104,
@@ -167,7 +184,8 @@ def test_unknown_words_are_named(variant):
   ],
 )
 def test_published_settings(config, steps, expected):
-  # spec/model.md, "Published settings": what all rows share, then the row.
+  # spec/model.md, spec/urm.md, "Published settings": what all rows share, then
+  # the row.
   settings = {
     'batch_size': 768,
     'epochs': 100_000,
@@ -202,6 +220,18 @@ def test_published_settings(config, steps, expected):
       'model.L_cycles': 2,
       'model.gradient': 'one_step',
     }
+  elif config.model.kind == 'urm':
+    settings |= {
+      'optimizer.kind': 'adam_atan2',
+      'optimizer.first_step': 0,
+      'optimizer.ema_decay': 0.999,
+      'act.halting': 'halt_only',
+      'model.layers': 4,
+      'model.mlp': 'conv_swiglu',
+      'model.H_cycles': 2,
+      'model.L_cycles': 6,
+      'model.gradient': 'last_cycle',
+    }
   else:
     settings |= {
       'optimizer.ema_decay': 0.999,
@@ -222,8 +252,11 @@ def test_published_settings(config, steps, expected):
     data = {'arc1': 'arc1', 'arc2': 'arc2', 'sudoku_extreme_1k': 'sudoku'}
     sizes = SIZES[data.get(config.data.train.split(':')[0], 'maze')]
     assert build.total_steps(builders.settings(config), sizes) == steps
-    # Ten evaluations, as published.
-    assert steps // config.evaluate_every == 10
+    # As many evaluations as published.
+    evaluations = {'urm': 25 if 'sudoku' in config.data.train else 100}
+    assert steps // config.evaluate_every == evaluations.get(
+      config.model.kind, 10
+    )
 
 
 @pytest.mark.parametrize('name', ['arc1', 'arc2'])
@@ -235,7 +268,7 @@ def test_the_examples_of_arc_are_those_of_its_tasks(name):
 
 def test_the_comparison_is_of_equal_sizes():
   counts = []
-  for system in ('hrm', 'direct', 'recurrent_transformer', 'trm'):
+  for system in ('hrm', 'direct', 'recurrent_transformer', 'trm', 'urm'):
     config = comparison.get_config(system)
     setup = build.train_setup(builders.settings(config), SIZES['comparison'])
     counts.append(count_parameters(jax.eval_shape(setup.init), 1)['trunk'])

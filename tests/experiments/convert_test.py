@@ -115,9 +115,14 @@ def _published(
     shapes['inner.embed_pos.embedding_weight'] = (tokens, D)
   if ndim:
     shapes[TABLE] = (rows, ndim)
-  for level in ('H_level', 'L_level') if kind == 'hrm' else ('L_level',):
+  levels = {'hrm': ('H_level.', 'L_level.'), 'trm': ('L_level.',), 'urm': ('',)}
+  filters = {}
+  for level in levels[kind]:
     for block in range(BLOCKS):
-      layer = f'inner.{level}.layers.{block}'
+      layer = f'inner.{level}layers.{block}'
+      if kind == 'urm':
+        filters[f'{layer}.mlp.dwconv.weight'] = (F, 1, 2)
+        filters[f'{layer}.mlp.dwconv.bias'] = (F,)
       if mlp_t:
         T = mlp_t
         shapes[f'{layer}.mlp_t.gate_up_proj.weight'] = (2 * F, T)
@@ -129,13 +134,20 @@ def _published(
       shapes[f'{layer}.mlp.down_proj.weight'] = (D, F)
   rng = np.random.default_rng(0)
   arrays = {name: _random(rng, shape, dtype) for name, shape in shapes.items()}
-  for name in ('inner.H_init', 'inner.L_init'):
-    arrays[name] = _random(rng, (D,), initial_dtype or dtype)
+  # As published, whatever the others are.
+  for name, shape in filters.items():
+    arrays[name] = _random(rng, shape, BF16)
+  for name in ('init_hidden',) if kind == 'urm' else ('H_init', 'L_init'):
+    arrays[f'inner.{name}'] = _random(rng, (D,), initial_dtype or dtype)
   return arrays
 
 
 def _all_config(kind='hrm', **arch):
   """As the published training writes it, of a run unlike our presets."""
+  sizes = {'H_layers': BLOCKS if kind == 'hrm' else 0, 'L_layers': BLOCKS}
+  sizes['halt_max_steps'] = 7
+  if kind == 'urm':
+    sizes = {'num_layers': BLOCKS, 'loops': 7}
   return {
     'arch': {
       'name': 'hrm.hrm_act_v1@HierarchicalReasoningModel_ACTV1',
@@ -145,13 +157,11 @@ def _all_config(kind='hrm', **arch):
       },
       'H_cycles': 3,
       'L_cycles': 5,
-      'H_layers': BLOCKS if kind == 'hrm' else 0,
-      'L_layers': BLOCKS,
+      **sizes,
       'hidden_size': D,
       'num_heads': 8,
       'expansion': 4,
       'halt_exploration_prob': 0.2,
-      'halt_max_steps': 7,
       'pos_encodings': 'rope',
       'puzzle_emb_ndim': D,
       **arch,
@@ -270,6 +280,10 @@ CASES = {
   'trm, MLP, told by nothing else, bfloat16': (
     *('trm', {'mlp_t': 16, 'dtype': BF16}, None, 3, 'pt'),
   ),
+  'urm': (*('urm', {'rows': ROWS}, {}, 3, 'pt'),),
+  'urm, bfloat16, told by nothing else': (
+    *('urm', {'dtype': BF16}, None, 2, 'safetensors'),
+  ),
   'trm, MLP, no puzzle embedding': (
     *('trm', {'mlp_t': 0, 'ndim': 0}, None, 0, 'pt'),
   ),
@@ -306,7 +320,7 @@ def test_there_and_back_is_equal_to_the_bit(case, sizes, tmp_path):
 
   assert checkpoints.Checkpoints(workdir).steps() == [31]
   if tensors.get('rows') == ROWS:
-    separator = '|||' if kind == 'trm' else '_'
+    separator = '_' if kind == 'hrm' else '|||'
     expected = [
       name.replace('|||', '_').replace('_', separator) for name in ROW_NAMES
     ]
@@ -323,7 +337,7 @@ def test_there_and_back_is_equal_to_the_bit(case, sizes, tmp_path):
     assert settings.items() <= again.items()
 
 
-@pytest.mark.parametrize('name', ['hrm_rope', 'trm_att'])
+@pytest.mark.parametrize('name', ['hrm_rope', 'trm_att', 'urm_base'])
 def test_tensors_of_the_published_code_there_and_back(name, tmp_path):
   """Those golden ones whose cells and tokens some tasks have."""
   with np.load(GOLDEN / f'{name}.npz') as file:
@@ -620,6 +634,8 @@ def test_settings_of_the_run_are_those_of_its_file(sizes, tmp_path):
       hidden_size=D,
       num_heads=8,
       expansion=4.0,
+      mlp='swiglu',
+      filter_dtype='float32',
       puzzle_emb_ndim=D,
       puzzle_emb_len=3,
       pos_encodings='rope',
@@ -638,6 +654,7 @@ def test_settings_of_the_run_are_those_of_its_file(sizes, tmp_path):
       'halting': 'halt_only',
     }
     assert config.to_dict()['optimizer'] == dict(
+      kind='adam_atan2',
       learning_rate=3e-4,
       weight_decay=1.0,
       b1=0.8,
@@ -645,6 +662,7 @@ def test_settings_of_the_run_are_those_of_its_file(sizes, tmp_path):
       puzzle_learning_rate=0.02,
       puzzle_weight_decay=0.5,
       warmup_steps=77,
+      first_step=1,
       min_ratio=1.0,
       ema_decay=0.98,
     )
@@ -828,7 +846,7 @@ def _set(name, array):
     ('hrm', {}, lambda a: {}, 'embed_tokens.embedding_weight is missing'),
     (
       *('hrm', {}, lambda a: {'layer.weight': np.zeros(2), 'b': np.zeros(2)}),
-      r'not a state dict of HRM or TRM \(found: b, layer.weight',
+      r'not a state dict of HRM, TRM or URM \(found: b, layer.weight',
     ),
   ],
 )
@@ -987,9 +1005,20 @@ def test_checkpoints_that_are_not_there(converted, tmp_path):
 def test_models_without_a_published_form(kind, write_run, tmp_path):
   workdir = write_run('run', sudoku.get_config(f'demo,{kind}'), 'version')
   _refused(
-    *(tmp_path, f'model.kind={kind} has no published form; only hrm and trm'),
+    *(tmp_path, f'model.kind={kind} has no published form; only hrm, trm'),
     *(write, workdir, tmp_path / 'x.pt'),
   )
+
+
+@pytest.mark.parametrize(
+  'kind, mlp', [('hrm', 'conv_swiglu'), ('urm', 'swiglu')]
+)
+def test_mlps_without_a_published_form(kind, mlp, write_run, tmp_path):
+  config = sudoku.get_config(f'demo,{kind}')
+  config.model.mlp = mlp
+  workdir = write_run('run', config, 'version')
+  message = f'model.mlp={mlp} has no published form with model.kind={kind}'
+  _refused(tmp_path, message, write, workdir, tmp_path / 'x.pt')
 
 
 def test_prefix_tokens_that_the_published_hrm_cannot_have(sizes, tmp_path):

@@ -24,7 +24,7 @@ def test_published_numbers(name):
 
 
 def test_all_golden_files_are_there():
-  assert len(_FILES) == 6
+  assert len(_FILES) == 9
 
 
 def _damaged(tmp_path, change):

@@ -22,6 +22,9 @@ from jax.experimental.pallas import tpu as pltpu
 from hrm_jax.models.attention import tpu as tpu_attention
 from hrm_jax.models.attention.tpu import dot, sequence, whole
 
+# Channels of an MLP with a filter whose gradient is computed at a time.
+_CHANNELS = 512
+
 
 class Settings(NamedTuple):
   """The static settings of the kernels; epsilon is the norms'."""
@@ -32,12 +35,21 @@ class Settings(NamedTuple):
 
 
 class Weights(NamedTuple):
-  """The matrices of one block, float32 [rows, columns]."""
+  """The matrices of one block, float32 [rows, columns].
+
+  `filter` is that of `layers.TokenFilter`: the weights of the token before and
+  of the token itself, and the bias, [3, F]; None where there is none.
+  """
 
   qkv: chex.Array
   out: chex.Array
   gate_up: chex.Array
   down: chex.Array
+  filter: chex.Array | None = None
+
+  def present(self) -> list[chex.Array]:
+    """Those that the block has, in order."""
+    return [matrix for matrix in self if matrix is not None]
 
 
 def fits(T: int, D: int, F: int, itemsize: int) -> bool:
@@ -90,7 +102,7 @@ def _forward_call(x_BTD, weights, settings, keep) -> list[chex.Array]:
   B, T, D = x_BTD.shape
   F = weights.down.shape[0]
   dtype = x_BTD.dtype
-  matrices = [matrix.astype(dtype) for matrix in weights]
+  matrices = [matrix.astype(dtype) for matrix in weights.present()]
   out = [jax.ShapeDtypeStruct((B, T, D), dtype)]
   if keep:
     scale = jax.ShapeDtypeStruct((B, 1, T), jnp.float32)
@@ -99,7 +111,9 @@ def _forward_call(x_BTD, weights, settings, keep) -> list[chex.Array]:
   flops += 2 * T * D * (4 * D + 3 * F)
   table = _rope_table(x_BTD, settings)
   return pl.pallas_call(
-    functools.partial(_forward_kernel, settings=settings, keep=keep),
+    functools.partial(
+      _forward_kernel, settings=settings, keep=keep, count=len(matrices)
+    ),
     grid=(B,),
     in_specs=[
       whole(*table.shape),
@@ -118,9 +132,9 @@ def _forward_call(x_BTD, weights, settings, keep) -> list[chex.Array]:
   )(table, x_BTD, *matrices)
 
 
-def _forward_kernel(rope_ref, x_ref, *refs, settings, keep):
-  weights = Weights(*refs[:4])
-  *result_refs, qkv_ref, heads_ref = refs[4:]
+def _forward_kernel(rope_ref, x_ref, *refs, settings, keep, count):
+  weights = Weights(*refs[:count])
+  *result_refs, qkv_ref, heads_ref = refs[count:]
   dtype = x_ref.dtype
   x = x_ref[...]
   qkv_ref[...] = dot(x, weights.qkv[...], (1, 0)).astype(dtype)
@@ -128,8 +142,11 @@ def _forward_kernel(rope_ref, x_ref, *refs, settings, keep):
   sums = x + dot(heads_ref[...], weights.out[...], (1, 0))
   middle, scale = _norm(sums, settings.epsilon)
   middle = middle.astype(dtype)
-  gate, up = _gates(middle, weights.gate_up, dtype)
+  gate, up = _gates(middle, weights.gate_up[...], dtype)
   hidden = (gate * jax.nn.sigmoid(gate) * up).astype(dtype)
+  if weights.filter is not None:
+    filtered, _ = _filtered(hidden, weights.filter[...])
+    hidden = (filtered * jax.nn.sigmoid(filtered)).astype(dtype)
   sums = middle + dot(hidden, weights.down[...], (1, 0))
   out, out_scale = _norm(sums, settings.epsilon)
   results = [out.astype(dtype)]
@@ -140,13 +157,13 @@ def _forward_kernel(rope_ref, x_ref, *refs, settings, keep):
 
 
 def _mlp_backward_call(weights, middle, out, out_scale, dout):
-  """Returns the gradients at the MLP's input, at gate_up and at down."""
+  """Returns the gradients at the MLP's input and at its matrices, in order."""
   B, T, D = middle.shape
   F = weights.down.shape[0]
   dtype = middle.dtype
-  gate_up, down = weights.gate_up.astype(dtype), weights.down.astype(dtype)
-  results = [middle, weights.gate_up, weights.down]
-  weights_specs = [whole(*gate_up.shape), whole(*down.shape)]
+  own = weights.present()[2:]
+  matrices, results = [matrix.astype(dtype) for matrix in own], [middle, *own]
+  weights_specs = [whole(*matrix.shape) for matrix in own]
   return pl.pallas_call(
     _mlp_backward_kernel,
     grid=(B,),
@@ -160,34 +177,83 @@ def _mlp_backward_call(weights, middle, out, out_scale, dout):
       # gate_up once more, and both products' two gradients.
       flops=B * 2 * T * D * F * (2 + 2 * 3),
       exponentials=B * T * F,
-      moved=[middle, out, out_scale, dout, gate_up, down, *results],
+      moved=[middle, out, out_scale, dout, *matrices, *results],
     ),
     **tpu_attention.call_settings(),
-  )(middle, out, out_scale, dout, gate_up, down)
+  )(middle, out, out_scale, dout, *matrices)
 
 
 def _mlp_backward_kernel(middle_ref, out_ref, scale_ref, dout_ref, *refs):
-  gate_up_ref, down_ref, dmiddle_ref, dgate_up_ref, ddown_ref = refs
-  _start_at_zero(dgate_up_ref, ddown_ref)
+  # Two matrices, or three with a filter, and as many gradients.
+  gate_up_ref, down_ref, *filter_ref = refs[: len(refs) // 2]
+  dmiddle_ref, *dmatrices = refs[len(refs) // 2 :]
+  dgate_up_ref, ddown_ref, *dfilter_ref = dmatrices
+  _start_at_zero(*dmatrices)
   dtype = middle_ref.dtype
   F = down_ref.shape[0]
   middle = middle_ref[...]
   dsums = _norm_gradient(out_ref[...], scale_ref[...], dout_ref[...])
   dy = dsums.astype(dtype)
 
-  gate, up = _gates(middle, gate_up_ref, dtype)
-  sigmoid = jax.nn.sigmoid(gate)
-  silu = gate * sigmoid
-  ddown_ref[...] += dot((silu * up).astype(dtype), dy, (0, 0))
-  dhidden = dot(dy, down_ref[...], (1, 1))
-  dup = (dhidden * silu).astype(dtype)
-  dgate = dhidden * up * (sigmoid + silu * (1 - sigmoid))
-  dgate = dgate.astype(dtype)
-  dgate_up_ref[:, :F] += dot(middle, dgate, (0, 0))
-  dgate_up_ref[:, F:] += dot(middle, dup, (0, 0))
-  dmiddle = dsums + dot(dgate, gate_up_ref[:, :F], (1, 1))
-  dmiddle += dot(dup, gate_up_ref[:, F:], (1, 1))
+  dmiddle = dsums
+  # With a filter of some channels at a time: they need more room.
+  width = min(F, _CHANNELS) if filter_ref else F
+  for start in range(0, F, width):
+    gates = slice(start, min(start + width, F))
+    ups = slice(F + gates.start, F + gates.stop)
+    columns = (
+      gate_up_ref[...]
+      if width == F
+      else jnp.concatenate([gate_up_ref[:, gates], gate_up_ref[:, ups]], axis=1)
+    )
+    gate, up = _gates(middle, columns, dtype)
+    sigmoid = jax.nn.sigmoid(gate)
+    silu = gate * sigmoid
+    hidden = (silu * up).astype(dtype)
+    dhidden = dot(dy, down_ref[gates], (1, 1))
+    if filter_ref:
+      hidden, dhidden, dfilter = _filter_gradient(
+        hidden, dhidden, filter_ref[0][:, gates]
+      )
+      dfilter_ref[0][:, gates] += dfilter
+    ddown_ref[gates] += dot(hidden, dy, (0, 0))
+    dup = (dhidden * silu).astype(dtype)
+    dgate = dhidden * up * (sigmoid + silu * (1 - sigmoid))
+    dgate = dgate.astype(dtype)
+    dgate_up_ref[:, gates] += dot(middle, dgate, (0, 0))
+    dgate_up_ref[:, ups] += dot(middle, dup, (0, 0))
+    dmiddle += dot(dgate, gate_up_ref[:, gates], (1, 1))
+    dmiddle += dot(dup, gate_up_ref[:, ups], (1, 1))
   dmiddle_ref[...] = dmiddle.astype(dtype)
+
+
+def _filtered(hidden_TF, filter_3F):
+  """The filter of h before its silu, and h[t − 1], float32 [T, F] each."""
+  hidden, weights = hidden_TF.astype(jnp.float32), filter_3F.astype(jnp.float32)
+  before = _shifted(hidden, 1)
+  return weights[:1] * before + weights[1:2] * hidden + weights[2:], before
+
+
+def _filter_gradient(hidden_TF, dout_TF, filter_3F):
+  """The filter's output, and the gradients at its input and its weights."""
+  filtered, before = _filtered(hidden_TF, filter_3F)
+  sigmoid = jax.nn.sigmoid(filtered)
+  silu = filtered * sigmoid
+  dsums = dout_TF * (sigmoid + silu * (1 - sigmoid))
+  dfilter = [
+    jnp.sum(dsums * seen, axis=0, keepdims=True)
+    for seen in (before, hidden_TF.astype(jnp.float32), 1.0)
+  ]
+  weights = filter_3F.astype(jnp.float32)
+  dhidden = weights[1:2] * dsums + _shifted(weights[:1] * dsums, -1)
+  return silu.astype(hidden_TF.dtype), dhidden, jnp.concatenate(dfilter)
+
+
+def _shifted(x_TF, rows):
+  """Moved down by one row, or up (−1), with a zero where none came from."""
+  zero = jnp.zeros_like(x_TF[:1])
+  parts = [zero, x_TF[:-1]] if rows == 1 else [x_TF[1:], zero]
+  return jnp.concatenate(parts, axis=0)
 
 
 def _attention_backward_call(
@@ -256,11 +322,10 @@ def _start_at_zero(*refs):
       ref[...] = jnp.zeros_like(ref)
 
 
-def _gates(x_TD, gate_up_ref, dtype):
+def _gates(x_TD, weights, dtype):
   """Gate and up, float32 [T, F] each, rounded as the layers round them."""
-  F = gate_up_ref.shape[1] // 2
-  both = dot(x_TD, gate_up_ref[...], (1, 0)).astype(dtype).astype(jnp.float32)
-  return both[:, :F], both[:, F:]
+  both = dot(x_TD, weights, (1, 0)).astype(dtype).astype(jnp.float32)
+  return jnp.split(both, 2, axis=1)
 
 
 def _norm(sums_TD, epsilon):

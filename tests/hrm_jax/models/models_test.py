@@ -91,6 +91,15 @@ def test_trm_has_the_published_sizes(fields, millions):
 
 
 @pytest.mark.parametrize(
+  'vocab_size, seq_len, parameters',
+  [(12, 900, 13_663_234), (11, 81, 13_662_210)],
+)
+def test_urm_has_the_published_sizes(vocab_size, seq_len, parameters):
+  model = builders.model('urm', vocab_size, seq_len)
+  assert _parameters(model) == parameters
+
+
+@pytest.mark.parametrize(
   'hidden_size, expansion, width',
   [
     (512, 4, 1536),  # 1365.3 → 1365 → 6 · 256
@@ -310,6 +319,7 @@ def test_gradient_is_that_of_the_last_updates(model, learning):
       'trm', H_cycles=2, L_cycles=2, gradient='full', **_SMALL_TRM
     ),
     builders.model('recurrent_transformer', **_SMALL_STACK),
+    builders.model('urm', **_SMALL_STACK),
     builders.model('direct', **_SMALL_STACK),
   ],
 )
@@ -375,6 +385,84 @@ def test_recurrent_transformer_adds_the_input_in_every_segment():
   initial = model.apply(variables, B, method='initial_state').z_H
   vector = variables['constants']['z_H_init']
   np.testing.assert_array_equal(initial, np.broadcast_to(vector, z.shape))
+
+
+@pytest.mark.parametrize(
+  'gradient, learning',
+  [('last_cycle', 3), ('one_step', 1), ('last_4', 4), ('full', 6)],
+)
+def test_urm_learns_from_its_last_passes(gradient, learning):
+  model = builders.model(
+    'urm', H_cycles=2, L_cycles=3, gradient=gradient, **_SMALL_STACK
+  )
+  assert model.settings.gradient_updates == learning
+  assert model.settings.block_passes() == (6 * 2, learning * 2)
+  variables = _variables(model)
+  level = _level(model, 'level', 2)
+  rng = np.random.default_rng(0)
+  z, x, weights = rng.normal(size=(3, B, model.num_tokens, D)).astype(
+    np.float32
+  )
+
+  def ours(params, z, x):
+    changed = variables | {'params': params}
+    return model.apply(changed, Output(z), x, method='segment').z_H
+
+  def unrolled(params, z, x):
+    for left in reversed(range(6)):
+      if left >= learning:
+        z = jax.lax.stop_gradient(level(params, z + x))
+      else:
+        # The input is added in each pass, and learns from each.
+        z = level(params, (jax.lax.stop_gradient(z) if left == 5 else z) + x)
+    return z
+
+  def gradients(segment):
+    return jax.jit(
+      jax.value_and_grad(
+        lambda *arguments: jnp.sum(segment(*arguments) * weights), (0, 1, 2)
+      )
+    )(variables['params'], z, x)
+
+  (value, of_ours), (expected, of_unrolled) = map(gradients, (ours, unrolled))
+  assert abs(value - expected) < 1e-4 * np.sqrt(x.size)
+  for found, right in zip(of_ours, of_unrolled, strict=True):
+    if np.any(jax.flatten_util.ravel_pytree(right)[0]):
+      assert _relative(found, right) < 1e-5
+    else:
+      assert not any(map(np.any, jax.tree.leaves(found)))
+  # None into the segment before.
+  assert not np.any(of_ours[1])
+
+
+def test_a_filter_sees_the_token_before_and_itself():
+  rng = np.random.default_rng(0)
+  h = rng.normal(size=(2, 5, 3)).astype(np.float32)
+  kernel = rng.normal(size=(2, 1, 3)).astype(np.float32)
+  bias = rng.normal(size=3).astype(np.float32)
+  variables = {'params': {'kernel': kernel, 'bias': bias}}
+  ours = layers.TokenFilter('float32').apply(variables, h)
+  for b, t, f in np.ndindex(h.shape):
+    before = h[b, t - 1, f] if t else 0.0
+    c = kernel[0, 0, f] * before + kernel[1, 0, f] * h[b, t, f] + bias[f]
+    # Five roundings of numbers of size 1.
+    assert abs(ours[b, t, f] - c / (1 + np.exp(-c))) < 20 * EPS
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_filters_start_uniform_and_are_kept_as_set(dtype):
+  model = builders.model('urm', filter_dtype=dtype, **_SMALL_STACK)
+  mlp = _variables(model)['params']['level']['blocks_1']['mlp']
+  kernel, bias = mlp['filter']['kernel'], mlp['filter']['bias']
+  assert (kernel.shape, bias.shape) == ((2, 1, 256), (256,))
+  assert kernel.dtype == bias.dtype == jnp.dtype(dtype)
+  assert mlp['gate_up']['kernel'].dtype == jnp.float32
+  values = np.concatenate([np.ravel(kernel), bias]).astype(np.float64)
+  limit = 2**-0.5
+  assert np.abs(values).max() <= limit * (1 + 2**-8)
+  # Of 768 draws: 5σ of the mean and of the standard deviation.
+  assert abs(values.mean()) < 5 * limit / 3**0.5 / 768**0.5
+  assert abs(values.std() / (limit / 3**0.5) - 1) < 5 * 0.45 / 768**0.5
 
 
 @pytest.mark.parametrize(

@@ -150,10 +150,21 @@ def test_dtype_is_that_of_the_initial_states():
   assert published.infer_model_fields(arrays, S, 4.0)['dtype'] == 'float32'
 
 
-@pytest.mark.parametrize('kind', ['direct', 'recurrent_transformer'])
-def test_models_that_were_never_published_have_no_names(kind):
-  with pytest.raises(KeyError, match='no published name'):
-    _arrays(_like(kind, **_small()))
+@pytest.mark.parametrize('filter_dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_what_urm_is_made_of_is_inferred(dtype, filter_dtype):
+  fields = _small(layers=3, dtype=dtype, filter_dtype=filter_dtype)
+  like = _like('urm', **fields)
+  arrays = _arrays(like)
+  assert arrays['inner.init_hidden'].shape == (16,)
+  assert arrays['inner.layers.2.mlp.dwconv.weight'].shape == (256, 1, 2)
+  assert arrays['inner.layers.2.mlp.dwconv.bias'].shape == (256,)
+  inferred = published.infer_model_fields(arrays, S, 4.0)
+  assert inferred.pop('kind') == 'urm'
+  assert inferred.pop('mlp') == 'conv_swiglu'
+  assert inferred.pop('expansion') == 4.0
+  del fields['num_heads']
+  assert inferred == fields
 
 
 _SCALAR = np.zeros([])
@@ -192,14 +203,16 @@ def test_a_mixer_without_sizes():
 def test_a_level_is_missing():
   arrays = _arrays(_like('hrm', **_small()))
   without = {k: v for k, v in arrays.items() if 'L_level' not in k}
-  with pytest.raises(ValueError, match=r'no tensor of inner\.L_level'):
+  with pytest.raises(
+    ValueError, match=r'no tensor of inner\.L_level or inner\.layers'
+  ):
     published.infer_model_fields(without, S, 4.0)
   # Then it looks like TRM's.
   without = {k: v for k, v in arrays.items() if 'H_level' not in k}
   assert published.infer_model_fields(without, S, 4.0)['kind'] == 'trm'
 
 
-@pytest.mark.parametrize('kind', ['hrm', 'trm'])
+@pytest.mark.parametrize('kind', ['hrm', 'trm', 'urm'])
 def test_settings_there_and_back(kind):
   config = base.get_config(kind)
   model, act = config.model.to_dict(), config.act.to_dict()
@@ -215,10 +228,12 @@ def test_settings_there_and_back(kind):
   }
   if kind == 'hrm':
     model |= {'H_layers': 6, 'L_layers': 2}
-  else:
+  elif kind == 'trm':
     model |= {'layers': 6, 'mlp_t': True, 'puzzle_emb_len': 11}
+  else:
+    model |= {'layers': 6, 'pos_encodings': 'rope'}
   act |= {'halt_max_steps': 3, 'halt_exploration_prob': 0.25}
-  for halting in ('q_learning', 'halt_only'):
+  for halting in ('q_learning', 'halt_only')[kind == 'urm' :]:
     act['halting'] = halting
     arch = published.arch_of(model, act)
     # JSON as YAML: plain values only.
@@ -228,8 +243,19 @@ def test_settings_there_and_back(kind):
     assert published.act_fields(arch, kind) == act
     assert arch.pop('forward_dtype') == 'float32'
     assert not arch
-    # The gradient's reach is the method's, how it is computed our own matter.
-    ours = ('kind', 'gradient', 'dtype', 'attention', 'fusion')
+    # The gradient's reach and MLP are the method's, how it is computed our own
+    # matter.
+    ours = {
+      'kind',
+      'gradient',
+      'mlp',
+      'filter_dtype',
+      'dtype',
+      'attention',
+      'fusion',
+    }
+    if kind == 'urm':
+      ours |= {'puzzle_emb_len'}
     assert fields == {k: v for k, v in model.items() if k not in ours}
 
 
@@ -248,7 +274,9 @@ def test_golden_files_tell_their_own_settings(name):
     kind, told = published.model_fields(json.loads(str(file['config']))['arch'])
   inferred = published.infer_model_fields(arrays, seq_len, told['expansion'])
   assert inferred.pop('kind') == kind
-  if not told['puzzle_emb_len']:
+  if kind == 'urm':
+    told |= {'mlp': 'conv_swiglu', 'filter_dtype': 'float32'}
+  elif not told['puzzle_emb_len']:
     told['puzzle_emb_len'] = -(-told['puzzle_emb_ndim'] // told['hidden_size'])
   told['dtype'] = 'float32'
   assert inferred == {key: told[key] for key in inferred}

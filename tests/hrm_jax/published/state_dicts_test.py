@@ -108,6 +108,21 @@ def test_other_files_of_real_torch_are_refused(tmp_path, name, words):
   _refused(tmp_path, (GOLDEN / name).read_bytes(), words)
 
 
+def test_a_checkpoint_of_urm_is_read_without_its_optimizers(tmp_path):
+  path = tmp_path / 'step_3.pt'
+  with (
+    zipfile.ZipFile(GOLDEN / 'nested.pt') as old,
+    zipfile.ZipFile(path, 'w') as new,
+  ):
+    for name in old.namelist():
+      # As URM's trainer names it; 'step' stands beside.
+      data = old.read(name).replace(
+        b'X\x05\0\0\0model', b'X\x10\0\0\0model_state_dict'
+      )
+      new.writestr(name, data)
+  _assert_equal(state_dicts.read(path), _expected('module.npz'))
+
+
 def _refused(tmp_path, data, words):
   path = tmp_path / 'file'
   path.write_bytes(data)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from hrm_jax.parallel import sharding
 from hrm_jax.training import optimizers
 
 EPS = float(np.finfo(np.float32).eps)
@@ -137,6 +138,63 @@ def test_decay_uses_the_parameter_before_the_update():
   u = np.arctan2(0.3, 3.0) / 0.1
   expected = 2.0 * (1 - 0.1 * 0.5) - 0.1 * u
   np.testing.assert_allclose(p + updates, [expected], rtol=8 * EPS)
+
+
+def _whole(tree):
+  return jax.tree.map(lambda _: sharding.spec(), tree)
+
+
+def test_muon_is_the_formula():
+  # Wide, tall and square matrices; a filter of three axes, and a bias.
+  sizes = {'wide': (4, 6), 'tall': (6, 4), 'square': (5, 5), 'bias': (3,)}
+  sizes['filter'] = (2, 1, 3)
+  params, steps, decay = _params(sizes), 4, 0.1
+  rng = np.random.default_rng(0)
+  gradients = [
+    {n: 1e-3 * rng.normal(size=s).astype(np.float32) for n, s in sizes.items()}
+    for _ in range(steps)
+  ]
+  tx = optimizers.muon(_rate, _whole, weight_decay=decay)
+  ours, state = jax.tree.map(jnp.asarray, params), tx.init(params)
+  for g in gradients:
+    updates, state = tx.update(g, state, ours)
+    ours = optax.apply_updates(ours, updates)
+  for name, size in sizes.items():
+    p = params[name].astype(np.float64)
+    m, v = np.zeros(size), np.zeros(size)
+    for t in range(1, steps + 1):
+      g, lr = gradients[t - 1][name].astype(np.float64), _rate(t - 1)
+      p = p * (1 - lr * decay)
+      if len(size) == 2:
+        m = 0.95 * m + g
+        n = g + 0.95 * m
+        x = n / np.linalg.norm(n)
+        for a, b, c in optimizers._TURNS:
+          A = x @ x.T
+          x = a * x + (b * A + c * A @ A) @ x
+        p = p - lr * 0.2 * max(size) ** 0.5 * x
+      else:
+        m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g * g
+        root = np.sqrt(v) + 1e-8
+        p = p - lr * np.sqrt(1 - 0.95**t) / (1 - 0.9**t) * m / root
+    # Each turn multiplies the rounding of small singular values by up to 7.
+    np.testing.assert_allclose(ours[name], p, rtol=0, atol=2e-4 * 0.08)
+
+
+def test_muon_without_gradient_only_decays():
+  params = _params({'matrix': (4, 6), 'bias': (3,)})
+  tx = optimizers.muon(0.1, _whole, weight_decay=0.5)
+  zeros = jax.tree.map(np.zeros_like, params)
+  updates, _ = tx.update(zeros, tx.init(params), params)
+  for name, value in optax.apply_updates(params, updates).items():
+    np.testing.assert_allclose(value, params[name] * 0.95, rtol=4 * EPS)
+
+
+def test_a_schedule_from_0_is_one_step_behind():
+  later = optimizers.warmup_cosine(5, 40, 0.1)
+  schedule = optimizers.warmup_cosine(5, 40, 0.1, first_step=0)
+  assert float(schedule(0)) == 0
+  assert [schedule(t + 1) for t in range(39)] == [later(t) for t in range(39)]
 
 
 @pytest.mark.parametrize(

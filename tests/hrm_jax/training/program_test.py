@@ -26,7 +26,7 @@ import jax
 import pytest
 
 from data_pipelines.puzzles import Shapes
-from experiments.configs import arc1, sudoku
+from experiments.configs import arc1, arc2, sudoku
 from hrm_jax import build
 from hrm_jax.parallel import sharding
 from hrm_jax.settings import Settings
@@ -38,6 +38,8 @@ _CONFIGS = {
   'sudoku': (sudoku.get_config, '', 11),
   'trm': (arc1.get_config, 'trm', 12),
   'trm_mlp': (sudoku.get_config, 'trm_mlp', 11),
+  'urm': (arc1.get_config, 'urm', 12),
+  'urm_muon': (arc2.get_config, 'urm', 12),
 }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from data_pipelines.errors import ConfigError
@@ -255,12 +256,12 @@ def moving(program, tmp_path_factory):
   return workdir, _losses(program, state)
 
 
-def _restored(program, workdir):
+def _restored(program, workdir, step=MOVED):
   def abstract(leaf):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
   saved = checkpoints.Checkpoints(workdir)
-  state = saved.restore(MOVED, jax.tree.map(abstract, program.first))
+  state = saved.restore(step, jax.tree.map(abstract, program.first))
   saved.close()
   return state
 
@@ -301,6 +302,82 @@ def test_every_mesh_and_microbatches_give_the_same_gradients(
   losses = _losses(program, _restored(program, workdir))
   assert losses[0] == pytest.approx(expected[0], rel=1e-6)
   assert losses == pytest.approx(expected, rel=1e-4)
+
+
+def _muon(devices, filter_dtype='float32', **axes):
+  """URM's step with Muon on so many devices."""
+  mesh = sharding.make_mesh(jax.devices()[:devices], MeshSettings(**axes))
+  setup = dataclasses.replace(
+    _setup(),
+    model=builders.model(
+      'urm', V, S, hidden_size=D, num_heads=4, layers=1, puzzle_emb_ndim=D,
+      L_cycles=2, filter_dtype=filter_dtype,
+    ),
+    act=ActSettings(HALT_MAX_STEPS, 0.5, 'halt_only'),
+    optimizer=OptimizerSettings(
+      'muon', RATE, warmup_steps=WARMUP_STEPS, ema_decay=0.999
+    ),
+  )  # fmt: skip
+  return Program(
+    mesh,
+    train_step.sharded_init(setup, mesh),
+    train_step.sharded_step(setup, mesh),
+  )
+
+
+@pytest.mark.parametrize(
+  'axes', [{'fsdp': 4}, {'data': 1, 'fsdp': 2, 'tensor': 4}]
+)
+def test_muon_makes_whole_matrices_orthogonal_on_every_mesh(axes, tmp_path):
+  _, expected = _muon(1).run(4)
+  program = _muon(8, **axes)
+  _, state = program.run(2)
+  kernel = state.params['level']['blocks_0']['mlp']['gate_up']['kernel']
+  momentum = optax.tree.get(state.opt_state, 'trace')
+  momentum = momentum['level']['blocks_0']['mlp']['gate_up']['kernel']
+  # A device has its part of either.
+  assert momentum.sharding == kernel.sharding
+  assert kernel.addressable_shards[0].data.size * 8 <= 2 * kernel.size
+  # Saved, restored, and gone on with.
+  saved = checkpoints.Checkpoints(tmp_path, Settings(keep_checkpoints=1))
+  saved.save(state, checkpoints.Position(2, ['<blank>'], ''))
+  saved.close()
+  state = _restored(program, tmp_path, 2)
+  for number in (2, 3):
+    batch = sharding.global_batch(program.mesh, _batch(number))
+    state, _, _ = program.step(state, batch)
+  for (path, ours), theirs in zip(
+    jax.tree_util.tree_leaves_with_path((state.params, state.opt_state)),
+    jax.tree.leaves((expected.params, expected.opt_state)),
+    strict=True,
+  ):
+    # Sums in another order, which the turns multiply.
+    assert _relative(ours, theirs) < 1e-4, path
+
+
+def test_a_diverged_step_leaves_muon_as_it_was(monkeypatch):
+  original = train_step.loss_and_gradients
+
+  def poisoned(setup, state, batch, min_steps_B):
+    carry, metrics, (dense, of_puzzles) = original(
+      setup, state, batch, min_steps_B
+    )
+    hit = jnp.where(state.step == 1, jnp.nan, 0.0)
+    dense['lm_head']['kernel'] += hit
+    return carry, metrics, (dense, of_puzzles)
+
+  monkeypatch.setattr(train_step, 'loss_and_gradients', poisoned)
+  program = _muon(8, 'bfloat16', fsdp=4)
+  _, before = program.run(1)
+  before = jax.device_get(before)
+  _, after = program.run(2)
+  assert after.step == 2
+  after = jax.device_get(after)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    after.replace(step=None, carry=None),
+    before.replace(step=None, carry=None),
+  )
 
 
 def test_split_parameters_stay_split():

@@ -79,8 +79,9 @@ def test_attention_is_that_of_xla(implementation, dtype, T, K, rope):
   )
 
 
-def _level(implementation, fusion, dtype, rope=True):
+def _level(implementation, fusion, dtype, rope=True, mlp='swiglu'):
   settings = HRMSettings(
+    mlp=mlp,
     num_heads=N,
     pos_encodings='rope' if rope else 'none',
     attention=implementation,
@@ -90,14 +91,23 @@ def _level(implementation, fusion, dtype, rope=True):
   return layers.Level(2, settings, mlp_t=False)
 
 
-@pytest.fixture(scope='module')
-def variables():
+def _variables(mlp):
   """Parameters of `_level`, by hidden size."""
-  level = _level('xla', 'block', jnp.float32)
+  level = _level('xla', 'block', jnp.float32, mlp=mlp)
   return {
     D: level.init(jax.random.key(0), jnp.zeros((1, 2, D)))
     for D in (N * 16, N * 64)
   }
+
+
+@pytest.fixture(scope='module')
+def variables():
+  return _variables('swiglu')
+
+
+@pytest.fixture(scope='module')
+def filtering():
+  return _variables('conv_swiglu')
 
 
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
@@ -113,6 +123,23 @@ def test_blocks_in_kernels_are_those_of_layers(variables, dtype, T, K, rope):
   _assert_like_xla(
     run('pallas', dtype), run('xla', dtype), run('xla', jnp.float32), dtype
   )
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_blocks_filter_in_kernels_as_in_layers(filtering, dtype):
+  # F is 768 here: the last of the parts that are worked on is smaller.
+  variables, x = filtering[N * 64], _random(0, (2, 37, N * 64), dtype)
+
+  def run(implementation, dtype):
+    level = _level(implementation, 'block', dtype, mlp='conv_swiglu')
+    return _both(level.apply, variables, x.astype(dtype))
+
+  ours = run('pallas', dtype)
+  # It is the kernel, and not what it falls back to.
+  level = _level('pallas', 'block', dtype, mlp='conv_swiglu')
+  jaxpr = jax.make_jaxpr(level.apply)(variables, x)
+  assert len(list(_calls(jaxpr.jaxpr))) == 2
+  _assert_like_xla(ours, run('xla', dtype), run('xla', jnp.float32), dtype)
 
 
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
