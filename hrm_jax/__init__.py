@@ -47,8 +47,8 @@ __all__ = [
   'DataSettings', 'Direct', 'DirectSettings', 'DivergenceSettings',
   'EvaluationSettings', 'Fitting', 'HRMSettings', 'MeshSettings',
   'OptimizerSettings', 'RecurrentTransformer', 'RecurrentTransformerSettings',
-  'Settings', 'Solver', 'TRMSettings', 'URMSettings', 'adam_atan2', 'load', 'muon',
-  'scale_by_adam_atan2', 'segment_loss', 'sign_sgd_rows',
+  'Settings', 'Solver', 'TRMSettings', 'URMSettings', 'adam_atan2', 'load',
+  'muon', 'scale_by_adam_atan2', 'segment_loss', 'sign_sgd_rows',
   'softmax_cross_entropy', 'stablemax_cross_entropy', 'train', 'warmup_cosine',
 ]  # fmt: skip
 
