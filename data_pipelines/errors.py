@@ -25,8 +25,9 @@ class DataError(ValueError):
 
 def first_line(error: Exception) -> str:
   """The beginning of an error's message, at most 200 characters."""
-  lines = str(error).strip().splitlines() or [type(error).__name__]
-  return lines[0][:200]
+  unsaid = 'no answer in time' if isinstance(error, TimeoutError) else ''
+  lines = str(error).strip().splitlines()
+  return (lines or [unsaid or type(error).__name__])[0][:200]
 
 
 def cell_name(cell: int, columns: int) -> str:

@@ -7,10 +7,12 @@ import os
 import pathlib
 import re
 import stat
+import sys
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.errors import ConfigError, DataError, first_line
 
 # How an address begins, such as gs://bucket/run.
 _ADDRESS = r'[a-z][a-z0-9+.-]+:/'
@@ -36,6 +38,67 @@ def local(path: str | os.PathLike) -> pathlib.Path:
       f'{text!r} is no path of this machine; name a file or directory here'
     )
   return pathlib.Path(os.path.expanduser(text))
+
+
+def place(path: str | os.PathLike) -> pathlib.Path:
+  """Where a run is, as a user gives it: a path as `local` has it, or gs://….
+
+  What is in a bucket has the interface of a path too; `is_local` tells.
+
+  Raises:
+    ConfigError: it is empty, or its bucket cannot be used.
+  """
+  text = os.fspath(path)
+  if is_local(text):
+    return local(text)
+  try:
+    from data_pipelines import buckets
+  except ImportError as error:
+    raise ConfigError(
+      f'{text}: buckets need packages that are not installed '
+      f"({first_line(error)}); `pip install -e '.[gcs]'`"
+    ) from None
+  found: Any = buckets.address(text)
+  return found
+
+
+def is_local(path: str | os.PathLike) -> bool:
+  """Whether a place is on this machine, not in a bucket."""
+  return not os.fspath(path).startswith('gs://')
+
+
+def names(directory: pathlib.Path) -> list[str]:
+  """The names of all files below a directory, relative to it."""
+  if not is_local(directory):
+    from data_pipelines import buckets
+
+    return buckets.names(directory)
+  return [
+    path.relative_to(directory).as_posix()
+    for path in directory.rglob('*')
+    if path.is_file()
+  ]
+
+
+def move(directory: pathlib.Path, target: pathlib.Path) -> None:
+  """Moves a directory to another name."""
+  if is_local(directory):
+    directory.rename(target)
+  else:
+    from data_pipelines import buckets
+
+    buckets.move(directory, target)
+
+
+def errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
+  """What reading and writing raises, in a bucket too where one is used."""
+  buckets = sys.modules.get('data_pipelines.buckets')
+  return (*others, *(buckets.ERRORS if buckets else (OSError,)))
+
+
+def reason(error: Exception) -> str:
+  """Why something cannot be read or written."""
+  return getattr(error, 'strerror', None) or first_line(error)
 
 
 def sources(spec: str) -> list[str]:
@@ -80,15 +143,21 @@ def writing(what: Any, fix: str) -> Iterator[None]:
   """Raises a ConfigError where `what` cannot be written, and names the fix."""
   try:
     yield
-  except OSError as error:
+  except errors() as error:
     raise ConfigError(
-      f'{what} cannot be written ({error.strerror}); {fix}'
+      f'{what} cannot be written ({reason(error)}); {fix}'
     ) from None
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """A path to write to, which takes the place of `path` when all went well."""
+  if not is_local(path):
+    # An object is replaced whole.
+    with tempfile.TemporaryDirectory() as folder:
+      yield (part := pathlib.Path(folder, 'part'))
+      place(path).write_bytes(part.read_bytes())
+    return
   path = pathlib.Path(path)
   if not path.name:
     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
@@ -100,6 +169,18 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     part.replace(path)
   finally:
     part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def filling(directory: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A directory here to write to, whose files then are in `directory`."""
+  if is_local(directory):
+    yield directory
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    yield pathlib.Path(folder)
+    for name in names(pathlib.Path(folder)):
+      (directory / name).write_bytes(pathlib.Path(folder, name).read_bytes())
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -121,19 +202,21 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
     DataError: it cannot be read.
   """
   try:
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-      raise DataError(f'{shown(path)}: cannot be read; make it a regular file')
+    if is_local(path):
+      mode = os.stat(path).st_mode
+      if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise DataError(
+          f'{shown(path)}: cannot be read; make it a regular file'
+        )
     yield
-  except OSError as e:
-    raise DataError(f'{shown(path)}: cannot be read ({e.strerror or e})') from e
+  except errors() as e:
+    raise DataError(f'{shown(path)}: cannot be read ({reason(e)})') from e
 
 
 def read(path: pathlib.Path, at_most: int = 2**30) -> bytes:
   """The bytes of a file; a DataError where it cannot be read, or is larger."""
   with reading(path):
-    size = path.stat().st_size
-    if size > at_most:
+    if is_local(path) and (size := path.stat().st_size) > at_most:
       raise DataError(
         f'{shown(path)}: has {size:,} bytes, at most {at_most:,} are read; '
         'name a smaller file'

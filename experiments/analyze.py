@@ -70,7 +70,7 @@ def run(
     )
   solver = hrm_jax.solver.load(workdir, step)
   subject = analyses.prepare(solver, **bounds)
-  directory = pathlib.Path(out or workdir / 'analysis' / f'step_{solver.step}')
+  directory = files.place(out or workdir / 'analysis' / f'step_{solver.step}')
   facts = {
     'workdir': str(workdir),
     'step': solver.step,

@@ -25,6 +25,7 @@ import numpy as np
 from absl import flags
 
 import hrm_jax.solver
+from data_pipelines import files
 from data_pipelines.drawing import pictures, terminal
 from data_pipelines.files import shown
 from experiments.cli import command, launch, shared_flags
@@ -87,7 +88,7 @@ def run(
   if os.path.exists(spec):
     title = pathlib.Path(os.path.abspath(spec)).stem
   name = evaluation_files.name_of(title)
-  directory = pathlib.Path(
+  directory = files.place(
     out or workdir / 'predictions' / f'step_{solver.step}' / name
   )
   with command.writing(directory / 'submission.json'):

@@ -65,16 +65,17 @@ def run(
   if out and pathlib.Path(out).suffix != '.html':
     raise ConfigError(f'--out={out} must end in .html')
   solver = hrm_jax.solver.load(workdir, step)
-  path = pathlib.Path(out or workdir / 'report' / f'step_{solver.step}.html')
+  path = files.place(out or workdir / 'report' / f'step_{solver.step}.html')
   with command.writing(path):
     pass
   contents = gather(solver, max_tasks)
   if not contents['scores']:
     again = contents['command']
     logging.warning('No scores of this step: %s makes them', again)
+  text = render(contents)
   with command.writing(path):
-    files.write_text(path, render(contents))
-  command.say(f'Written: {path} ({path.stat().st_size / 2**20:.1f} MiB)')
+    files.write_text(path, text)
+  command.say(f'Written: {path} ({len(text.encode()) / 2**20:.1f} MiB)')
   return path
 
 

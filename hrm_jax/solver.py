@@ -833,16 +833,17 @@ def load(path: str | os.PathLike, step: int | None = None) -> Solver:
   """Finds a trained model; a run's weights are read when they are needed.
 
   Args:
-    path: working directory of a run, or a checkpoint of the published code
-      (.pt, .safetensors), see `hrm_jax.published.convert`.
+    path: working directory of a run, be it in a bucket (gs://BUCKET/RUN), or a
+      checkpoint of the published code (.pt, .safetensors), see
+      `hrm_jax.published.convert`.
     step: which checkpoint of a run; None for the newest whole one.
 
   Raises:
     ConfigError, DataError: there is no such checkpoint, or it cannot be used.
   """
-  workdir = files.local(path)
-  if workdir.suffix in ('.pt', '.safetensors'):
-    return _load_published(workdir)
+  if pathlib.PurePath(path).suffix in ('.pt', '.safetensors'):
+    return _load_published(files.local(path))
+  workdir = files.place(path)
   settings, facts = workdir_config.read(workdir)
   with contextlib.closing(checkpoints.Checkpoints(workdir)) as saved:
     step = saved.find(step)

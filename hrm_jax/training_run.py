@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -60,19 +61,22 @@ def train(
       stack.enter_context(contextlib.closing(run.profile))
 
     def claim():
-      stack.enter_context(lock.hold(workdir))
+      run.held = stack.enter_context(lock.hold(workdir))
       config.claim(workdir, settings, run.puzzles, run.leaking, run.attention)
       if wandb:
         tracker = wandb_tracker.Tracker(wandb, workdir, settings.to_dict())
         run.trackers.append(stack.enter_context(tracker))
 
     processes.from_first(claim)
-    saved = checkpoints.Checkpoints(workdir, settings)
+    saved = checkpoints.Checkpoints(workdir, settings, run.held)
     stack.enter_context(contextlib.closing(saved))
     run.writer = metrics.MetricsWriter(workdir, jax.process_index() == 0)
-    stack.enter_context(contextlib.closing(run.writer))
+    stack.enter_context(run.writer)
     try:
       return loop.train(run, saved)
+    except Abandoned:
+      saved.abandon()
+      raise
     except jax.errors.JaxRuntimeError as error:
       several, reason = jax.process_count() > 1, first_line(error)
       if 'RESOURCE_EXHAUSTED' in reason:
@@ -91,7 +95,8 @@ def train(
 class _Run:
   """What a run works with, checked, and what its loop calls (`loop.Run`).
 
-  `writer` is set, and there may be trackers, once the workdir is claimed.
+  `writer` and `held` are set, and there may be trackers, once the workdir is
+  claimed.
   """
 
   writer: metrics.MetricsWriter
@@ -101,9 +106,10 @@ class _Run:
     self, settings: Settings, workdir: pathlib.Path, notice: preemption.Notice
   ):
     self.settings, self._workdir = settings, workdir
+    self.held: Callable[[], None] = lambda: None
     self.trackers: list[wandb_tracker.Tracker] = []
     self.mesh = build.mesh(settings)
-    self.stop = preemption.Agreement(notice, self.mesh).poll
+    self._asked = preemption.Agreement(notice, self.mesh).poll
     # What it refuses can be told before the data are read.
     attention.resolved(settings.model, self.mesh.devices.flat[0])
     evaluation_rows = settings.evaluation.batch_size
@@ -133,6 +139,10 @@ class _Run:
       self.setup.model, self.setup.act, settings.evaluation.halting, self.mesh
     )
 
+  def stop(self) -> bool:
+    self.held()
+    return self._asked()
+
   def batches(self, position: int):
     size, seed = self.settings.batch_size, self.settings.seed
     rows = sharding.local_rows(self.mesh, size)
@@ -158,6 +168,9 @@ class _Run:
     self.writer.write(step, line)
     for tracker in self.trackers:
       tracker.write(step, line)
+
+  def sync(self) -> None:
+    self.writer.sync()
 
   def forget(self, step: int, lines: int) -> int:
     return processes.from_first(lambda: self.writer.forget_after(step, lines))

@@ -1,7 +1,7 @@
 """Disturbs a small training run at random and compares it with one in peace.
 
   python -m tests.chaos [--seconds=180] [--events=N] [--kinds=KIND,...]
-      [--seed=0] [--processes=2] [--workdir=DIR]
+      [--seed=0] [--processes=2] [--workdir=DIR] [--bucket]
 
 One run is left alone. The other, the same command in another directory, is
 killed, signalled, finds its newest checkpoint damaged or its disk full, each
@@ -9,7 +9,8 @@ time at another moment of its life, and is started again until it has ended.
 Both must end with the same: configuration, lines of metrics, checkpoints bit
 for bit. On the way, all that is promised of a disturbed run is checked. Prints
 a line for each event; the exit code is 0 if all was well, else 1, and then the
-directories stay.
+directories stay. With --bucket the disturbed run's is in a bucket, of a server
+that is started here.
 """
 
 import collections
@@ -39,13 +40,14 @@ import jax
 import numpy as np
 from absl import flags, logging
 
+from data_pipelines import files
 from data_pipelines.errors import ConfigError
 from hrm_jax import build
 from hrm_jax.parallel import preemption
 from hrm_jax.training import step as train_step
 from hrm_jax.workdir import checkpoints
 from hrm_jax.workdir import config as workdir_config
-from tests import disks
+from tests import buckets, disks
 
 KINDS = ('kill', 'signal', 'double_signal', 'truncate', 'fill')
 FLAGS = shared_flags.define('seed', workdir=None)
@@ -64,6 +66,10 @@ _KINDS = flags.DEFINE_list(
 _PROCESSES = flags.DEFINE_integer(
   'processes', 1, 'Number of processes of each run.', flag_values=FLAGS
 )
+_BUCKET = flags.DEFINE_bool(
+  'bucket', False, 'Whether the disturbed run is in a bucket.',
+  flag_values=FLAGS,
+)  # fmt: skip
 _COLD = flags.DEFINE_bool(
   'cold', True, 'Whether the disturbed run compiles.', flag_values=FLAGS
 )
@@ -138,6 +144,7 @@ class Start:
     processes: int,
     log: pathlib.Path,
     compiled: pathlib.Path | None = None,
+    objects: pathlib.Path | None = None,
   ):
     """Starts it.
 
@@ -147,8 +154,10 @@ class Start:
       processes: how many.
       log: file for what the first one writes; the others' are beside it.
       compiled: of programs; None for where they always are.
+      objects: files of the bucket that the workdir is in, if it is.
     """
-    self._saved = workdir / 'checkpoints'
+    self._in_bucket = objects is not None
+    self._saved = (objects or workdir.parent) / workdir.name / 'checkpoints'
     # What a kill left is removed, not written.
     self._stale = self._unfinished()
     self.lines, self.first, self.step = [], None, None
@@ -241,8 +250,15 @@ class Start:
     self._processes[0].stdout.close()
 
   def _unfinished(self) -> set[tuple[str, int]]:
-    with contextlib.suppress(OSError), os.scandir(self._saved) as found:
-      return {(e.name, e.inode()) for e in found if 'tmp' in e.name}
+    with contextlib.suppress(OSError):
+      if self._in_bucket:
+        return {
+          (path.parent.name, path.stat().st_mtime_ns)
+          for path in self._saved.glob('*/_CHECKPOINT_METADATA')
+          if not path.with_name('commit_success.txt').exists()
+        }
+      with os.scandir(self._saved) as found:
+        return {(e.name, e.inode()) for e in found if 'tmp' in e.name}
     return set()
 
   def saves(self) -> bool:
@@ -292,6 +308,7 @@ class Chaos:
     workdir: pathlib.Path,
     steps: int,
     kinds: Sequence[str],
+    objects: pathlib.Path | None = None,
   ):
     """Of a run that has not begun.
 
@@ -300,7 +317,9 @@ class Chaos:
       workdir: of the run.
       steps: its length.
       kinds: of what happens to it.
+      objects: files of the bucket that the workdir is in, if it is.
     """
+    self._objects = objects
     self._root, self._workdir, self._steps = root, workdir, steps
     self._kinds, self._durations = kinds, dict(_PHASES)
     self._rng = random.Random(FLAGS.seed)
@@ -324,6 +343,7 @@ class Chaos:
       start = Start(
         self._workdir, self._steps, _PROCESSES.value,
         self._root / 'logs' / f'disturbed_{number:03}', compiled,
+        self._objects,
       )  # fmt: skip
       try:
         event = self._next_event(start)
@@ -449,15 +469,14 @@ class Chaos:
     if len(whole) < 2:
       return 'killed (there was nothing to damage)'
     newest = self._workdir / 'checkpoints' / str(whole[-1])
-    files = sorted(path for path in newest.rglob('*') if path.is_file())
-    path = self._rng.choice(files)
+    name = self._rng.choice(sorted(files.names(newest)))
+    path = newest / name
     content = path.read_bytes()
     how = self._rng.choice(('truncated', 'emptied', 'removed', 'flipped'))
     if how == 'removed':
       path.unlink()
     else:
       path.write_bytes(_damage(content, how, self._rng))
-    name = path.relative_to(newest).as_posix()
     changed = how == 'removed' or path.read_bytes() != content
     if changed and name not in _UNUSED:
       self._damaged[whole[-1]] = name
@@ -668,8 +687,12 @@ def run(root: pathlib.Path) -> list[str]:
   steps = _ROUND * (2 + events * _STEPS_AN_EVENT // _ROUND)
   (root / 'logs').mkdir()
   with contextlib.ExitStack() as stack:
-    disk = root / 'disk'
-    if 'fill' in kinds:
+    disk, objects = root / 'disk', None
+    if _BUCKET.value:
+      objects = stack.enter_context(buckets.serving(disk)).objects
+      # A bucket is never full.
+      kinds = [kind for kind in kinds if kind != 'fill']
+    elif 'fill' in kinds:
       # Damaged checkpoints stay.
       size = f'size={32 + events}m'
       if not stack.enter_context(disks.tmpfs(disk, size)):
@@ -679,14 +702,17 @@ def run(root: pathlib.Path) -> list[str]:
       disk.mkdir()
     if not kinds:
       raise ConfigError('nothing is left to do')
-    chaos = Chaos(root, disk / 'run', steps, kinds)
+    workdir = disk / 'run'
+    if objects:
+      workdir = files.place(f'gs://{buckets.BUCKET}/run')
+    chaos = Chaos(root, workdir, steps, kinds, objects)
     peace = Start(
       root / 'undisturbed', steps, _PROCESSES.value, root / 'logs/undisturbed'
     )
     stack.callback(peace.close)
     chaos.run()
     # To another place, which it does not mind.
-    shutil.copytree(disk / 'run', root / 'disturbed')
+    shutil.copytree((objects or disk) / 'run', root / 'disturbed')
     codes = peace.codes(_A_MOMENT + steps)
   for kind in kinds:
     counts = {phase: chaos.counts[kind, phase] for phase in _PHASES}

@@ -8,10 +8,12 @@ import os
 import shutil
 import signal
 import tempfile
+import uuid
 
 import pytest
 
-from tests import devices, disks
+from data_pipelines import files
+from tests import buckets, devices, disks
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 # Tests compile much and compute little, and pytest-xdist has every core busy:
@@ -60,3 +62,17 @@ def mount(tmp_path):
       return disk
 
     yield mounted
+
+
+@pytest.fixture(scope='session')
+def bucket_server(tmp_path_factory):
+  """A server of buckets; what this process makes there is found once."""
+  with buckets.serving(tmp_path_factory.mktemp('buckets')) as server:
+    yield server
+
+
+@pytest.fixture
+def in_bucket(bucket_server, request):
+  """A place in a bucket that no other test has."""
+  name = f'{uuid.uuid4().hex[:8]} {request.node.name[:40]}'
+  return files.place(f'gs://{buckets.BUCKET}/{name}')

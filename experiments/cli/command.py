@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from absl import flags, logging
 
+from data_pipelines import files
 from data_pipelines.errors import Abandoned, ConfigError, DataError, Gone
 from experiments.cli import interrupts
 
@@ -79,12 +80,15 @@ def run(
   except KeyboardInterrupt:
     print('interrupted', file=sys.stderr)
     sys.exit(interrupts.EXIT_CODE)
-  except OSError as error:
-    if error.errno not in _PLACE:
+  except files.errors() as error:
+    number = getattr(error, 'errno', None)
+    # Of a bucket they have none.
+    if number not in _PLACE and (number or len(files.errors()) == 1):
       raise
+    where = getattr(error, 'filename', None) or 'a file'
     fail(
-      f'{error.filename or "a file"}: cannot be used ({error.strerror}); mend '
-      'that, or free some space, and start the same command again'
+      f'{where}: cannot be used ({files.reason(error)}); mend that, or free '
+      'some space, and start the same command again'
     )
 
 
@@ -172,9 +176,10 @@ def writing(path: pathlib.Path) -> Iterator[pathlib.Path]:
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     yield path
-  except OSError as error:
+  except files.errors() as error:
     raise ConfigError(
-      f'{path}: cannot be written ({error.strerror}); name a place of yours'
+      f'{path}: cannot be written ({files.reason(error)}); name a place of '
+      'yours'
     ) from None
 
 

@@ -67,15 +67,16 @@ def values(own: flags.FlagValues, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def path(
-  name: str, default: Any, help: str, flag_values: flags.FlagValues
-) -> None:
+  name: str, default: Any, help: str, flag_values: flags.FlagValues,
+  parse: Callable[[str], pathlib.Path] = files.local,
+) -> None:  # fmt: skip
   """Defines a flag whose value is a path."""
-  flags.DEFINE(_PathParser(), name, default, help, flag_values)
+  flags.DEFINE(_PathParser(parse), name, default, help, flag_values)
 
 
 class _PathParser(flags.ArgumentParser):
-  def parse(self, argument: str) -> pathlib.Path:
-    return files.local(argument)
+  def __init__(self, parse: Callable[[str], pathlib.Path]):
+    self.parse = parse
 
 
 def _define_config(
@@ -165,7 +166,9 @@ _SHARED = {
     'Python file with a function get_config, with a variant after a colon as '
     'in arc1:demo. --config.KEY=VALUE changes one of its settings, as in '
     '--config.batch_size=64 or --config.model.hidden_size=256.'),
-  'workdir': (path, None, 'Directory of the training run.'),
+  'workdir': (functools.partial(path, parse=files.place), None,
+    'Directory of the training run, which may be in a bucket: gs://BUCKET/RUN.'
+  ),
   'step': (_INT, None,
     'Step of the checkpoint to read, the newest one if unset.'),
   'runs': (_LIST, [], 'Directories of training runs, separated by commas.'),

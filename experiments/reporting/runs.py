@@ -191,7 +191,7 @@ def decisive(config: Settings) -> dict[str, Any]:
 def read_all(directories: Sequence[str]) -> list[Run]:
   """Reads the runs that the flag --runs names, each of them once."""
   found = {}
-  for path in map(pathlib.Path, directories):
+  for path in map(files.place, directories):
     if path.resolve() in found:
       raise ConfigError(f'--runs names {path} twice; name each run once')
     found[path.resolve()] = read(path)

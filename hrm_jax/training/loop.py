@@ -51,6 +51,9 @@ class Run(Protocol):
   def write(self, step: int, line: Metrics) -> None:
     """Writes a line of metrics."""
 
+  def sync(self) -> None:
+    """Makes sure that all lines are kept: a checkpoint counts on them."""
+
   def forget(self, step: int, lines: int) -> int:
     """Keeps the lines up to a step, so many; returns how many there are."""
 
@@ -168,6 +171,7 @@ def _run(
       fields = dataclasses.asdict(record)
       scores = tuple(map(tuple, fields.pop('scores')))
       known = run.position(position)
+      run.sync()
       saved.save(state, known._replace(scores=scores, loop=fields))
     if last and not evaluate:
       if step == first:

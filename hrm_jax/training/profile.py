@@ -1,10 +1,12 @@
 """A trace of some steps of a run, for TensorBoard's profiler and xprof."""
 
-import os
+import contextlib
+import pathlib
 
 import jax
 from absl import logging
 
+from data_pipelines import files
 from data_pipelines.errors import ConfigError
 
 
@@ -20,8 +22,8 @@ class Profile:
     bounds: numbers of steps done when the trace begins and ends.
   """
 
-  def __init__(self, first: int, last: int, directory: str | os.PathLike):
-    self._directory, self._runs = directory, False
+  def __init__(self, first: int, last: int, directory: pathlib.Path):
+    self._directory, self._runs = directory, contextlib.ExitStack()
     self.bounds = first - 1, last
 
   def check(self, begin: int, end: int) -> None:
@@ -40,12 +42,13 @@ class Profile:
       options = jax.profiler.ProfileOptions()
       # Each call of a Python function would be an event.
       options.python_tracer_level = 0
-      jax.profiler.start_trace(self._directory, profiler_options=options)
-      self._runs = True
+      folder = self._runs.enter_context(files.filling(self._directory))
+      jax.profiler.start_trace(folder, profiler_options=options)
+      self._runs.callback(
+        logging.info, 'A trace of steps is in %s', self._directory
+      )
+      self._runs.callback(jax.profiler.stop_trace)
 
   def close(self) -> None:
     """Writes the trace, where one has begun."""
-    if self._runs:
-      self._runs = False
-      jax.profiler.stop_trace()
-      logging.info('A trace of steps is in %s', self._directory)
+    self._runs.close()

@@ -15,7 +15,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import chex
@@ -26,6 +26,7 @@ import orbax.checkpoint as ocp
 import tensorstore
 from absl import logging
 
+from data_pipelines import files
 from data_pipelines.errors import Abandoned, ConfigError, Gone, first_line
 from hrm_jax.parallel import processes, sharding
 from hrm_jax.settings import Settings
@@ -56,12 +57,19 @@ class Checkpoints:
     workdir: directory of the run; DIR/checkpoints is made when one is saved.
     keep: settings that say which checkpoints stay, for the process that trains,
       which clears up what a killed one left; None only reads.
+    held: raises Abandoned where the workdir is another's by now; asked while
+      this waits.
   """
 
-  def __init__(self, workdir: str | pathlib.Path, keep: Settings | None = None):
-    self._workdir = pathlib.Path(workdir).absolute()
+  def __init__(
+    self,
+    workdir: str | pathlib.Path,
+    keep: Settings | None = None,
+    held: Callable[[], None] = lambda: None,
+  ):
+    self._workdir = files.place(workdir).absolute()
     self.directory = self._workdir / 'checkpoints'
-    self._keep = keep
+    self._keep, self._held = keep, held
     self._scores: dict[int, float] = {}
     self._trusted = False
 
@@ -85,10 +93,7 @@ class Checkpoints:
         # Which reads metadata of all steps, damaged ones too.
         lightweight_initialize=True,
         async_options=ocp.options.AsyncOptions(
-          # All files of the one that is about to take its place.
-          post_finalization_callback=lambda: seal(
-            *self.directory.glob('*.orbax-checkpoint-tmp*')
-          ),
+          post_finalization_callback=lambda: seal(self._unfinished()),
           # Or else, where that fails, its threads wait for each other and the
           # process does not end for minutes.
           create_directories_asynchronously=False,
@@ -100,12 +105,23 @@ class Checkpoints:
       },
     )
 
+  def _unfinished(self) -> pathlib.Path:
+    """The one whose files are all there, and which is about to count."""
+    if not files.is_local(self.directory):
+      return self.directory / str(self._saving)
+    (found,) = self.directory.glob('*.orbax-checkpoint-tmp*')
+    return found
+
   def steps(self) -> list[int]:
     """Steps at which a checkpoint was finished, ascending."""
-    if not self.directory.is_dir():
+    if not files.is_local(self.directory):
+      # Nothing is renamed in a bucket: this file comes last.
+      found = [p.parent for p in self.directory.glob('*/commit_success.txt')]
+    elif not self.directory.is_dir():
       return []
-    names = (path.name for path in self.directory.iterdir() if path.is_dir())
-    return sorted(int(name) for name in names if name.isdigit())
+    else:
+      found = [path for path in self.directory.iterdir() if path.is_dir()]
+    return sorted(int(path.name) for path in found if path.name.isdigit())
 
   def find(self, step: int | None = None) -> int:
     """The step to restore: the newest whole one, or `step` if that is whole.
@@ -119,6 +135,17 @@ class Checkpoints:
     return processes.from_first(lambda: self._find(step))
 
   def _find(self, step: int | None) -> int:
+    try:
+      return self._newest_whole(step)
+    except files.errors() as error:
+      if files.is_local(self.directory):
+        raise
+      raise ConfigError(
+        f'{self.directory}: cannot be read ({files.reason(error)}); start the '
+        'same command again'
+      ) from error
+
+  def _newest_whole(self, step: int | None) -> int:
     steps = self.steps()
     if not steps:
       raise ConfigError(
@@ -158,7 +185,7 @@ class Checkpoints:
       folder = self._workdir / 'damaged'
       folder.mkdir(exist_ok=True)
       aside = next(folder / n for n in names if not (folder / n).exists())
-      path.rename(aside)
+      files.move(path, aside)
       told += f'; moved to {aside}'
     logging.warning('%s', told)
 
@@ -177,8 +204,9 @@ class Checkpoints:
     self._save(step, position, weights=_items(Weights(variables, table)))
 
   def _save(self, step: int, position: Position, **items: Any) -> None:
-    if step in self.steps():
-      return
+    with self._writing():
+      if step in self.steps():
+        return
     fields = position._asdict()
     names = fields.pop('identifier_names')
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
@@ -186,10 +214,8 @@ class Checkpoints:
     needed += sum(len(name) + 4 for name in names) + 2**20
     with self._writing():
       # Of the one before, whose failure would be found here.
-      self._manager.wait_until_finished()
-      free = processes.from_first(
-        lambda: shutil.disk_usage(self.directory).free
-      )
+      self._wait()
+      free = processes.from_first(self._free)
       if free < needed:
         raise ConfigError(
           f'{self.directory}: {free / 2**20:,.0f} MiB are free and a '
@@ -203,14 +229,33 @@ class Checkpoints:
       }
       args['position'] = ocp.args.JsonSave(fields)
       args['identifiers'] = ocp.args.JsonSave({'names': names})
+      self._saving = step
       # Forced whatever was saved before: a run may have gone back.
       self._manager.save(step, args=ocp.args.Composite(**args), force=True)
       if not self._trusted:
         self._read_back(step, items['weights'])
 
+  def _free(self) -> int:
+    """Bytes that may be written; a bucket is never full."""
+    if files.is_local(self.directory):
+      return shutil.disk_usage(self.directory).free
+    return 2**60
+
+  def _wait(self) -> None:
+    if files.is_local(self.directory):
+      self._manager.wait_until_finished()
+      return
+    # Which may take a quarter of an hour where a bucket cannot be reached.
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    waiting = pool.submit(self._manager.wait_until_finished)
+    pool.shutdown(wait=False)
+    while not concurrent.futures.wait([waiting], 0.5).done:
+      self._held()
+    waiting.result()
+
   def _read_back(self, step: int, weights: Any) -> None:
     """Looks at the first checkpoint before more are trusted to the place."""
-    self._manager.wait_until_finished()
+    self._wait()
 
     def check():
       if damage := find_damage(self.directory / str(step)):
@@ -232,12 +277,15 @@ class Checkpoints:
   def wait(self) -> None:
     """Waits until all is written; a ConfigError where it could not be."""
     with self._writing():
-      self._manager.wait_until_finished()
+      self._wait()
 
   @contextlib.contextmanager
   def _writing(self) -> Iterator[None]:
     try:
       yield
+    except Abandoned:
+      self.abandon()
+      raise
     except ConfigError:
       raise
     # A full disk, a lost one: orbax, tensorstore and Python have their own.
@@ -247,13 +295,15 @@ class Checkpoints:
       several = jax.process_count() > 1
       if several:
         # To close it would wait for processes that know of nothing.
-        self.__dict__.pop('_manager', None)
+        self.abandon()
       raise (Abandoned if several else ConfigError)(
         f'{self.directory}: a checkpoint could not be written '
         f'({first_line(error)}); {self._what_to_do()}'
       ) from error
 
   def _what_to_do(self) -> str:
+    if not files.is_local(self.directory):
+      return 'the same command continues from the newest checkpoint'
     whole = [f'that of step {step} is whole' for step in self.steps()]
     last = (whole or ['there is none yet'])[-1]
     fix = 'mend that or free some space, and start the same command again'
@@ -387,10 +437,15 @@ class Checkpoints:
         'restore its files from a copy'
       ) from error
 
+  def abandon(self) -> None:
+    """Leaves what is being written to its threads, and to their end."""
+    self.__dict__.pop('_manager', None)
+
   def close(self) -> None:
     """Waits for what is being written."""
     if '_manager' in self.__dict__:
       with self._writing():
+        self._wait()
         self._manager.close()
 
 
@@ -470,21 +525,31 @@ def _save_args(item: Any) -> Any:
 
 def seal(directory: pathlib.Path) -> None:
   """Writes SHA256SUMS of all files, which are on the disk afterwards."""
-  lines = [f'{_digest(directory / n, True)}  {n}\n' for n in _files(directory)]
+  names = _files(directory)
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    digests = pool.map(lambda name: _digest(directory / name, True), names)
+    lines = [f'{a}  {b}\n' for a, b in zip(digests, names, strict=True)]
   with (directory / _SUMS).open('w') as file:
     file.writelines(lines)
-    file.flush()
-    os.fsync(file.fileno())
+    if files.is_local(directory):
+      file.flush()
+      os.fsync(file.fileno())
 
 
 def find_damage(directory: pathlib.Path) -> str | None:
-  """Says what is wrong with the files; None where they are as written."""
+  """Says what is wrong with the files; None where they are as written.
+
+  Raises:
+    files.errors(): a bucket cannot be reached.
+  """
+  # A bucket may be out of reach.
+  unreadable = OSError if files.is_local(directory) else FileNotFoundError
   try:
     text = (directory / _SUMS).read_text()
     sums = dict(line.split('  ', 1)[::-1] for line in text.splitlines())
   except FileNotFoundError:
     return f'{_SUMS} is missing'
-  except (OSError, ValueError):
+  except (unreadable, ValueError):
     return f'{_SUMS} cannot be read'
   present = set(_files(directory))
   for name in sorted(sums.keys() | present):
@@ -492,33 +557,31 @@ def find_damage(directory: pathlib.Path) -> str | None:
       return f'{name} is missing'
     if name not in sums:
       return f'{name} is not listed in {_SUMS}'
+
+  def digest(name):
+    with contextlib.suppress(unreadable):
+      return _digest(directory / name)
+
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    digests = pool.map(lambda name: _digest(directory / name), sums)
-    for name, digest in zip(sums, digests, strict=True):
-      if digest != sums[name]:
+    for name, found in zip(sums, pool.map(digest, sums), strict=True):
+      if found != sums[name]:
         return f'{name} is not as it was written'
   return None
 
 
 def _files(directory: pathlib.Path) -> list[str]:
   """The names of the files that are to be listed."""
-  names = (
-    path.relative_to(directory).as_posix()
-    for path in directory.rglob('*')
+  return sorted(
+    name
+    for name in files.names(directory)
     # Hidden ones are a desktop's.
-    if path.is_file() and not path.name.startswith('.')
+    if name not in _UNLISTED and not name.rpartition('/')[2].startswith('.')
   )
-  return sorted(set(names) - _UNLISTED)
 
 
 def _digest(path: pathlib.Path, sync: bool = False) -> str:
   """SHA-256 of a file; with `sync`, of one that is on the disk."""
-  try:
-    with path.open('rb') as file:
-      if sync:
-        os.fsync(file.fileno())
-      return hashlib.file_digest(file, 'sha256').hexdigest()
-  except OSError as error:
-    if sync:
-      raise
-    return str(error.strerror)
+  with path.open('rb') as file:
+    if sync and files.is_local(path):
+      os.fsync(file)
+    return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -42,7 +42,8 @@ def read(workdir: str | pathlib.Path) -> tuple[Settings, dict[str, Any]]:
   Raises:
     ConfigError: there is no run, or its config.json cannot be used.
   """
-  path = pathlib.Path(workdir) / 'config.json'
+  workdir = files.place(workdir)
+  path = workdir / 'config.json'
   fields = _read(path)
   if fields is None:
     raise ConfigError(
@@ -73,7 +74,7 @@ def claim(
     ConfigError: the workdir belongs to a run with other settings; the message
       lists the keys that differ. Nothing is written then.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = files.place(workdir)
   old = _read(workdir / 'config.json')
   puzzles.recognise((old or {}).get('data_version'))
   fields = {
@@ -109,7 +110,7 @@ def place(workdir: str | os.PathLike) -> pathlib.Path:
   Raises:
     ConfigError: what would be written there could not be read back.
   """
-  path = files.local(workdir)
+  path = files.place(workdir)
   whole = str(path.absolute())
   if path.absolute() == pathlib.Path(path.absolute().anchor):
     raise ConfigError(f'--workdir={path} is no directory of a run; name one')
@@ -141,7 +142,7 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
   try:
     fields = json.loads(path.read_text())
     problem = 'must hold an object of settings'
-  except (ValueError, OSError, RecursionError) as error:
+  except files.errors(ValueError, RecursionError) as error:
     fields, problem = None, f'not readable as JSON ({error})'
   if not isinstance(fields, dict):
     raise ConfigError(
@@ -152,6 +153,6 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
 
 def _has_results(workdir: pathlib.Path) -> bool:
   metrics = workdir / 'metrics.jsonl'
-  has_lines = metrics.exists() and metrics.stat().st_size > 0
+  has_lines = metrics.exists() and metrics.read_bytes() != b''
   saved = workdir.glob('checkpoints/*')
   return has_lines or any(path.name.isdigit() for path in saved)

@@ -1,55 +1,88 @@
 """Where metrics go: a JSONL file that survives restarts, and TensorBoard."""
 
 import contextlib
+import io
 import itertools
 import json
 import os
 import pathlib
 import socket
 import time
-from typing import Any
+from typing import Any, BinaryIO
 
 from absl import logging
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from data_pipelines import files
-from data_pipelines.errors import ConfigError
+from data_pipelines.errors import Abandoned, ConfigError
 from hrm_jax.training.metrics_log import Metrics
+
+# Seconds after which files in a bucket are written anew, for who looks on.
+_SYNC_EVERY = 60
 
 
 class MetricsWriter:
-  """Writes DIR/metrics.jsonl, a line for each call, and TensorBoard events."""
+  """Writes DIR/metrics.jsonl, a line for each call, and TensorBoard events.
+
+  Objects of a bucket know no append: there both are kept in memory and written
+  whole by `sync`, which comes before each checkpoint that counts on them. What
+  a killed run loses it trains again.
+  """
 
   def __init__(self, workdir: str | pathlib.Path, active: bool = True):
     """Opens or makes them; not `active`, but in the first process, nothing."""
     self._active = active
-    workdir = pathlib.Path(workdir)
+    workdir = files.place(workdir)
     self._path = workdir / 'metrics.jsonl'
+    # The lines that a bucket has, or will have.
+    self._kept: bytes | None = None
     if not active:
       return
-    name = f'{time.time():.0f}.{socket.gethostname()}.{os.getpid()}'
+    name = f'{time.time():.6f}.{socket.gethostname()}.{os.getpid()}'
     self._events = workdir / 'tensorboard' / f'events.out.tfevents.{name}'
+    self._file: BinaryIO
     with _writing(self._events):
       self._events.parent.mkdir(exist_ok=True)
-      self._file = self._events.open('ab', buffering=0)
+      if files.is_local(workdir):
+        self._file = self._events.open('ab', buffering=0)
+      else:
+        self._kept, self._synced = b''.join(self._lines()), time.monotonic()
+        self._file = io.BytesIO()
       self._event(file_version='brain.Event:2')
 
   def write(self, step: int, metrics: Metrics) -> None:
-    """Adds the metrics of a step; they are on the disk when it returns."""
+    """Adds the metrics of a step; on a disk they are safe when it returns."""
     if not self._active:
       return
-    with _writing(self._path), self._path.open('a') as file:
-      file.write(json.dumps({'step': step, **metrics}) + '\n')
-      file.flush()
-      # A checkpoint counts on them.
-      os.fsync(file.fileno())
+    line = json.dumps({'step': step, **metrics}) + '\n'
+    if self._kept is not None:
+      self._kept += line.encode()
+    else:
+      with _writing(self._path), self._path.open('a') as file:
+        file.write(line)
+        file.flush()
+        # A checkpoint counts on them.
+        os.fsync(file.fileno())
     values = [
       summary_pb2.Summary.Value(tag=name, simple_value=value)
       for name, value in metrics.items()
     ]
     with _writing(self._events):
       self._event(step=step, summary=summary_pb2.Summary(value=values))
+    if self._kept is not None and time.monotonic() > self._synced + _SYNC_EVERY:
+      self.sync()
+
+  def sync(self) -> None:
+    """Makes sure that all is kept, whatever happens to this process."""
+    if self._kept is None:
+      return
+    with _writing(self._path):
+      self._path.write_bytes(self._kept)
+    with _writing(self._events):
+      self._file.seek(0)
+      self._events.write_bytes(self._file.read())
+    self._synced = time.monotonic()
 
   def _event(self, **fields) -> None:
     event = event_pb2.Event(wall_time=time.time(), **fields)
@@ -58,7 +91,20 @@ class MetricsWriter:
   def close(self) -> None:
     """Closes what is open; nothing is left to be written."""
     if self._active:
+      self.sync()
       self._file.close()
+
+  def __enter__(self) -> 'MetricsWriter':
+    return self
+
+  def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+    """Closes it; where another has the workdir, nothing is written any more."""
+    if kind is None:
+      self.close()
+    elif not issubclass(kind, Abandoned):
+      # The first error tells.
+      with contextlib.suppress(ConfigError):
+        self.close()
 
   def forget_after(self, step: int, lines: int) -> int:
     """Goes back to the lines of steps up to this one: others come again.
@@ -96,13 +142,16 @@ class MetricsWriter:
         self._path, '; the last was cut off' if cut_off else '',
       )  # fmt: skip
     with _writing(self._path):
-      if [*kept.values()] != found:
+      if self._kept is not None:
+        self._kept = b''.join(kept.values())
+      elif [*kept.values()] != found:
         with files.replacing(self._path) as part:
           part.write_bytes(b''.join(kept.values()))
       if forgotten:
         # TensorBoard drops what it has of this step and later ones.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._event(step=min(forgotten), session_log=start)
+    self.sync()
     return len(kept)
 
   def evaluation_of(self, step: int) -> Metrics | None:
@@ -113,13 +162,16 @@ class MetricsWriter:
     return None
 
   def _lines(self) -> list[bytes]:
+    if self._kept is not None:
+      return self._kept.splitlines(keepends=True)
     try:
       return self._path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
       return []
-    except OSError as error:
+    except files.errors() as error:
       raise ConfigError(
-        f'{self._path}: cannot be read ({error.strerror}); make it readable'
+        f'{self._path}: cannot be read ({files.reason(error)}); make it '
+        'readable'
       ) from None
 
 

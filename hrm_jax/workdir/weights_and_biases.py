@@ -9,6 +9,7 @@ import pathlib
 import uuid
 from typing import Any
 
+from data_pipelines import files
 from data_pipelines.errors import ConfigError, first_line
 from hrm_jax.parallel import preemption
 from hrm_jax.training.loop import Preempted
@@ -40,7 +41,7 @@ class Tracker:
         identifier.write_text(uuid.uuid4().hex)
       self._run = wandb.init(
         project=project,
-        dir=workdir,
+        dir=workdir if files.is_local(workdir) else files.cache_folder(),
         id=identifier.read_text(),
         name=workdir.name,
         resume='allow',
@@ -48,7 +49,7 @@ class Tracker:
         # Ours are said to the terminal already, and there is no code to keep.
         settings=wandb.Settings(silent=True, console='off', disable_git=True),
       )
-    except (wandb.Error, OSError) as error:
+    except files.errors(wandb.Error) as error:
       reason = first_line(error)
       raise ConfigError(
         f'--wandb={project}: does not start ({reason}); `wandb login`, set '

@@ -52,7 +52,7 @@ def test_a_directory_that_loses_checkpoints_is_refused(
   ('path', 'message'),
   [
     ('', "'' is no path of this machine"),
-    ('gs://bucket/run', "'gs://bucket/run' is no path of this machine"),
+    ('gs://bucket', 'gs://bucket is no directory in a bucket'),
     (pathlib.Path('s3://bucket'), "'s3:/bucket' is no path of this machine"),
     ('/', '--workdir=/ is no directory of a run'),
   ],

@@ -106,6 +106,7 @@ class Run:
 
   def save(self, state, position):
     self.calls.append(f'save {state.step} at {position.data_position}')
+    assert self.synced == self.lines
     self.saved[int(state.step)] = position
 
   def check(self):
@@ -134,6 +135,9 @@ class Run:
   def write(self, step, metrics):
     self.calls.append(f'write {step}')
     self.lines.append((step, metrics))
+
+  def sync(self):
+    self.synced = [*self.lines]
 
   def forget(self, step, lines):
     self.lines = [line for line in self.lines if line[0] <= step]
@@ -176,6 +180,7 @@ class Run:
         position=self.position_of_data,
         evaluate=self.evaluate,
         write=self.write,
+        sync=self.sync,
         forget=self.forget,
         evaluation_of=self.evaluation_of,
         report=self.report,

@@ -23,14 +23,15 @@ _ROOT = pathlib.Path(__file__).parents[3]
 
 # Holds a workdir until its input ends; 'elsewhere' as another machine does.
 _HOLD = """
-import errno, fcntl, pathlib, sys
+import errno, fcntl, sys
+from data_pipelines import files
 from hrm_jax.workdir import lock as workdir_lock
 if sys.argv[2] == 'elsewhere':
   def flock(*_):
     raise OSError(errno.ENOTSUP, 'no locks')
   fcntl.flock = flock
   workdir_lock._kernel = lambda _: 'another'
-with workdir_lock.hold(pathlib.Path(sys.argv[1]), beat=0.05):
+with workdir_lock.hold(files.place(sys.argv[1]), beat=0.05):
   print('ready', flush=True)
   sys.stdin.read()
 """
