@@ -16,7 +16,7 @@ from hrm_jax import build
 from hrm_jax.inference import evaluation, predict
 from hrm_jax.models import kernel_check
 from hrm_jax.models.attention import dispatch as attention
-from hrm_jax.parallel import preemption, processes, sharding
+from hrm_jax.parallel import hardware, preemption, processes, sharding
 from hrm_jax.settings import Settings
 from hrm_jax.training import loop, step
 from hrm_jax.training.profile import Profile
@@ -110,8 +110,11 @@ class _Run:
     self.trackers: list[wandb_tracker.Tracker] = []
     self.mesh = build.mesh(settings)
     self._asked = preemption.Agreement(notice, self.mesh).poll
+    device = self.mesh.devices.flat[0]
+    if note := hardware.slowness(device, settings.model.dtype):
+      logging.warning('%s', note)
     # What it refuses can be told before the data are read.
-    attention.resolved(settings.model, self.mesh.devices.flat[0])
+    attention.resolved(settings.model, device)
     evaluation_rows = settings.evaluation.batch_size
     sharding.check_batch_size(
       self.mesh, evaluation_rows, 'evaluation.batch_size'

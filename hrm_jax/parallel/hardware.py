@@ -1,6 +1,7 @@
 """Figures of the devices that are known: memory and full rates."""
 
-from typing import NamedTuple
+import re
+from typing import Any, NamedTuple
 
 
 class Hardware(NamedTuple):
@@ -41,3 +42,33 @@ KINDS = {
   'NVIDIA H100 80GB HBM3': H100,
   'NVIDIA H200': Hardware(0.75 * 141e9, 989.4e12, 4800e9, 450e9),
 }
+
+
+def capability(device: Any) -> float | None:
+  """The compute capability of NVIDIA's GPUs, such as 7.5; None of others."""
+  # Other makers' GPUs have names there, and what a mesh tells of a device none.
+  text = str(getattr(device, 'compute_capability', ''))
+  return float(text) if re.fullmatch(r'[0-9]+\.[0-9]+', text) else None
+
+
+def multiplies(device: Any, dtype: str) -> bool:
+  """Whether a device's matrix products take numbers of this type."""
+  if dtype == 'float16':
+    return device.platform not in ('cpu', 'tpu')
+  found = capability(device)
+  return dtype != 'bfloat16' or found is None or found >= 8
+
+
+def slowness(device: Any, dtype: str) -> str:
+  """Says why activations of a type are slow on a device, and what is not.
+
+  Empty where nothing is to be said.
+  """
+  if multiplies(device, dtype):
+    return ''
+  faster = {'cpu': 'float32', 'tpu': 'bfloat16'}.get(device.platform, 'float16')
+  return (
+    f'{device.device_kind} has no {dtype} arithmetic: it computes in another '
+    'type and converts, which is slow; a new run is faster there with '
+    f'--config.model.dtype={faster}'
+  )

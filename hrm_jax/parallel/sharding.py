@@ -68,9 +68,15 @@ def using(mesh: Mesh) -> contextlib.AbstractContextManager:
 
 
 def device() -> Any:
-  """A device that the code being traced will run on; of a mesh, its kind."""
-  mesh = jax.sharding.get_abstract_mesh()
-  return jax.devices()[0] if mesh.empty else mesh.abstract_device
+  """A device that the code being traced will run on.
+
+  Where none of this kind is there, what a mesh tells of it: less is known then.
+  """
+  mesh, found = jax.sharding.get_abstract_mesh(), jax.devices()
+  if mesh.empty:
+    return found[0]
+  kind = mesh.abstract_device
+  return next((d for d in found if d.device_kind == kind.device_kind), kind)
 
 
 def platform() -> str:

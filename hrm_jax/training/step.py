@@ -124,6 +124,10 @@ def loss_and_gradients(
     state.puzzle_table, carry.data['puzzle_identifiers']
   )
 
+  # In float16 so small gradients would be lost: they are divided in float32.
+  half = setup.model.dtype == jnp.float16
+  divisor = 1 if half else setup.batch_size
+
   def loss_fn(params, puzzles, carry, min_steps):
     if not setup.optimizer.learning_rate:
       # They stay as they are: their gradient need not be computed.
@@ -142,12 +146,16 @@ def loss_and_gradients(
       target_continue,
       q_trained=setup.act.halting != 'none',
     )
-    return loss / setup.batch_size, (new_carry, metrics)
+    return loss / divisor, (new_carry, metrics)
 
   def of_rows(*arguments):
     (dense, of_puzzles), (new_carry, metrics) = jax.grad(
       loss_fn, argnums=(0, 1), has_aux=True
     )(state.params, *arguments)
+    if half:
+      dense, of_puzzles = jax.tree.map(
+        lambda x: x / setup.batch_size, (dense, of_puzzles)
+      )
     return (dense, metrics), (of_puzzles, new_carry)
 
   arguments = (puzzles, carry, min_steps_B)

@@ -6,7 +6,6 @@ float32, scale 1/√K, no mask (paper section 2, "Architecture details").
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from data_pipelines.errors import ConfigError
 from hrm_jax.models.attention import cpu as cpu_attention
 from hrm_jax.models.attention import tpu as tpu_attention
 from hrm_jax.models.rope import apply_rope, rope_tables
-from hrm_jax.parallel import sharding
+from hrm_jax.parallel import hardware, sharding
 from hrm_jax.settings import AttentionName, ModelSettings
 
 
@@ -103,12 +102,10 @@ def resolved(settings: ModelSettings, device: Any) -> ModelSettings:
 
 def _cudnn_serves(settings: ModelSettings, device: Any) -> bool:
   """Whether cuDNN's flash attention takes these heads on this device."""
-  # Other makers' GPUs have names there, a mesh's kind of device nothing.
-  capability = str(getattr(device, 'compute_capability', ''))
   head_size = settings.hidden_size // settings.num_heads
   return (
     settings.dtype in ('bfloat16', 'float16')
-    and re.match(r'([89]|\d\d+)\.', capability) is not None
+    and (hardware.capability(device) or 0) >= 8
     and head_size <= 128
     and head_size % 8 == 0
   )
@@ -136,9 +133,12 @@ def _jax_attention(
     # Of all heads, which stand behind the positions here.
     cos, sin = cos[:, None], sin[:, None]
     q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
+  if not hardware.multiplies(sharding.device(), q.dtype.name):
+    # JAX asks for products of this very type, which cannot be compiled.
+    q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
   lengths = None if length in (None, T) else jnp.full(B, length, jnp.int32)
   out = jax.nn.dot_product_attention(
     q, k, v, implementation=implementation, query_seq_lengths=lengths,
     key_value_seq_lengths=lengths,
   )  # fmt: skip
-  return out.reshape(B, T, W // 3)
+  return out.reshape(B, T, W // 3).astype(qkv_BTW.dtype)

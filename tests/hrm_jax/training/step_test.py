@@ -570,6 +570,33 @@ def test_metrics_are_sums_and_gradients_means_over_the_global_batch(program):
   np.testing.assert_allclose(of_bias, expected, rtol=1e-5, atol=1e-9)
 
 
+def test_float16_has_the_gradients_of_a_row_among_very_many():
+  """Divided by so large a batch first, they would all be zero."""
+
+  def gradients(dtype):
+    of_many = dataclasses.replace(_setup(dtype=dtype), batch_size=2**22)
+    state = _setup().init()
+    # The initial states are drawn in the model's type: others in each.
+    constants, z = jax.tree.map(
+      lambda x: x.astype(dtype), (state.constants, state.carry.z)
+    )
+    state = state.replace(constants=constants, carry=state.carry.replace(z=z))
+
+    @jax.jit
+    def run(batch):
+      steps = jnp.zeros(B, jnp.int32)
+      return train_step.loss_and_gradients(of_many, state, batch, steps)[2]
+
+    return run(_batch(0))
+
+  half, exact = gradients('float16'), gradients('float32')
+  for ours, theirs in zip(
+    jax.tree.leaves(half), jax.tree.leaves(exact), strict=True
+  ):
+    assert _relative(ours, theirs) < 0.02
+    assert ours.dtype == jnp.float32
+
+
 def test_no_puzzle_embedding_at_all():
   mesh = sharding.make_mesh()
   setup = _setup(puzzle_emb_ndim=0, H_cycles=1, L_cycles=1)

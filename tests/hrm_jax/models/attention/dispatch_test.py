@@ -61,7 +61,7 @@ def _assert_like_xla(kernel, xla, exact, dtype):
       assert _distance(ours, best) < 0.02
 
 
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize(('T', 'K', 'rope'), SHAPES)
 @pytest.mark.parametrize('implementation', ['pallas', 'xla_recompute'])
 def test_attention_is_that_of_xla(implementation, dtype, T, K, rope):
