@@ -12,13 +12,15 @@ from experiments.cli import command, interrupts
 COMMANDS = (
   'demo', 'train', 'evaluate', 'predict', 'report', 'analyze', 'compare',
   'show', 'leaks', 'export_puzzles', 'convert', 'compile', 'verify_parity',
-  'benchmark',
+  'benchmark', 'device_check',
 )  # fmt: skip
 
 
 def main() -> None:
   """Runs the command that the command line names, or lists all."""
+  # `device-check` is as good.
   name = (*sys.argv, '--help')[1]
+  name = name if name.startswith('-') else name.replace('-', '_')
   if name in ('--help', '-h'):
     print(listing())
   elif name in COMMANDS:

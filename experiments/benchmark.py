@@ -2,6 +2,7 @@
 
 hrm-jax benchmark train_step
 hrm-jax benchmark puzzle_table
+hrm-jax benchmark steps_per_call
 hrm-jax benchmark halting
 hrm-jax benchmark input_pipeline
 hrm-jax benchmark generators
@@ -27,6 +28,7 @@ def _act_evaluation() -> None:
 BENCHMARKS = {
   'train_step': model.training_step,
   'puzzle_table': model.puzzle_table,
+  'steps_per_call': model.steps_per_call,
   'halting': model.halting,
   'input_pipeline': puzzles.input_pipeline,
   'generators': puzzles.generators,

@@ -1,12 +1,15 @@
 """Measures a model: training steps, checkpoints and evaluation."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import math
 import os
 import pathlib
+import statistics
 import tempfile
+import time
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +18,14 @@ import numpy as np
 import hrm_jax.solver
 from experiments.benchmarks import step as benchmark_step
 from experiments.benchmarks import timing
+from experiments.configs import sudoku
+from hrm_jax import build
 from hrm_jax.inference import predict as inference
 from hrm_jax.parallel import sharding
+from hrm_jax.settings import Settings
 from hrm_jax.training import optimizers
 from hrm_jax.training import step as train_step
+from hrm_jax.training.loop import batch_of_call
 
 
 def training_step() -> None:
@@ -76,6 +83,44 @@ def puzzle_table() -> None:
       f'{batch} rows (median of {repeats})'
     )
   print(f'ratio: {medians[10**6] / medians[10**3]:.2f}')
+
+
+def steps_per_call() -> None:
+  """Times the steps of `sudoku:demo`, with its puzzles, by those of a call."""
+  counts, repeats = (1, 4, 16), 5
+  settings = Settings.from_config(sudoku.get_config('demo'))
+  # In float32: no kernel is to be chosen by the device.
+  puzzles, mesh = build.puzzle_set(settings), build.mesh(settings)
+  setup = build.train_setup(settings, puzzles)
+  steps = {n: train_step.sharded_step(setup, mesh, n) for n in counts}
+  states = {n: train_step.sharded_init(setup, mesh) for n in counts}
+  size, used = settings.batch_size, {n: [] for n in counts}
+  with contextlib.ExitStack() as stack:
+    batches = {
+      n: stack.enter_context(
+        contextlib.closing(puzzles.train_batches(size, seed=0))
+      )
+      for n in counts
+    }
+
+    def run(n):
+      begin = time.process_time()
+      for _ in range(max(counts) // n):
+        batch = batch_of_call(mesh, [next(batches[n]) for _ in range(n)])
+        states[n], metrics, _ = steps[n](states[n], batch)
+        jax.device_get(metrics)
+      jax.block_until_ready(states[n])
+      used[n].append(time.process_time() - begin)
+
+    medians = timing.in_turns(run, counts, repeats)
+  for n, median in medians.items():
+    spent = statistics.median(used[n][1:])
+    print(
+      f'{n:2} steps in a call: {1e3 * median / max(counts):.3g} ms a step '
+      f'({median / medians[1]:.2f}), {1e3 * spent / max(counts):.3g} ms of CPU '
+      f'time ({spent / statistics.median(used[1][1:]):.2f}); median of '
+      f'{repeats} times {max(counts)} steps'
+    )
 
 
 def halting() -> None:

@@ -14,7 +14,7 @@ from data_pipelines.errors import ConfigError
 from experiments.planning import hlo
 from experiments.planning.targets import Target
 from hrm_jax.parallel import sharding
-from hrm_jax.training import flops, rngs
+from hrm_jax.training import act, flops, rngs
 from hrm_jax.training import step as train_step
 
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
@@ -154,18 +154,7 @@ def run(
   seconds: float = 20.0,
 ) -> Run:  # fmt: skip
   """Runs the program of `of_step` on random puzzles for about `seconds`."""
-  tokens = (1, setup.model.vocab_size)
-  limits = {'inputs': tokens, 'labels': tokens}
-  limits['puzzle_identifiers'] = (0, setup.num_puzzle_identifiers)
-  batch = jax.jit(
-    lambda: {
-      name: jax.random.randint(
-        rngs.stream_key(setup.seed, name), array.shape, *limits[name]
-      )
-      for name, array in train_step.abstract_batch(setup, mesh).items()
-    },
-    out_shardings=sharding.by_batch(mesh),
-  )()
+  batch = random_batch(setup, mesh)
   state = train_step.sharded_init(setup, mesh)
   times = []
   # The first loads the program.
@@ -177,6 +166,22 @@ def run(
   return Run(
     len(times) - 1, statistics.median(times[1:]), stats.get('peak_bytes_in_use')
   )
+
+
+def random_batch(setup: train_step.TrainSetup, mesh: Mesh) -> act.Batch:
+  """A batch of random cells of random puzzles, made where it lives."""
+  tokens = (1, setup.model.vocab_size)
+  limits = {'inputs': tokens, 'labels': tokens}
+  limits['puzzle_identifiers'] = (0, setup.num_puzzle_identifiers)
+  return jax.jit(
+    lambda: {
+      name: jax.random.randint(
+        rngs.stream_key(setup.seed, name), array.shape, *limits[name]
+      )
+      for name, array in train_step.abstract_batch(setup, mesh).items()
+    },
+    out_shardings=sharding.by_batch(mesh),
+  )()
 
 
 def least_collective_bytes(setup: train_step.TrainSetup, mesh: Mesh) -> int:

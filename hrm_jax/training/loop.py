@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
@@ -184,17 +184,21 @@ def _run(
       log.catch_up()
       run.profile.at(step)
     count = _steps_of_call(step, end, settings, run.profile)
-    drawn, stacked = [next(batches) for _ in range(count)], count > 1
-    rows = {
-      name: np.stack([batch[name] for batch in drawn]) if stacked else array
-      for name, array in drawn[0].items()
-    }
+    drawn = [next(batches) for _ in range(count)]
     with jax.profiler.StepTraceAnnotation('train', step_num=step + 1):
-      batch = sharding.global_batch(run.mesh, rows, stacked)
+      batch = batch_of_call(run.mesh, drawn)
       state, metrics, diagnosis = functions[count](state, batch)
     log.add(step + 1, position, metrics, diagnosis)
     step, position = step + count, position + count
     del metrics, diagnosis
+
+
+def batch_of_call(mesh: Mesh, drawn: Sequence[act.Batch]) -> act.Batch:
+  """What a call takes, on the devices: a batch, or several, stacked."""
+  if len(drawn) == 1:
+    return sharding.global_batch(mesh, drawn[0])
+  rows = {name: np.stack([batch[name] for batch in drawn]) for name in drawn[0]}
+  return sharding.global_batch(mesh, rows, stacked=True)
 
 
 def _steps_of_call(

@@ -154,6 +154,16 @@ def test_benchmark_that_does_not_exist():
   assert 'unknown: speed' in _fails('experiments.benchmark', 'speed')
 
 
+def test_a_command_may_be_written_with_dashes(monkeypatch):
+  ran = []
+  monkeypatch.setattr(sys, 'argv', ['hrm-jax', 'device-check', '--out=a_b'])
+  monkeypatch.setattr(
+    script.runpy, 'run_module', lambda name, **_: ran.append((name, *sys.argv))
+  )
+  script.main()
+  assert ran == [('experiments.device_check', 'hrm-jax', '--out=a_b')]
+
+
 def test_every_command_is_listed_with_one_sentence():
   folder = pathlib.Path(script.__file__).parent
   commands = {
