@@ -171,18 +171,6 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     part.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def filling(directory: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A directory here to write to, whose files then are in `directory`."""
-  if is_local(directory):
-    yield directory
-    return
-  with tempfile.TemporaryDirectory() as folder:
-    yield pathlib.Path(folder)
-    for name in names(pathlib.Path(folder)):
-      (directory / name).write_bytes(pathlib.Path(folder, name).read_bytes())
-
-
 def write_text(path: str | os.PathLike, text: str) -> None:
   """Writes a text file, whole or not at all."""
   with replacing(path) as part:

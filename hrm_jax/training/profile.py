@@ -1,7 +1,7 @@
 """A trace of some steps of a run, for TensorBoard's profiler and xprof."""
 
-import contextlib
 import pathlib
+import tempfile
 
 import jax
 from absl import logging
@@ -23,7 +23,9 @@ class Profile:
   """
 
   def __init__(self, first: int, last: int, directory: pathlib.Path):
-    self._directory, self._runs = directory, contextlib.ExitStack()
+    self._directory = directory
+    # Where the trace that runs is written, from there to the directory.
+    self._scratch: tempfile.TemporaryDirectory | None = None
     self.bounds = first - 1, last
 
   def check(self, begin: int, end: int) -> None:
@@ -42,13 +44,23 @@ class Profile:
       options = jax.profiler.ProfileOptions()
       # Each call of a Python function would be an event.
       options.python_tracer_level = 0
-      folder = self._runs.enter_context(files.filling(self._directory))
-      jax.profiler.start_trace(folder, profiler_options=options)
-      self._runs.callback(
-        logging.info, 'A trace of steps is in %s', self._directory
-      )
-      self._runs.callback(jax.profiler.stop_trace)
+      self._scratch = tempfile.TemporaryDirectory()
+      jax.profiler.start_trace(self._scratch.name, profiler_options=options)
 
   def close(self) -> None:
     """Writes the trace, where one has begun."""
-    self._runs.close()
+    if not self._scratch:
+      return
+    jax.profiler.stop_trace()
+    with self._scratch as folder:
+      self._scratch = None
+      try:
+        with files.writing(self._directory, 'training goes on without a trace'):
+          for name in files.names(pathlib.Path(folder)):
+            target = self._directory / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(pathlib.Path(folder, name).read_bytes())
+      except ConfigError as error:
+        logging.warning('%s', error)
+      else:
+        logging.info('A trace of steps is in %s', self._directory)

@@ -506,7 +506,9 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint_before(
   monkeypatch.setattr(shutil, 'disk_usage', lambda _: large)
   (disk / 'others').write_bytes(b'x' * (empty.free - 30_000))
   saved.save(_state(2, devices=1), POSITION)
-  with pytest.raises(ConfigError, match='that of step 1 is whole; mend that or free some'):
+  with pytest.raises(
+    ConfigError, match='that of step 1 is whole; mend that or free some'
+  ):
     saved.wait()
   saved = Checkpoints(disk, Settings(keep_checkpoints=1))
   assert saved.find() == 1
