@@ -226,7 +226,7 @@ def _key(
     'versions': {
       found.name: found.version
       for found in importlib.metadata.distributions()
-      if found.name.startswith(_PACKAGES)
+      if (found.name or '').startswith(_PACKAGES)
     },
     'code': hashlib.sha256(code).hexdigest()[:16],
     'block': {name: getattr(block, name) for name in fields},

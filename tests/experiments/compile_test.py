@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -16,6 +17,8 @@ from data_pipelines.errors import ConfigError
 from experiments import compile as command
 from experiments.configs import sudoku
 from experiments.planning import cost, targets
+from hrm_jax.models.attention import dispatch as attention
+from hrm_jax.training import step as train_step
 from tests import builders
 
 pytestmark = pytest.mark.slow
@@ -95,6 +98,28 @@ def test_gradients_cross_once_and_the_table_never(target, batch_size):
   # The dense gradients, in one piece.
   largest = fields['largest_collective_operand_bytes']
   assert largest <= least < _TABLE
+
+
+def test_a_gpus_step_asks_cudnn_for_even_lengths_and_masks_what_is_beyond():
+  config = builders.settings(sudoku.get_config('')).replace(
+    {'batch_size': 4, 'model.puzzle_emb_len': 2}
+  )
+  target = targets.find('gpu:h100:2')
+  model = attention.resolved(config.model, target.devices[0])
+  config = dataclasses.replace(config, model=model)
+  mesh = command.build.mesh(config, target.devices)
+  setup = command.build.train_setup(config, puzzles.Shapes(11, 81, 9, 1000.0))
+  text = train_step.trace(setup, mesh).lower().as_text()
+  calls = [line for line in text.splitlines() if '@__cudnn$fmha' in line]
+  assert any('@__cudnn$fmhaSoftmaxBackward' in line for line in calls)
+  assert any('@__cudnn$fmhaSoftmax(' in line for line in calls)
+  for line in calls:
+    # A device's two rows of 83 tokens and one more.
+    assert 'tensor<2x84x8x64xbf16>' in line
+    assert re.search(r'mask_type.{1,10}PADDING', line)
+  # Scores stand nowhere else.
+  assert 'x83x83x' not in text
+  assert 'x84x84x' not in text
 
 
 def test_eight_times_the_chips_and_rows_cost_each_chip_no_more():
