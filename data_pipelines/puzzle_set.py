@@ -186,6 +186,24 @@ class PuzzleSet(abc.ABC):
       for number in _in_order(len(chosen), batch_size)
     )
 
+  def images(self, chosen: EvaluationRows, count: int) -> EvaluationRows:
+    """So many symmetric images of each row, itself first, one after another.
+
+    Raises:
+      DataError: the puzzles have not so many.
+    """
+    if count > 1:
+      raise DataError(
+        f'symmetries={count} are for Sudokus and mazes; augmentations of ARC '
+        'tasks vote without it'
+      )
+    return chosen
+
+  def undo(self, tokens: np.ndarray, chosen: EvaluationRows) -> np.ndarray:
+    """Answers to the rows themselves from those to `images` of them."""
+    del chosen
+    return tokens
+
   @abc.abstractmethod
   def held_out(self, chosen: EvaluationRows) -> Ballots | Asked:
     """What the predictions of `chosen` are scored with."""

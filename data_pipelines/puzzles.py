@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from absl import logging
 
 from data_pipelines import files
@@ -159,13 +160,23 @@ def load_puzzles(
 
 
 def judge_of(
-  puzzles: PuzzleSet, chosen: EvaluationRows
+  puzzles: PuzzleSet, chosen: EvaluationRows, choose: str = 'vote'
 ) -> VoteJudge | AnswerJudge:
-  """A judge of the predictions of `chosen`."""
+  """A judge of the predictions of `chosen`.
+
+  `choose` is a rule of `questions.choosing`, for puzzles other than tasks of
+  ARC, each of which has as many rows as all others.
+  """
   held_out = puzzles.held_out(chosen)
   if isinstance(held_out, Ballots):
     return VoteJudge(held_out)
-  return AnswerJudge(held_out)
+  firsts = np.flatnonzero(chosen.place() == 0)
+  return AnswerJudge(
+    held_out.take(firsts),
+    len(chosen) // max(1, len(firsts)),
+    choose,
+    lambda tokens: puzzles.undo(tokens, chosen),
+  )
 
 
 def leaks_of(puzzles: PuzzleSet) -> list[Leak]:

@@ -8,6 +8,7 @@ submission.json (two attempts, Kaggle's form) and predictions.json (ranked
 candidates with votes), for Sudoku and Maze predictions.csv.
 """
 
+import dataclasses
 import pathlib
 
 import jax
@@ -17,20 +18,26 @@ import hrm_jax.solver
 from experiments.cli import command, launch, shared_flags
 from experiments.reporting import evaluation_files
 from hrm_jax.inference import predict as inference
+from hrm_jax.settings import Width
 from hrm_jax.solver import Evaluation
 from hrm_jax.workdir import checkpoints
 
+_ONCE = Width()
 _ARGUMENTS = ('workdir', 'step', *shared_flags.BOUNDS)
-FLAGS = shared_flags.define(*_ARGUMENTS, *shared_flags.PROCESSES)
+FLAGS = shared_flags.define(
+  *_ARGUMENTS, *shared_flags.WIDTH, *shared_flags.PROCESSES
+)
 flags.DEFINE_enum(
-  'halting', None, inference.HALTING_MODES, 'Whether all segments are run or '
-  "each row until its own halt, as the run's evaluation.halting says if unset.",
+  'halting', None, inference.HALTING_MODES, 'Whether all segments are run, '
+  'or each row until its own halt, or until its answer stays as it is; as the '
+  "run's evaluation.halting says if unset.",
   flag_values=FLAGS,
 )  # fmt: skip
 
 
 def main(_) -> None:
-  run(**shared_flags.values(FLAGS, (*_ARGUMENTS, 'halting')))
+  width = Width(**shared_flags.values(FLAGS, shared_flags.WIDTH))
+  run(**shared_flags.values(FLAGS, (*_ARGUMENTS, 'halting')), width=width)
 
 
 def run(
@@ -41,6 +48,7 @@ def run(
   max_puzzles: int = 0,
   batch_size: int | None = None,
   segments: int | None = None,
+  width: Width = _ONCE,
 ) -> Evaluation:
   """Evaluates one checkpoint; the arguments are the command's flags.
 
@@ -60,13 +68,20 @@ def run(
     name += f'_{max_augmentations}_augmentations'
   if max_puzzles:
     name += f'_{max_puzzles}_puzzles'
+  for field, value in dataclasses.asdict(width).items():
+    if value != getattr(_ONCE, field):
+      name += f'_{field}_{value}'
   directory = workdir / 'evaluation' / name
   first = jax.process_index() == 0
   if first and len(asked.queries[0].rows):
     with command.writing(directory / 'scores.json'):
       pass  # Better known before the work.
   found = solver.evaluate(
-    asked, halting=halting, segments=segments, batch_size=batch_size
+    asked,
+    halting=halting,
+    segments=segments,
+    batch_size=batch_size,
+    width=width,
   )
   if first:
     command.say(

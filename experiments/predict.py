@@ -2,6 +2,7 @@
 
   hrm-jax predict --workdir=DIR --task=SPEC [--trace]
       [--adapt=rows|all|none] [--steps=N] [--seconds=S] [--num_aug=N]
+      [--rollouts=N --noise=S] [--symmetries=N] [--choose=RULE]
 
 SPEC is a task's JSON file, a directory of them, Kaggle's challenges, a Sudoku's
 81 (16, 36) characters, a text file of a Sudoku or maze, or whatever else
@@ -30,6 +31,7 @@ from data_pipelines.drawing import pictures, terminal
 from data_pipelines.files import shown
 from experiments.cli import command, launch, shared_flags
 from experiments.reporting import evaluation_files
+from hrm_jax.settings import Width
 from hrm_jax.solver import Answer, Evaluation, Fitting, tokens_of
 
 # Puzzles that are traced at most, and test inputs that are shown as text.
@@ -37,7 +39,11 @@ _MAX_TRACED, _MAX_SHOWN = 10, 10
 _COLOURS = '0123456789'
 
 FLAGS = shared_flags.define(
-  'workdir', 'task', 'step', *shared_flags.JAX, **dataclasses.asdict(Fitting())
+  'workdir',
+  'task',
+  'step',
+  *shared_flags.JAX,
+  **(dataclasses.asdict(Width()) | dataclasses.asdict(Fitting())),
 )
 shared_flags.require(FLAGS, 'task', 'my_task.json')
 shared_flags.path(
@@ -60,9 +66,10 @@ flags.DEFINE_bool(
 def main(_) -> None:
   colour = sys.stdout.isatty() if FLAGS.color is None else FLAGS.color
   fitting = Fitting(**shared_flags.values(FLAGS, shared_flags.FITTING))
+  width = Width(**shared_flags.values(FLAGS, shared_flags.WIDTH))
   run(
     FLAGS.workdir, FLAGS.task, fitting, FLAGS.step, FLAGS.out, FLAGS.trace,
-    FLAGS.trace_segments, colour,
+    FLAGS.trace_segments, colour, width,
   )  # fmt: skip
 
 
@@ -75,6 +82,7 @@ def run(
   trace: bool = False,
   segments: int | None = None,
   colour: bool = False,
+  width: Width | None = None,
 ) -> Evaluation:
   """Predicts and writes; the arguments are the command's flags.
 
@@ -96,7 +104,7 @@ def run(
       # Whole from now on, whatever ends the work.
       evaluation_files.promise(given.tasks, directory)
   asked = solver.ask(given, fitting or Fitting())
-  found = solver.evaluate(asked)
+  found = solver.evaluate(asked, width=width or Width())
   names = evaluation_files.write(found, directory)
   print()
   for number, text in enumerate(tell(found, colour)):

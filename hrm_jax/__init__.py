@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Settings,
     TRMSettings,
     URMSettings,
+    Width,
   )
   from hrm_jax.solver import Answer, Solver, load
   from hrm_jax.training.losses import (
@@ -47,8 +48,8 @@ __all__ = [
   'DataSettings', 'Direct', 'DirectSettings', 'DivergenceSettings',
   'EvaluationSettings', 'Fitting', 'HRMSettings', 'MeshSettings',
   'OptimizerSettings', 'RecurrentTransformer', 'RecurrentTransformerSettings',
-  'Settings', 'Solver', 'TRMSettings', 'URMSettings', 'adam_atan2', 'load',
-  'muon', 'scale_by_adam_atan2', 'segment_loss', 'sign_sgd_rows',
+  'Settings', 'Solver', 'TRMSettings', 'URMSettings', 'Width', 'adam_atan2',
+  'load', 'muon', 'scale_by_adam_atan2', 'segment_loss', 'sign_sgd_rows',
   'softmax_cross_entropy', 'stablemax_cross_entropy', 'train', 'warmup_cosine',
 ]  # fmt: skip
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, Self
 from data_pipelines.errors import ConfigError
 
 # How the segments of a prediction end, see `EvaluationSettings`.
-Halting = Literal['fixed', 'act']
+Halting = Literal['fixed', 'act', 'settled']
 # How attention is computed, see `ModelSettings`.
 AttentionName = Literal[
   'auto', 'xla', 'xla_recompute', 'cpu', 'pallas', 'cudnn'
@@ -530,7 +530,8 @@ class EvaluationSettings(_Group):
 
   Attributes:
     batch_size: number of rows at a time.
-    halting: 'fixed' runs all segments; 'act' freezes a row at its own halt.
+    halting: 'fixed' runs all segments; 'act' freezes a row at its own halt;
+      'settled' freezes it where a segment has not changed its answer.
     max_augmentations: augmentations of each test input that are predicted
       while training, the identity first; 0 for all.
     max_puzzles: puzzles that are predicted while training, spread evenly over
@@ -546,6 +547,42 @@ class EvaluationSettings(_Group):
 
   def _check(self) -> None:
     self._at_least(0, 'max_augmentations', 'max_puzzles', told='; 0 is all')
+
+
+@dataclasses.dataclass(frozen=True)
+class Width(_Group):
+  """How many times a puzzle is predicted, and which answer is taken.
+
+  Attributes:
+    rollouts: runs of each puzzle side by side, each with noise of its own.
+    noise: standard deviation of Gaussian noise on the state; 0 for none.
+    noise_at: 'initial' adds it to the initial state alone, 'segments' before
+      each segment.
+    symmetries: images of each Sudoku or maze that are predicted, itself first,
+      and turned back.
+    choose: rule that takes an answer of a Sudoku or maze: 'q' the one with the
+      highest q_halt; 'vote' the answer with the highest sum of sigmoid(q_halt);
+      'frequent' the answer that comes most often; 'valid' as 'q' among those
+      that solve the puzzle, where there are some. ARC tasks are voted on as
+      always, by all of their predictions.
+    seed: seed of the noise.
+  """
+
+  rollouts: int = 1
+  noise: float = 0.0
+  noise_at: Literal['initial', 'segments'] = 'segments'
+  symmetries: int = 1
+  choose: Literal['q', 'vote', 'frequent', 'valid'] = 'vote'
+  seed: int = 0
+
+  def _check(self) -> None:
+    self._at_least(1, 'rollouts', 'symmetries')
+    self._at_least(0, 'noise', 'seed')
+    if self.rollouts > 1 and not self.noise:
+      raise ConfigError(
+        f'rollouts={self.rollouts} without noise are all alike; set noise, '
+        'e.g. to 0.1'
+      )
 
 
 @dataclasses.dataclass(frozen=True)

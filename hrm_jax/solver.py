@@ -21,6 +21,7 @@ import math
 import os
 import pathlib
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -54,7 +55,7 @@ from hrm_jax.inference.evaluation import Query
 from hrm_jax.models import ReasoningModel, kernel_check
 from hrm_jax.parallel import sharding
 from hrm_jax.published import convert
-from hrm_jax.settings import Fitting, Halting, Settings
+from hrm_jax.settings import Fitting, Halting, Settings, Width
 from hrm_jax.training import adaptation
 from hrm_jax.training.state import Weights, abstract_weights
 from hrm_jax.workdir import checkpoints
@@ -66,7 +67,7 @@ _Q_NAMES = {
   'halt_only': ('q_halt',),
   'none': (),
 }
-_FITTING = Fitting()
+_FITTING, _ONCE = Fitting(), Width()
 _OWN_ROWS = 'its own rows, which the checkpoint has'
 # Stands for the names of puzzle identifiers whose task was fitted anew.
 _REPLACED = '<replaced>'
@@ -285,6 +286,10 @@ class Evaluation:
     scored, of = (self.facts.get(x) for x in ('puzzles', 'held_out_puzzles'))
     if scored != of:
       lines.append(f'Scored on a part of what is held out: {scored} of {of}')
+    lines.append(
+      f'Cost: {self.facts["segments_run"]:,} segments, '
+      f'{self.facts["seconds"]:.1f} s'
+    )
     return '\n'.join(lines)
 
 
@@ -318,7 +323,10 @@ class Solver:
     return f"Solver('{self.origin}', step {self.step})"
 
   def solve(
-    self, puzzles: Asking, fitting: Fitting = _FITTING
+    self,
+    puzzles: Asking,
+    fitting: Fitting = _FITTING,
+    width: Width = _ONCE,
   ) -> Answer | list[Answer]:
     """Answers puzzles.
 
@@ -329,6 +337,7 @@ class Solver:
     Args:
       puzzles: a puzzle, or a list of puzzles, see the module.
       fitting: how tasks that the model does not know are fitted.
+      width: how often each puzzle is predicted, and what chooses an answer.
 
     Returns:
       An answer; for a list, or what names a set of puzzles, a list of them in
@@ -339,7 +348,7 @@ class Solver:
         model.
     """
     asked = self.ask(puzzles, fitting)
-    answers = self.evaluate(asked).answers
+    answers = self.evaluate(asked, width=width).answers
     return answers[0] if asked.single else list(answers)
 
   def trace(
@@ -374,22 +383,27 @@ class Solver:
     halting: Halting | None = None,
     segments: int | None = None,
     batch_size: int | None = None,
+    width: Width = _ONCE,
   ) -> Evaluation:
     """Predicts puzzles and scores what is known of them; writes nothing.
 
     Args:
       puzzles: as `solve` takes them; None for all that the run holds out.
       fitting: as `solve` takes it.
-      halting: 'fixed' takes all segments, 'act' ends each row at its own halt;
-        None for the run's way.
+      halting: 'fixed' takes all segments, 'act' ends each row at its own halt,
+        'settled' where its answer stays; None for the run's way.
       segments: most segments of a row; None for the run's.
       batch_size: most rows at a time, rounded up to equal parts for the
         devices; None for the run's.
+      width: as `solve` takes it.
 
     Raises:
       ConfigError, DataError: there is nothing to score, or as `solve` does.
     """
     asked = self.held_out() if puzzles is None else self.ask(puzzles, fitting)
+    asked = dataclasses.replace(
+      asked, queries=tuple(self._wide(query, width) for query in asked.queries)
+    )
     rows = sum(len(query.rows) for query in asked.queries)
     if not rows:
       raise ConfigError(
@@ -401,8 +415,14 @@ class Solver:
     if asked.puzzles is None and version != self.trained_on:
       logging.warning('Trained on %s, scored on %s', self.trained_on, version)
     logging.info('Predicting %d inputs, augmentations included', rows)
+    begin = time.perf_counter()
     results = tuple(
-      self.predict(query, mode, segments, batch_size) for query in asked.queries
+      self.predict(query, mode, segments, batch_size, width)
+      for query in asked.queries
+    )
+    cost = sum(
+      result.metrics['eval/steps'] * len(query.rows)
+      for query, result in zip(asked.queries, results, strict=True)
     )
     facts = {
       'step': self.step,
@@ -411,8 +431,12 @@ class Solver:
       'halting': mode,
       'segments': segments or self.settings.act.halt_max_steps,
       'rows': rows,
+      'segments_run': round(cost),
+      'seconds': round(time.perf_counter() - begin, 2),
       'attention': self._settled[1],
     }
+    if width != _ONCE:
+      facts['width'] = dataclasses.asdict(width)
     leaks = None
     if asked.puzzles is None:
       query = asked.queries[0]
@@ -538,13 +562,25 @@ class Solver:
     halting: Halting,
     segments: int | None = None,
     batch_size: int | None = None,
+    width: Width = _ONCE,
   ) -> Result:
     """Predicts and scores one query; the arguments are those of `evaluate`."""
     settings = self.settings.act
     if segments is not None:
       settings = dataclasses.replace(settings, halt_max_steps=segments)
-    run = _predict_function(self.model, settings, halting, self.mesh)
+    run = _predict_function(self.model, settings, halting, self.mesh, width)
     return evaluation.evaluate(query, run, self.batch_size(batch_size))
+
+  def _wide(self, query: Query, width: Width) -> Query:
+    """The query with as many rows of each puzzle as `width` asks for."""
+    if width.choose != _ONCE.choose and query.puzzles.domain is None:
+      raise ConfigError(
+        f'choose={width.choose} is for Sudokus and mazes; other puzzles are '
+        'voted on'
+      )
+    rows = query.puzzles.images(query.rows, width.symmetries)
+    rows = rows.take(np.repeat(np.arange(len(rows)), width.rollouts))
+    return dataclasses.replace(query, rows=rows, choose=width.choose)
 
   def batch_size(self, wanted: int | None = None) -> int:
     """Rows at a time: so many, or the run's, in equal parts for the devices."""
@@ -985,6 +1021,7 @@ def _answers(query: Query, result: Result) -> Iterator[Answer]:
       yield _answer(task, attempts, map(cast.count, tests), query.way)
     return
   domain, found = query.puzzles.domain, result.found
+  votes = found.get('votes', np.ones(len(result.names)))
   style = pictures.style_of(domain, query.puzzles.vocab_size)
 
   def readable(tokens):
@@ -997,8 +1034,8 @@ def _answers(query: Query, result: Result) -> Iterator[Answer]:
       name,
       (readable(result.questions[row]),),
       (readable(result.labels[row]),),
-      ((Candidate(grid, 1, float(confidence)),),),
-      (1,),
+      ((Candidate(grid, int(votes[row]), float(confidence)),),),
+      (result.cast,),
       (bool(found['valid'][row]) if 'valid' in found else None,),
       query.way,
     )

@@ -14,6 +14,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from data_pipelines.drawing.styles import Style
+from data_pipelines.errors import DataError
 from data_pipelines.questions.generator import Generated
 
 # Subsets of a source.
@@ -97,6 +98,16 @@ class Domain(abc.ABC):
     Puzzles of `variant` 0, int [B], stay as they are; `key`, uint64 [B], is the
     source of randomness of each puzzle's variant.
     """
+
+  def undo(
+    self, answers: np.ndarray, variant: np.ndarray, key: np.ndarray
+  ) -> np.ndarray:
+    """Turns answers to images that `augment` made into answers to the puzzles.
+
+    Raises:
+      DataError: this domain does not tell how.
+    """
+    raise DataError(f'{self} have no symmetries that can be undone')
 
   @abc.abstractmethod
   def valid(self, questions: np.ndarray, predictions: np.ndarray) -> np.ndarray:

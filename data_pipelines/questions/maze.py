@@ -180,6 +180,13 @@ class Maze(Domain):
       np.take_along_axis(answers, source, axis=1),
     )
 
+  def undo(
+    self, answers: np.ndarray, variant: np.ndarray, key: np.ndarray
+  ) -> np.ndarray:
+    del key
+    back = np.argsort(self._sources(), axis=1)[np.asarray(variant)]
+    return np.take_along_axis(answers, back, axis=1)
+
   def _sources(self) -> np.ndarray:
     """Which cell each cell comes from under each variant, int64 [V, S]."""
     cells = np.arange(self.seq_len).reshape(self.height, self.width)

@@ -1,5 +1,6 @@
 """Sudokus and mazes as training batches and evaluation rows."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -17,7 +18,8 @@ class QuestionSet(PuzzleSet):
   As in the paper, augmentation multiplies the questions that are trained on
   (section 3): variant 0 is the question itself, each other one a symmetric
   image of it, always the same for the same seed. Images are made when they are
-  needed. Evaluation sees the questions as they are.
+  needed. Evaluation sees the questions as they are, and other `images` of them
+  where it asks for them.
   """
 
   def __init__(
@@ -77,8 +79,29 @@ class QuestionSet(PuzzleSet):
   def name_of(self, group: int) -> str:
     return _asked(self.evaluate).name(group)
 
+  def images(self, chosen: EvaluationRows, count: int) -> EvaluationRows:
+    most = self.evaluate.domain.max_variants
+    if most is not None and count > most:
+      raise DataError(
+        f'symmetries={count}: {self.evaluate.domain} have {most}; lower it'
+      )
+    rows = chosen.take(np.repeat(np.arange(len(chosen)), count))
+    image = np.tile(np.arange(count), len(chosen))
+    shift = image * len(self.evaluate.rows)
+    return dataclasses.replace(rows, example=rows.example + shift)
+
+  def undo(self, tokens: np.ndarray, chosen: EvaluationRows) -> np.ndarray:
+    _, *image = self._image(chosen)
+    domain = self.evaluate.domain
+    return domain.undo(tokens, *image) if image[0].any() else tokens
+
+  def _image(self, chosen: EvaluationRows) -> tuple[np.ndarray, ...]:
+    """Of each row the puzzle, which image of it, and that one's key."""
+    variant, puzzle = np.divmod(chosen.example, max(1, len(self.evaluate.rows)))
+    return puzzle, variant, _keys(self._seed, puzzle, variant)
+
   def held_out(self, chosen: EvaluationRows) -> Asked:
-    return _asked(self.evaluate).take(chosen.example)
+    return _asked(self.evaluate).take(chosen.group)
 
   def compared(self) -> tuple[Asked, Asked]:
     return _asked(self.train), _asked(self.evaluate)
@@ -93,10 +116,11 @@ class QuestionSet(PuzzleSet):
     return _batch(questions, answers)
 
   def _evaluation_index(self, chosen: EvaluationRows) -> Batch:
-    return _batch(
-      self.evaluate.questions[chosen.example],
-      self.evaluate.answers[chosen.example],
-    )
+    puzzle, *image = self._image(chosen)
+    shown = self.evaluate.questions[puzzle], self.evaluate.answers[puzzle]
+    if image[0].any():
+      shown = self.evaluate.domain.augment(*shown, *image)
+    return _batch(*shown)
 
 
 def _asked(source: Questions) -> Asked:

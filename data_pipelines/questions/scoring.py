@@ -4,12 +4,16 @@ A prediction is valid where it solves the question, be it the label or not.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from data_pipelines import scoring
+from data_pipelines.questions.choosing import RULES, alike, choose
 from data_pipelines.questions.domain import Asked, Domain
+
+# Stands beside the rules: whether any prediction is exact.
+BEST = 'possible'
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -18,7 +22,9 @@ class AnswerResult(scoring.Result):
 
   The domain is None where it is not known. Questions and labels are tokens,
   uint8 [rows, S]. `found` holds `tokens` [rows, S] and, [rows] each,
-  `confidence`, `steps`, `exact`, `accuracy` and, for a known domain, `valid`.
+  `confidence`, `steps`, `exact`, `accuracy` and, for a known domain, `valid`;
+  of the prediction that was chosen, by the rule `choose`, of so many `cast`,
+  and the `votes` of those that equal it.
   """
 
   domain: Domain | None
@@ -27,6 +33,8 @@ class AnswerResult(scoring.Result):
   questions: np.ndarray
   labels: np.ndarray
   found: Mapping[str, np.ndarray]
+  cast: int = 1
+  choose: str = ''
 
   def _counted(self, name: str) -> str:
     return f'{int(self.found[name].sum())}/{len(self.names)}'
@@ -62,16 +70,44 @@ class AnswerResult(scoring.Result):
     copied = (self.questions == self.labels).mean()
     lines.append(
       f'Baseline, the question as its own answer: {100 * copied:.2f} % of the '
-      f'cells; {self.metrics["eval/steps"]:.1f} segments a puzzle'
+      f'cells; {self.metrics["eval/steps"] * self.cast:.1f} segments a puzzle'
     )
+    if self.cast > 1:
+      lines.append(self._curves())
+    return '\n'.join(lines)
+
+  def _curves(self) -> str:
+    """Exact accuracy by the number of predictions and by each rule."""
+    rules = [x for x in (*RULES, BEST) if f'eval/exact/{x}@1' in self.metrics]
+    lines = [
+      f'Answers chosen by {self.choose} from {self.cast} predictions of each. '
+      'Exact, of the first N, by each rule:',
+      f'{"N":>6}' + ''.join(f'{rule:>10}' for rule in rules),
+    ]
+    for number in _numbers(self.cast):
+      rates = (self.metrics[f'eval/exact/{rule}@{number}'] for rule in rules)
+      cells = ''.join(f'{100 * rate:8.2f} %' for rate in rates)
+      lines.append(f'{number:6}{cells}')
     return '\n'.join(lines)
 
 
 class AnswerJudge(scoring.Judge):
-  """Keeps predictions of puzzles, in their order, and compares them."""
+  """Keeps predictions of puzzles, in their order, and compares them.
 
-  def __init__(self, asked: Asked):
-    self._asked, self._parts = asked, list[dict[str, np.ndarray]]()
+  There are `votes` predictions of each puzzle, one after another; `undo` makes
+  answers to the puzzles of answers to what was shown, and the rule `choose`
+  takes one of them.
+  """
+
+  def __init__(
+    self,
+    asked: Asked,
+    votes: int = 1,
+    choose: str = 'vote',
+    undo: Callable[[np.ndarray], np.ndarray] = lambda tokens: tokens,
+  ):
+    self._asked, self._votes, self._choose = asked, votes, choose
+    self._undo, self._parts = undo, list[dict[str, np.ndarray]]()
 
   def add(self, found: scoring.Predictions) -> None:
     names = ('tokens', 'steps', 'exact', 'accuracy')
@@ -79,26 +115,71 @@ class AnswerJudge(scoring.Judge):
     self._parts.append(part | {'confidence': scoring.confidence(found.q_halt)})
 
   def result(self) -> AnswerResult:
-    asked = self._asked
+    asked, votes = self._asked, self._votes
     questions, labels = asked.read(np.arange(asked.count))
     found = {
       name: np.concatenate([part[name] for part in self._parts])
       for name in self._parts[0]
     }
+    found['tokens'] = self._undo(found['tokens'])
+    steps = float(np.mean(found['steps']))
     if asked.domain is not None:
-      valid = asked.domain.valid(questions, found['tokens'])
-      found['valid'] = valid | found['exact']
+      found['valid'] = asked.domain.valid(
+        np.repeat(questions, votes, axis=0), found['tokens']
+      )
+    curves: dict[str, float] = {}
+    if votes > 1:
+      found, curves = self._chosen(found)
+    if 'valid' in found:
+      found['valid'] = found['valid'] | found['exact']
     metrics = {
       f'eval/{name}': float(np.mean(found[name]))
-      for name in ('exact', 'accuracy', 'valid', 'steps')
+      for name in ('exact', 'accuracy', 'valid')
       if name in found
     }
     return AnswerResult(
-      metrics=metrics,
+      metrics=metrics | {'eval/steps': steps} | curves,
       domain=asked.domain,
       vocab_size=asked.vocab_size,
       names=[asked.name(row) for row in range(asked.count)],
       questions=questions,
       labels=labels,
       found=found,
+      cast=votes,
+      choose=self._choose,
     )
+
+  def _chosen(
+    self, found: dict[str, np.ndarray]
+  ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """The chosen predictions, and how exact each rule is from the first N."""
+    found = {
+      name: array.reshape(self._asked.count, self._votes, *array.shape[1:])
+      for name, array in found.items()
+    }
+    answer, exact = alike(found['tokens']), found['exact']
+    rules = [rule for rule in RULES if rule != 'valid' or 'valid' in found]
+    rows, curves = np.arange(len(exact)), {}
+    for number in _numbers(self._votes):
+      some = slice(number)
+      for rule in rules:
+        # Where validity is not known, no rule looks at it.
+        valid = found.get('valid', exact)[:, some]
+        taken = choose(
+          rule, answer[:, some], found['confidence'][:, some], valid
+        )
+        rate = float(np.mean(exact[rows, taken]))
+        curves[f'eval/exact/{rule}@{number}'] = rate
+        if (rule, number) == (self._choose, self._votes):
+          best = taken
+      curves[f'eval/exact/{BEST}@{number}'] = float(
+        np.mean(exact[:, some].any(axis=1))
+      )
+    same = answer == answer[rows, best][:, None]
+    found = {name: array[rows, best] for name, array in found.items()}
+    return found | {'votes': same.sum(axis=1)}, curves
+
+
+def _numbers(votes: int) -> list[int]:
+  """1, 2, 4 and so on, and `votes`."""
+  return [*(2**i for i in range(votes.bit_length()) if 2**i < votes), votes]

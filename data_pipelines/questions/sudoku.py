@@ -178,6 +178,28 @@ class Sudoku(Domain):
     band, the stacks and the columns in each stack; where boxes are square, the
     grid is transposed with probability 1/2.
     """
+    source, table = self._image(variant, key)
+    puzzle = np.arange(len(source))[:, None]
+    source += puzzle * self.seq_len
+
+    def image(x):
+      return table.take(x.take(source) + puzzle * self.vocab_size)
+
+    return image(questions), image(answers)
+
+  def undo(
+    self, answers: np.ndarray, variant: np.ndarray, key: np.ndarray
+  ) -> np.ndarray:
+    source, table = self._image(variant, key)
+    answers = np.take_along_axis(answers, np.argsort(source, axis=1), axis=1)
+    back = np.argsort(table, axis=1).astype(np.uint8)
+    return np.take_along_axis(back, answers.astype(np.int64), axis=1)
+
+  def _image(
+    self, variant: np.ndarray, key: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """The cell that each cell of an image comes from, int [B, S], and what each
+    token becomes, uint8 [B, tokens]."""
     n = self.side
     ends = np.cumsum([n, n // self.box_rows, n, n // self.box_columns, n, 1])
     hashes = mix(
@@ -197,13 +219,8 @@ class Sudoku(Domain):
 
     row *= np.where(transposed, 1, n)
     column *= np.where(transposed, n, 1)
-    puzzle = np.arange(len(key))[:, None]
     source = (row[:, :, None] + column[:, None, :]).reshape(len(key), -1)
-    source += puzzle * self.seq_len
-    return tuple(
-      table.take(x.take(source) + puzzle * self.vocab_size)
-      for x in (questions, answers)
-    )
+    return source, table
 
   def valid(self, questions: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     """Whether each prediction has all digits in every row, column and box, and

@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from data_pipelines import files
-from hrm_jax.settings import Fitting, choices, flat
+from hrm_jax.settings import Fitting, Width, choices, flat
 
 # Flags of commands that run JAX; of those that several processes may run.
 JAX = ('cpu_devices',)
@@ -28,6 +28,8 @@ BOUNDS = ('max_augmentations', 'max_puzzles', 'batch_size', 'segments')
 # How a task that was never trained on gets its rows: `hrm_jax.Fitting`, which
 # has the defaults.
 FITTING = ('adapt', 'steps', 'seconds', 'num_aug', 'seed')
+# How often a puzzle is predicted: `hrm_jax.settings.Width`, likewise.
+WIDTH = ('rollouts', 'noise', 'noise_at', 'symmetries', 'choose', 'seed')
 _FOLDER = pathlib.Path(__file__).parents[1] / 'configs'
 
 
@@ -157,6 +159,10 @@ _INT, _FLOAT = flags.DEFINE_integer, flags.DEFINE_float
 _ADAPT = functools.partial(
   flags.DEFINE_enum, enum_values=choices(Fitting, 'adapt')
 )
+_NOISE_AT, _CHOOSE = (
+  functools.partial(flags.DEFINE_enum, enum_values=choices(Width, name))
+  for name in ('noise_at', 'choose')
+)
 _CONFIGS = ', '.join(configs())
 # How each flag is defined, its default, its sentence, and its least value.
 # fmt: off
@@ -202,6 +208,20 @@ _SHARED = {
   'seconds': (_FLOAT, None,
     'Greatest time of fitting in seconds, for each new task and not for all of '
     'them together; unlimited if unset.', 0),
+  'rollouts': (_INT, 1,
+    'Number of runs of each puzzle, each with noise of its own.', 1),
+  'noise': (_FLOAT, 0.0,
+    'Standard deviation of the noise on the state; 0 stands for none.', 0),
+  'noise_at': (_NOISE_AT, 'segments',
+    'Whether noise is added to the initial state alone or before each '
+    'segment.'),
+  'symmetries': (_INT, 1,
+    'Number of symmetric images of each Sudoku or maze that are predicted, the '
+    'puzzle itself first.', 1),
+  'choose': (_CHOOSE, 'vote',
+    'Rule that chooses among several predictions of a Sudoku or maze: the '
+    'highest q_halt, the highest sum of confidences, the most frequent answer, '
+    'or the surest valid one.'),
   'cpu_devices': (_INT, None,
     'Number of devices that the CPU is split into, which share the batch; as '
     'many as there are cores make small models faster.', 1),

@@ -64,6 +64,8 @@ class Query:
     variables: variables of the model.
     puzzle_table: puzzle embeddings, float32 [R, E].
     way: which rows of the table these are, in words.
+    choose: which of a puzzle's predictions is its answer, see
+      `settings.Width`.
   """
 
   puzzles: PuzzleSet
@@ -72,6 +74,7 @@ class Query:
   variables: Any
   puzzle_table: chex.Array
   way: str = ''
+  choose: str = 'vote'
 
   def originals(self, max_puzzles: int | None = None) -> EvaluationRows:
     """Unaugmented rows of at most so many puzzles, spread evenly."""
@@ -120,7 +123,7 @@ def evaluate(
       own = query.identifiers[batch['puzzle_identifiers']]
       yield {**batch, 'puzzle_identifiers': own}
 
-  judge = judge_of(puzzles, chosen)
+  judge = judge_of(puzzles, chosen, query.choose)
   progress = Progress('Rows predicted', len(chosen))
   weights = query.variables, query.puzzle_table
   for found in predict(*weights, read, len(chosen), batch_size):

@@ -18,11 +18,19 @@ from jax.sharding import Mesh
 from data_pipelines.scoring import Predictions
 from hrm_jax.models import ReasoningModel
 from hrm_jax.parallel import sharding
-from hrm_jax.settings import ActSettings, EvaluationSettings, Halting, choices
+from hrm_jax.settings import (
+  ActSettings,
+  EvaluationSettings,
+  Halting,
+  Width,
+  choices,
+)
 from hrm_jax.training import act, puzzle_table
 from hrm_jax.training.losses import IGNORE_LABEL
 
 HALTING_MODES = choices(EvaluationSettings, 'halting')
+
+_ONCE = Width()
 
 # Number of a slot's row among all that are predicted; -1 in an empty slot.
 _ROW = 'row'
@@ -64,6 +72,31 @@ def answers(
   )
 
 
+def noisy(z: Any, width: Width, row_B: chex.Array, number_B: chex.Array) -> Any:
+  """The state before segment `number` of each row, with the noise of `width`.
+
+  The noise is a function of the seed, the row and the segment, in whatever
+  batch or slot the row is worked on.
+  """
+
+  def of_row(z, row, number):
+    key = jax.random.fold_in(jax.random.key(width.seed), row)
+    key = jax.random.fold_in(key, number)
+    size = jnp.where((number > 0) & (width.noise_at == 'initial'), 0, 1)
+    leaves, structure = jax.tree.flatten(z)
+    keys = jax.random.split(key, len(leaves))
+    scale = size * width.noise
+    return jax.tree.unflatten(
+      structure,
+      [
+        x + (scale * jax.random.normal(k, x.shape)).astype(x.dtype)
+        for k, x in zip(keys, leaves, strict=True)
+      ],
+    )
+
+  return jax.vmap(of_row)(z, row_B, number_B)
+
+
 def shrink(carry: act.Carry, size: int) -> act.Carry:
   """A carry of fewer slots; those at work, at most `size`, come first."""
   kept = jnp.argsort(carry.halted, stable=True)[:size]
@@ -77,7 +110,11 @@ PredictFunction = Callable[..., Iterator[Predictions]]
 
 
 def sharded_predict(
-  model: ReasoningModel, settings: ActSettings, mode: Halting, mesh: Mesh
+  model: ReasoningModel,
+  settings: ActSettings,
+  mode: Halting,
+  mesh: Mesh,
+  width: Width = _ONCE,
 ) -> PredictFunction:
   """The function that predicts rows, in slots that are split over the mesh.
 
@@ -86,7 +123,8 @@ def sharded_predict(
   time; the mesh must divide that. It yields the `Predictions`, NumPy arrays, in
   the order of the rows, some rows at a time. Each process reads rows of its own
   and gets the predictions of all. `mode` is a value of
-  `EvaluationSettings.halting`; another is a ConfigError.
+  `EvaluationSettings.halting`; another is a ConfigError. Of `width` the noise
+  counts; rows are repeated by whoever reads them.
   """
   EvaluationSettings(halting=mode)
   whole, split = sharding.replicated(mesh), sharding.by_batch(mesh)
@@ -99,18 +137,28 @@ def sharded_predict(
     # Again in each call: cheap beside a segment, and the carry stays small.
     x = embed(model, variables, table, carry.data)
 
-    def segment(z, _):
+    row = carry.data[_ROW]
+
+    def segment(z, number):
+      if width.noise:
+        z = noisy(z, width, row, carry.steps + number)
       z = model.apply(variables, z, x, method='segment_without_gradient')
       return z, None
 
-    # After a call of mode 'act' a row may halt.
+    # After a call of another mode a row may halt.
     count = settings.halt_max_steps if mode == 'fixed' else 1
-    z, _ = jax.lax.scan(segment, carry.z, length=count)
+    numbers = jnp.arange(count) if width.noise else None
+    z, _ = jax.lax.scan(segment, carry.z, numbers, length=count)
     logits, q = model.apply(variables, z, method='heads')
-    steps, row = carry.steps + count, carry.data[_ROW]
+    steps = carry.steps + count
     halted = (steps >= settings.halt_max_steps) | (row < 0)
     if mode == 'act':
       halted |= act.wants_halt(settings, q)
+    elif mode == 'settled':
+      before, _ = model.apply(variables, carry.z, method='heads')
+      same = jnp.argmax(logits, axis=-1) == jnp.argmax(before, axis=-1)
+      # Before the first segment there is no answer.
+      halted |= jnp.all(same, axis=-1) & (carry.steps > 0)
     found = answers(logits, q, steps, carry.data['labels'])
     # The row that each slot has answered.
     answered = jnp.where(halted, row, -1)

@@ -21,6 +21,7 @@ from experiments.configs import sudoku
 from hrm_jax import build
 from hrm_jax import solver as solvers
 from hrm_jax.published import convert
+from hrm_jax.settings import Width
 from hrm_jax.solver import Fitting
 from hrm_jax.workdir import checkpoints
 from tests import builders
@@ -236,11 +237,71 @@ def test_evaluate_gives_the_numbers_of_the_command(trained_run, sudokus):
   found = sudokus.evaluate()
   (directory,) = (trained_run / 'evaluation').iterdir()
   scores = json.loads((directory / 'scores.json').read_text())
-  assert scores == {**found.facts, **found.metrics}
+  # One took longer than the other.
+  facts = {**found.facts, 'seconds': scores['seconds']}
+  assert scores == {**facts, **found.metrics}
   exact = [answer.right() == (True,) for answer in found.answers]
   assert np.mean(exact) == found.metrics['eval/exact'] and len(exact) == 10
   few = sudokus.evaluate(sudokus.held_out(max_puzzles=4))
   assert few.facts['rows'] == 4 and len(few.answers) == 4
+
+
+def test_rollouts_and_images_of_a_sudoku_are_chosen_from(sudokus):
+  plain = sudokus.evaluate()
+  count = len(plain.answers)
+  wide = sudokus.evaluate(
+    width=Width(rollouts=2, noise=0.1, symmetries=3, choose='frequent')
+  )
+  (result,) = wide.results
+  assert len(wide.answers) == count and result.cast == 6
+  assert wide.facts['rows'] == 6 * count
+  assert wide.facts['segments_run'] == 6 * plain.facts['segments_run']
+  assert wide.facts['width']['choose'] == 'frequent'
+  assert all(answer.cast == (6,) for answer in wide.answers)
+  assert all(1 <= answer.votes[0] <= 6 for answer in wide.answers)
+  metrics = wide.metrics
+  for number in (1, 2, 4, 6):
+    best = metrics[f'eval/exact/possible@{number}']
+    for rule in ('q', 'vote', 'frequent', 'valid'):
+      assert metrics[f'eval/exact/{rule}@{number}'] <= best
+  assert metrics['eval/exact'] == metrics['eval/exact/frequent@6']
+  assert 'chosen by frequent from 6 predictions' in wide.report()
+  assert f'Cost: {wide.facts["segments_run"]:,} segments' in wide.report()
+
+
+def test_images_without_noise_are_turned_back(sudokus):
+  """The first of the images is the Sudoku itself, to the bit."""
+  plain = sudokus.evaluate()
+  images = sudokus.evaluate(width=Width(symmetries=2, choose='q'))
+  found = plain.results[0].found
+  assert images.metrics['eval/exact/q@1'] == plain.metrics['eval/exact']
+  # An answer that is right for the image is right once it is turned back.
+  result = images.results[0]
+  right = (result.found['tokens'] == result.labels).all(axis=1)
+  np.testing.assert_array_equal(right, result.found['exact'])
+  assert found['tokens'].shape == result.found['tokens'].shape
+
+
+def test_votes_of_an_arc_task_are_of_all_rollouts(solver, asked):
+  plain = solver.evaluate(asked)
+  wide = solver.evaluate(asked, width=Width(rollouts=3, noise=0.1))
+  for ours, theirs in zip(wide.answers, plain.answers, strict=True):
+    assert ours.cast == tuple(3 * cast for cast in theirs.cast)
+
+
+@pytest.mark.parametrize(
+  'kind, fields, message',
+  [
+    ('solver', {'choose': 'valid'}, 'choose=valid is for Sudokus and mazes'),
+    ('solver', {'symmetries': 2}, 'symmetries=2 are for Sudokus and mazes'),
+    ('sudokus', {'rollouts': 2}, 'rollouts=2 without noise'),
+    ('sudokus', {'noise': -1.0}, 'noise=-1.0 must be at least 0'),
+    ('sudokus', {'choose': 'best'}, "choose='best' is unknown"),
+  ],
+)
+def test_widths_that_cannot_be_are_refused(kind, fields, message, request):
+  with pytest.raises((ConfigError, DataError), match=message):
+    request.getfixturevalue(kind).evaluate(width=Width(**fields))
 
 
 def test_any_batch_size_is_rounded_up_to_the_devices(

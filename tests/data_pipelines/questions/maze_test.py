@@ -282,6 +282,7 @@ def test_augment(height, width, transforms, generated):
       grid = before[i].reshape(height, width)
       turned = encoding.dihedral(grid, transform)
       np.testing.assert_array_equal(after[i].reshape(height, width), turned)
+    np.testing.assert_array_equal(domain.undo(after, variant, None), before)
 
 
 def test_signatures_differ(generated):

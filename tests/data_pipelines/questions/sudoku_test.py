@@ -294,6 +294,8 @@ def test_augment_keeps_all_that_matters(domain, generated):
   np.testing.assert_array_equal(
     domain.signatures(new[0]), domain.signatures(questions)
   )
+  for before, after in zip((questions, answers), new, strict=True):
+    np.testing.assert_array_equal(domain.undo(after, variant, key), before)
   # A function of the key alone, whatever is beside the puzzle.
   alone = domain.augment(questions[7:8], answers[7:8], [5], key[7:8])
   np.testing.assert_array_equal(alone[0][0], new[0][7])

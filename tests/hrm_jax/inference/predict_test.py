@@ -7,7 +7,7 @@ import pytest
 from data_pipelines.errors import ConfigError
 from hrm_jax.inference import predict as inference
 from hrm_jax.parallel import sharding
-from hrm_jax.settings import ActSettings
+from hrm_jax.settings import ActSettings, Width
 from hrm_jax.training import act
 from hrm_jax.training.losses import IGNORE_LABEL
 from tests import builders
@@ -69,8 +69,7 @@ def _read(puzzles):
   return read
 
 
-@pytest.fixture(scope='module')
-def by_hand(weights):
+def _by_hand(weights):
   """Logits [4, N, S, V] and q [4, N, 2] after each of four segments."""
   variables, table = weights
   batch = _puzzles()
@@ -92,7 +91,12 @@ def by_hand(weights):
     z, new_logits, new_q = segment(z, x)
     logits.append(np.asarray(new_logits))
     q.append(np.asarray(new_q))
-  logits, q = np.stack(logits), np.stack(q)
+  return np.stack(logits), np.stack(q)
+
+
+@pytest.fixture(scope='module')
+def by_hand(weights):
+  logits, q = _by_hand(weights)
   # No answer and no halt below may hang on a rounding error.
   best = np.sort(logits, axis=-1)
   assert (best[..., -1] - best[..., -2]).min() > 10 * Q_TOLERANCE
@@ -107,13 +111,15 @@ def predict():
   programs = {}
 
   def run(
-    weights, puzzles, mode, halting='q_learning', devices=8, batch_size=8
-  ):
+    weights, puzzles, mode, halting='q_learning', devices=8, batch_size=8,
+    width=None,
+  ):  # fmt: skip
     mesh = sharding.make_mesh(jax.devices()[:devices])
-    key = mode, halting, devices
+    width = width or Width()
+    key = mode, halting, devices, width
     if key not in programs:
       programs[key] = inference.sharded_predict(
-        MODEL, SETTINGS[halting], mode, mesh
+        MODEL, SETTINGS[halting], mode, mesh, width
       )
     found = programs[key](*weights, _read(puzzles), N, batch_size)
     parts = zip(*found, strict=True)
@@ -200,6 +206,68 @@ def test_act_works_on_rows_that_have_not_halted(
   assert left == 0
 
 
+@pytest.mark.parametrize('devices, batch_size', [(1, 64), (8, 16)])
+def test_settled_answers_each_row_where_its_answer_stays(
+  devices, batch_size, weights, predict
+):
+  # Of two tokens each: some rows answer alike twice.
+  kernel = np.zeros((D, V), np.float32)
+  kernel[:, 1] = np.random.default_rng(0).normal(size=D)
+  variables, table = weights
+  params = variables['params'] | {'lm_head': {'kernel': kernel}}
+  weights = variables | {'params': params}, table
+  by_hand = _by_hand(weights)
+  assert np.abs(by_hand[0][..., 1]).min() > 10 * Q_TOLERANCE
+  tokens = by_hand[0].argmax(axis=-1)
+  same = (tokens[1:] == tokens[:-1]).all(axis=-1)
+  steps = np.where(same.any(axis=0), same.argmax(axis=0) + 2, SEGMENTS)
+  assert len(set(steps.tolist())) >= 3
+  ours = predict(
+    weights, _puzzles(), 'settled', devices=devices, batch_size=batch_size
+  )
+  _assert_as_after(steps, by_hand, ours)
+
+
+@pytest.mark.parametrize('noise_at', ['initial', 'segments'])
+def test_noise_is_of_the_row_and_not_of_its_slot(noise_at, weights, predict):
+  width = Width(noise=0.5, noise_at=noise_at, seed=3)
+  # Each row twice: their noise differs.
+  puzzles = {n: np.repeat(x, 2, axis=0)[:N] for n, x in _puzzles().items()}
+
+  def run(width=width, **fields):
+    return predict(weights, puzzles, width=width, **fields)
+
+  ours = run(mode='fixed')
+  for fields in ({'batch_size': 24}, {'devices': 1, 'batch_size': 5}):
+    again = run(mode='fixed', **fields)
+    np.testing.assert_allclose(
+      again.q_halt, ours.q_halt, rtol=0, atol=Q_TOLERANCE
+    )
+  # In whichever mode: a row that never halts is as in the other.
+  acting = run(mode='act')
+  whole = acting.steps == SEGMENTS
+  assert whole.any() and not whole.all()
+  np.testing.assert_allclose(
+    acting.q_halt[whole], ours.q_halt[whole], rtol=0, atol=Q_TOLERANCE
+  )
+  pairs = ours.q_halt[: N - 1].reshape(-1, 2)
+  assert np.all(np.abs(pairs[:, 0] - pairs[:, 1]) > 10 * Q_TOLERANCE)
+  other = run(Width(noise=0.5, noise_at=noise_at, seed=4), mode='fixed')
+  assert np.all(np.abs(other.q_halt - ours.q_halt) > Q_TOLERANCE)
+
+
+def test_noise_has_its_standard_deviation_and_its_place():
+  z = {'z_H': np.ones((3, 50, 40), np.float32)}
+  rows, numbers = np.arange(3), np.array([0, 1, 2])
+  for noise_at, noised in (('segments', 3), ('initial', 1)):
+    width = Width(noise=0.25, noise_at=noise_at)
+    found = inference.noisy(z, width, rows, numbers)['z_H'] - 1
+    # Of 2000 draws a row, 5σ.
+    spread = np.std(found, axis=(1, 2))
+    assert np.all(np.abs(spread[:noised] / 0.25 - 1) < 5 / 4000**0.5)
+    assert not np.any(found[noised:])
+
+
 def test_fixed_does_not_depend_on_q(weights, predict):
   ours = predict(weights, _puzzles(), 'fixed')
   variables, table = weights
@@ -254,7 +322,9 @@ def test_accuracy_counts_the_labels_cells_alone(weights, predict):
 
 
 def test_an_unknown_mode_is_named():
-  with pytest.raises(ConfigError, match=r"halting='sometimes'.*fixed, act"):
+  with pytest.raises(
+    ConfigError, match=r"halting='sometimes'.*fixed, act, settled"
+  ):
     inference.sharded_predict(
       MODEL, SETTINGS['q_learning'], 'sometimes', sharding.make_mesh()
     )
