@@ -70,8 +70,9 @@ def run(
     name += f'_{max_puzzles}_puzzles'
   for field, value in dataclasses.asdict(width).items():
     if value != getattr(_ONCE, field):
-      name += f'_{field}_{value}'
-  directory = workdir / 'evaluation' / name
+      text = '_'.join(value) if field == 'ensemble' else value
+      name += f'_{field}_{text}'
+  directory = workdir / 'evaluation' / evaluation_files.name_of(name)
   first = jax.process_index() == 0
   if first and len(asked.queries[0].rows):
     with command.writing(directory / 'scores.json'):

@@ -566,6 +566,8 @@ class Width(_Group):
       that solve the puzzle, where there are some. ARC tasks are voted on as
       always, by all of their predictions.
     seed: seed of the noise.
+    ensemble: checkpoints that predict each puzzle too, as often: steps of the
+      same run, or paths that `hrm_jax.load` takes.
   """
 
   rollouts: int = 1
@@ -574,6 +576,7 @@ class Width(_Group):
   symmetries: int = 1
   choose: Literal['q', 'vote', 'frequent', 'valid'] = 'vote'
   seed: int = 0
+  ensemble: tuple[str, ...] = ()
 
   def _check(self) -> None:
     self._at_least(1, 'rollouts', 'symmetries')

@@ -286,6 +286,9 @@ class Evaluation:
     scored, of = (self.facts.get(x) for x in ('puzzles', 'held_out_puzzles'))
     if scored != of:
       lines.append(f'Scored on a part of what is held out: {scored} of {of}')
+    if ensemble := self.facts.get('width', {}).get('ensemble'):
+      named = ', '.join((str(self.facts['step']), *ensemble))
+      lines.append(f'An ensemble of the checkpoints {named}')
     lines.append(
       f'Cost: {self.facts["segments_run"]:,} segments, '
       f'{self.facts["seconds"]:.1f} s'
@@ -565,11 +568,35 @@ class Solver:
     width: Width = _ONCE,
   ) -> Result:
     """Predicts and scores one query; the arguments are those of `evaluate`."""
-    settings = self.settings.act
-    if segments is not None:
-      settings = dataclasses.replace(settings, halt_max_steps=segments)
-    run = _predict_function(self.model, settings, halting, self.mesh, width)
-    return evaluation.evaluate(query, run, self.batch_size(batch_size))
+
+    def run(solver):
+      settings = solver.settings.act
+      if segments is not None:
+        settings = dataclasses.replace(settings, halt_max_steps=segments)
+      return _predict_function(
+        solver.model, settings, halting, solver.mesh, width
+      )
+
+    # Rows of the checkpoints alternate.
+    others, count = [], 1 + len(width.ensemble)
+    for number, name in enumerate(width.ensemble, 1):
+      solver = self._named(name)
+      rows = query.rows.take(np.arange(number, len(query.rows), count))
+      own = solver.query(query.puzzles, rows, query.way)
+      others.append((own, run(solver)))
+    size = self.batch_size(batch_size)
+    return evaluation.evaluate(query, run(self), size, others=others)
+
+  def _named(self, name: str) -> 'Solver':
+    """A checkpoint of an ensemble, of the same kind of puzzles."""
+    if name.isdigit():
+      return load(self.origin, int(name))
+    found = load(name)
+    if found._sizes != self._sizes:
+      raise ConfigError(
+        f'ensemble: {name} was trained on other puzzles than {self.origin}'
+      )
+    return found
 
   def _wide(self, query: Query, width: Width) -> Query:
     """The query with as many rows of each puzzle as `width` asks for."""
@@ -579,7 +606,8 @@ class Solver:
         'voted on'
       )
     rows = query.puzzles.images(query.rows, width.symmetries)
-    rows = rows.take(np.repeat(np.arange(len(rows)), width.rollouts))
+    times = width.rollouts * (1 + len(width.ensemble))
+    rows = rows.take(np.repeat(np.arange(len(rows)), times))
     return dataclasses.replace(query, rows=rows, choose=width.choose)
 
   def batch_size(self, wanted: int | None = None) -> int:

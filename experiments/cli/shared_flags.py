@@ -29,7 +29,9 @@ BOUNDS = ('max_augmentations', 'max_puzzles', 'batch_size', 'segments')
 # has the defaults.
 FITTING = ('adapt', 'steps', 'seconds', 'num_aug', 'seed')
 # How often a puzzle is predicted: `hrm_jax.settings.Width`, likewise.
-WIDTH = ('rollouts', 'noise', 'noise_at', 'symmetries', 'choose', 'seed')
+WIDTH = (
+  'rollouts', 'noise', 'noise_at', 'symmetries', 'choose', 'seed', 'ensemble',
+)  # fmt: skip
 _FOLDER = pathlib.Path(__file__).parents[1] / 'configs'
 
 
@@ -222,6 +224,9 @@ _SHARED = {
     'Rule that chooses among several predictions of a Sudoku or maze: the '
     'highest q_halt, the highest sum of confidences, the most frequent answer, '
     'or the surest valid one.'),
+  'ensemble': (_LIST, [],
+    'Other checkpoints that predict each puzzle too, separated by commas: '
+    'steps of the same run or paths of others.'),
   'cpu_devices': (_INT, None,
     'Number of devices that the CPU is split into, which share the batch; as '
     'many as there are cores make small models faster.', 1),

@@ -104,6 +104,7 @@ def evaluate(
   predict: inference.PredictFunction,
   batch_size: int,
   stop: Callable[[], bool] = lambda: False,
+  others: Sequence[tuple[Query, inference.PredictFunction]] = (),
 ) -> Result:
   """Predicts and scores; all processes of a mesh get the result.
 
@@ -112,25 +113,42 @@ def evaluate(
     predict: function that `inference.sharded_predict` made.
     batch_size: largest number of rows at a time.
     stop: tells whether to stop; asked after each batch, in all processes alike.
+    others: queries and functions of other checkpoints of an ensemble; rows of
+      `query` are predicted by each of all in turn.
 
   Raises:
     Stopped: `stop` said so.
   """
   puzzles, chosen = query.puzzles, query.rows
-
-  def read(size, rows):
-    for batch in puzzles.evaluation_batches(chosen, size, rows):
-      own = query.identifiers[batch['puzzle_identifiers']]
-      yield {**batch, 'puzzle_identifiers': own}
-
   judge = judge_of(puzzles, chosen, query.choose)
   progress = Progress('Rows predicted', len(chosen))
-  weights = query.variables, query.puzzle_table
-  for found in predict(*weights, read, len(chosen), batch_size):
-    judge.add(found)
-    progress.add(len(found.steps))
-    if stop():
-      raise Stopped
+
+  def predictions(query, predict):
+    def read(size, rows):
+      for batch in puzzles.evaluation_batches(query.rows, size, rows):
+        own = query.identifiers[batch['puzzle_identifiers']]
+        yield {**batch, 'puzzle_identifiers': own}
+
+    weights = query.variables, query.puzzle_table
+    for found in predict(*weights, read, len(query.rows), batch_size):
+      progress.add(len(found.steps))
+      yield found
+      if stop():
+        raise Stopped
+
+  if others:
+    own = chosen.take(np.arange(0, len(chosen), 1 + len(others)))
+    each = [
+      [np.concatenate(part) for part in zip(*predictions(*one), strict=True)]
+      for one in ((dataclasses.replace(query, rows=own), predict), *others)
+    ]
+    turns = (np.stack(parts, axis=1) for parts in zip(*each, strict=True))
+    judge.add(
+      inference.Predictions(*(x.reshape(-1, *x.shape[2:]) for x in turns))
+    )
+  else:
+    for found in predictions(query, predict):
+      judge.add(found)
   result = judge.result()
   logging.info(
     'Predicted %d in %.1f s, %.2f segments each',

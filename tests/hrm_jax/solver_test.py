@@ -282,6 +282,29 @@ def test_images_without_noise_are_turned_back(sudokus):
   assert found['tokens'].shape == result.found['tokens'].shape
 
 
+def test_an_ensemble_is_asked_for_and_labelled(trained_run, sudokus):
+  plain = sudokus.evaluate()
+  # A checkpoint beside itself: each answer twice.
+  twice = sudokus.evaluate(width=Width(ensemble=(str(sudokus.step),)))
+  for ours, theirs in zip(twice.answers, plain.answers, strict=True):
+    np.testing.assert_array_equal(ours.grids[0], theirs.grids[0])
+    assert (ours.votes, ours.cast) == ((2,), (2,))
+  both = f'An ensemble of the checkpoints {sudokus.step}, {sudokus.step}'
+  assert both in twice.report() and 'ensemble' not in plain.report()
+  # By the path of a run, and with rollouts.
+  width = Width(rollouts=2, noise=0.1, ensemble=(str(trained_run),))
+  assert sudokus.evaluate(width=width).results[0].cast == 4
+
+
+def test_an_ensemble_of_arc_votes(solver):
+  known = solver.held_out()
+  plain = solver.evaluate(known)
+  twice = solver.evaluate(known, width=Width(ensemble=(str(solver.step),)))
+  for ours, theirs in zip(twice.answers, plain.answers, strict=True):
+    for many, few in zip(ours.attempts, theirs.attempts, strict=True):
+      assert [x.votes for x in many] == [2 * x.votes for x in few]
+
+
 def test_votes_of_an_arc_task_are_of_all_rollouts(solver, asked):
   plain = solver.evaluate(asked)
   wide = solver.evaluate(asked, width=Width(rollouts=3, noise=0.1))
@@ -296,6 +319,7 @@ def test_votes_of_an_arc_task_are_of_all_rollouts(solver, asked):
     ('solver', {'symmetries': 2}, 'symmetries=2 are for Sudokus and mazes'),
     ('sudokus', {'rollouts': 2}, 'rollouts=2 without noise'),
     ('sudokus', {'noise': -1.0}, 'noise=-1.0 must be at least 0'),
+    ('sudokus', {'ensemble': ('123456',)}, 'no checkpoint of step 123456'),
     ('sudokus', {'choose': 'best'}, "choose='best' is unknown"),
   ],
 )
