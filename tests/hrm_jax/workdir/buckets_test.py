@@ -187,7 +187,8 @@ def test_a_second_run_is_refused_at_once(in_bucket):
 
 def test_a_killed_run_of_this_machine_is_taken_over_at_once(in_bucket, caplog):
   pid = _leave(in_bucket)['process']
-  with workdir_lock.hold(in_bucket, patience=600):
+  with workdir_lock.hold(in_bucket, patience=5):
+    assert 'waiting' not in caplog.text
     assert f'Taking over the lock of process {pid} on' in caplog.text
     assert _record(in_bucket)['process'] == os.getpid()
 
