@@ -265,8 +265,7 @@ class Checkpoints:
         )
 
     processes.from_first(check)
-    saved = self._manager.item_metadata(step)
-    _check_shapes(saved['weights'].tree, weights)
+    _check_shapes(self._saved_shapes(step), weights)
     self._trusted = True
 
   def check(self) -> None:
@@ -418,9 +417,17 @@ class Checkpoints:
   def _read(self, step: int, **items: Any) -> Any:
     with self._reading(step):
       if 'weights' in items:
-        saved = self._manager.item_metadata(step)['weights']
-        _check_shapes(saved.tree, items['weights'].item)
+        _check_shapes(self._saved_shapes(step), items['weights'].item)
       return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+  def _saved_shapes(self, step: int) -> Any:
+    """Shapes of a checkpoint's weights.
+
+    A manager that has saved in a bucket knows them in the first process alone.
+    """
+    handler = ocp.StandardCheckpointHandler()
+    with contextlib.closing(handler):
+      return handler.metadata(self.directory / str(step) / 'weights').tree
 
   @contextlib.contextmanager
   def _reading(self, step: int) -> Iterator[None]:
