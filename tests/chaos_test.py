@@ -20,7 +20,7 @@ _ROOT = pathlib.Path(__file__).parents[1]
   ('events', 'flags'),
   [
     (5, ['--seed=576']),
-    (2, ['--bucket', '--processes=2', '--kinds=kill,signal']),
+    (2, ['--bucket', '--processes=2', '--kinds=kill']),
   ],
   ids=['disk', 'bucket'],
 )
