@@ -179,7 +179,9 @@ def _fields(line: bytes) -> dict[str, Any] | None:
   """A line's numbers by name, its step among them; None where it is damaged."""
   try:
     fields = json.loads(line) if line.endswith(b'\n') else {}
-    return fields if type(fields['step']) is int else None
+    step = fields['step']
+    # TensorBoard's steps have 64 bits.
+    return fields if type(step) is int and 0 <= step < 2**63 else None
   except (ValueError, KeyError, TypeError, RecursionError):
     return None
 

@@ -1,12 +1,12 @@
 """Edited and damaged files of a run: they read right, or one line tells."""
 
+import contextlib
 import copy
 import json
 import pathlib
 import shutil
 import tempfile
 
-import hypothesis
 import pytest
 from hypothesis import strategies as st
 
@@ -150,8 +150,7 @@ def _charts(one):
   return json.dumps(curves.collect(one.metrics), allow_nan=False)
 
 
-@in_either_tier(200)
-@hypothesis.given(_files())
+@in_either_tier(200, _files())
 def test_damaged_files_of_a_run(contents):
   _try_files(contents)
 
@@ -172,9 +171,8 @@ def _try_files(contents):
       if scores is not None:
         _one_line(_leaks_of, scores)
 
-    writer = MetricsWriter(workdir)
-    _one_line(writer.forget_after, 6, 4)
-    writer.close()
+    with contextlib.closing(MetricsWriter(workdir)) as writer:
+      _one_line(writer.forget_after, 6, 4)
 
 
 _EDITS = [

@@ -41,13 +41,13 @@ NAMES = st.one_of(
 )  # fmt: skip
 
 
-def in_either_tier(few, all_of_them=2000):
-  """So many cases in the normal tier, all of them in the other."""
+def in_either_tier(few, strategy):
+  """Draws so many cases in the normal tier, and all of them in the other."""
 
   def decorate(test):
-    @few_or_all(few, all_of_them)
+    @few_or_all(few)
     def run(count):
-      cases(count, 20)(test)()
+      cases(count, 20)(hypothesis.given(strategy)(test))()
 
     return run
 
@@ -64,8 +64,7 @@ def _inside():
     assert os.listdir(folder) == ['inside']
 
 
-@in_either_tier(200)
-@hypothesis.given(st.lists(NAMES, max_size=8))
+@in_either_tier(200, st.lists(NAMES, max_size=8))
 def test_each_title_has_a_file_of_its_own(titles):
   names = evaluation_files.distinct_names(titles)
   distinct = list(dict.fromkeys(titles))
@@ -78,8 +77,7 @@ def test_each_title_has_a_file_of_its_own(titles):
       assert len(os.listdir(inside)) == 2 * len(some)
 
 
-@in_either_tier(50)
-@hypothesis.given(st.lists(NAMES, min_size=1, max_size=4, unique=True))
+@in_either_tier(50, st.lists(NAMES, min_size=1, max_size=4, unique=True))
 def test_tasks_of_any_name_are_written_and_drawn(names):
   with _inside() as inside:
     _try_tasks(names, inside)
@@ -132,8 +130,7 @@ def _is_plain(text):
   assert text.replace('\n', '').isprintable()
 
 
-@in_either_tier(200)
-@hypothesis.given(st.lists(NAMES, min_size=1, max_size=4, unique=True))
+@in_either_tier(200, st.lists(NAMES, min_size=1, max_size=4, unique=True))
 def test_files_of_any_name_are_read(names):
   with _inside() as inside:
     for number, name in enumerate(names):
