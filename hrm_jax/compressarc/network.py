@@ -1,0 +1,528 @@
+"""CompressARC's network: latents, layers, heads (arXiv 2512.06104).
+
+All functions are of one task and pure; `jax.vmap` makes them of many.
+"""
+
+import functools
+import itertools
+import math
+import operator
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hrm_jax.compressarc import multitensor
+from hrm_jax.compressarc.multitensor import (
+  DIRECTIONS,
+  KINDS,
+  Frame,
+  Multi,
+  linear,
+  norm,
+  parts,
+  spread,
+)
+
+LAYERS = 4
+LATENT_CHANNELS = 4
+# Width of the residual stream without and with directions.
+_WIDTHS = Multi(16, 8)
+# Width of what the layers compute in between.
+_UP, _SOFTMAX, _MOVED, _SILU, _DOWN = 16, 2, 4, 16, 8
+# Steps of the eight directions in rows and columns.
+STEPS = ((1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1))
+# Weights of a direction's neighbours, by how far they are turned.
+_NEIGHBOURS = (1, 0.2, 0.4, 0.2, 1, 0.2, 0.4, 0.2)
+# Outside of the grids, for running maxima.
+_FAR = 1000.0
+# Outside of the arrays' real part, for softmax.
+_NOTHING = -1e9
+
+# Axes of the arrays.
+_AXES = {'C': 1, 'X': 2, 'Y': 3, 'D': 4}
+# Kinds with weights of their own: one with Y alone has those of that with X.
+_TIED = np.array([0, 2, 2, 3, 4, 5, 7, 7, 8, 9])
+
+
+def subsets(axes: str) -> list[str]:
+  """All sets of axes but the empty one, by size and then in their order."""
+  return [
+    ''.join(some)
+    for size in range(1, 1 + len(axes))
+    for some in itertools.combinations(axes, size)
+  ]
+
+
+# What softmax is over.
+SUBSETS = Multi(subsets('CXY'), subsets('CDXY'))
+
+
+class Latents(NamedTuple):
+  """What the network is told of a task, in nats that are counted."""
+
+  mean: Multi  # [..., 4]
+  adjustment: Multi  # [..., 4]
+  capacity: Multi  # [KINDS, 4]
+
+
+class Pair(NamedTuple):
+  """Weights into and out of a residual layer, [KINDS, K, L] of each part.
+
+  Those of kinds that are tied to another are not used.
+  """
+
+  into: Any
+  out: Any
+
+
+class Layer(NamedTuple):
+  """Weights of a layer; all have a first axis of the layers in `Weights`."""
+
+  share_up: Pair
+  softmax: Pair  # out: [KINDS, SUBSETS, 2, L]
+  cummax: Pair  # [2, K, L], by whether a tensor has C
+  shift: Pair  # likewise
+  direction_share: chex.Array  # [KINDS, 18, R, R]
+  nonlinear: Pair
+  share_down: Pair
+
+
+class Weights(NamedTuple):
+  """All that is trained but the latents."""
+
+  decode: Multi  # [KINDS, 4, R]
+  decode_bias: Multi  # [KINDS, R]
+  layers: Layer
+  head: chex.Array  # [16, 2]
+  head_bias: chex.Array  # [2]
+  masks: chex.Array  # [16, 2]
+  masks_bias: chex.Array  # [2]
+
+
+def tied_linear(x: Multi, weights: Multi) -> Multi:
+  """Each tensor's channels times its weights."""
+  return parts(lambda a, w: linear(a, w[_TIED]), x, weights)
+
+
+def decode(
+  latents: Latents, weights: Weights, scope: Frame, noise: Multi
+) -> tuple[Multi, Multi]:
+  """Draws the residual stream from the latents.
+
+  Returns:
+    The stream, and the KL divergence of each tensor in nats, [KINDS].
+  """
+
+  def draw(mean, adjustment, capacity, mask, count, noise):
+    along = jnp.maximum(count, 1)[:, None]
+    n, t = LATENT_CHANNELS * along, 10 * capacity
+    adjustment = jnp.where(mask, adjustment, 0)
+    adjustment -= spread(multitensor.by_kind(adjustment) / along, mean)
+    nats = 1e4 * jnp.exp(spread(t, mean) + adjustment) + 0.5
+    rate = nats / spread(n, mean)
+    keep = jnp.exp(-rate)
+    tell = jnp.sqrt(-jnp.expm1(-2 * rate))
+    known = norm(mean, mask, count)
+    whole = -jnp.expm1(-2 * (1e4 * jnp.exp(t) + 0.5) / n)
+    z = spread(whole, mean) * (tell * known + keep * noise)
+    kl = 0.5 * (keep**2 + (1 - keep**2) * known**2 - 1) + rate
+    kl = multitensor.by_kind(jnp.where(mask, kl, 0)).sum(-1)
+    return jnp.where(mask, z, 0), kl
+
+  drawn = parts(draw, *latents, scope.masks, scope.counts, noise)
+  z, kl = (Multi(*(part[i] for part in drawn)) for i in (0, 1))
+
+  def biased(a, bias, mask):
+    return jnp.where(mask, a + spread(bias[_TIED], a), 0)
+
+  x = tied_linear(z, weights.decode)
+  return parts(biased, x, weights.decode_bias, scope.masks), kl
+
+
+def layer(x: Multi, weights: Layer, scope: Frame) -> tuple[Multi, list[Multi]]:
+  """One layer; returns the stream, and as it was after each part."""
+  stages = []
+
+  def add(change: Multi) -> None:
+    nonlocal x
+    x = parts(
+      lambda a, b, mask: a + jnp.where(mask, b, 0), x, change, scope.masks
+    )
+    stages.append(x)
+
+  def normed(a: Multi) -> Multi:
+    return parts(norm, a, scope.masks, scope.counts)
+
+  up = multitensor.share_up(tied_linear(x, weights.share_up.into))
+  add(tied_linear(normed(up), weights.share_up.out))
+  scores = tied_linear(x, weights.softmax.into)
+  add(parts(_softmax, scores, weights.softmax.out, scope.masks, SUBSETS))
+  for function, pair in ((_cummax, weights.cummax), (_shift, weights.shift)):
+    x = x._replace(d=x.d + _moved(function, x.d, pair, scope))
+    stages.append(x)
+  z = norm(x.d, scope.masks.d, scope.counts.d)
+  matrix = _direction_matrix(weights.direction_share)
+  shared = linear(z.reshape(*z.shape[:-2], -1), matrix).reshape(z.shape)
+  x = x._replace(d=x.d + jnp.where(scope.masks.d, shared, 0))
+  stages.append(x)
+  hidden = parts(jax.nn.silu, tied_linear(x, weights.nonlinear.into))
+  add(tied_linear(hidden, weights.nonlinear.out))
+  down = tied_linear(x, weights.share_down.into)
+  down = multitensor.share_down(down, scope)
+  add(tied_linear(normed(down), weights.share_down.out))
+  x = normed(x)
+  stages.append(x)
+  return x, stages
+
+
+def _softmax(
+  scores: chex.Array, weights: chex.Array, mask: chex.Array, sets: list[str]
+) -> chex.Array:
+  """Softmax over each set of a tensor's axes, times that set's weights.
+
+  The softmax over A of a score s is exp(s - m) exp(m - l): m is the maximum
+  along one axis of A, and l the logarithm of the sum over A. Only the first
+  factor is of every position, and it is the same for all A with that axis.
+
+  Args:
+    scores: [E, C', X', Y', (8,) 2].
+    weights: [KINDS, sets, 2, L].
+    mask: bool, the real positions.
+    sets: the sets of axes, as in `SUBSETS`.
+  """
+  scores = jnp.where(mask, scores, _NOTHING)
+  C, X, Y = (n - s for n, s in zip(scores.shape[1:4], (1, 1, 2), strict=True))
+  letters = 'CXYD'[: scores.ndim - 2]
+  # Those of a tensor with Y alone: X stands in Y's place.
+  swap = str.maketrans('XY', 'YX')
+  swapped = [
+    sets.index(''.join(sorted(s.translate(swap), key='CDXY'.index)))
+    for s in sets
+  ]
+  weights = weights[_TIED]
+  only_y = np.isin(np.arange(KINDS), (1, 6))[:, None, None, None]
+  weights = jnp.where(only_y, weights[:, np.array(swapped)], weights)
+  # Of entries along each axis, not of the slots beside them.
+  spans = dict(
+    zip('CXYD', ((1, None), (1, None), (1, -1), (0, None)), strict=True)
+  )
+
+  def entries(a, letter):
+    axis = _AXES[letter]
+    start, end = spans[letter]
+    return jax.lax.slice_in_dim(a, start, end, axis=axis)
+
+  def has(letter):
+    """Whether a position is an entry along an axis, [..., n, ...]."""
+    axis = _AXES[letter]
+    found = np.zeros(scores.shape[axis], bool)
+    found[slice(*spans[letter])] = True
+    return np.expand_dims(found, [i for i in range(scores.ndim) if i != axis])
+
+  logs = {'': scores}
+  for one in sets:
+    part = entries(logs[one[:-1]], one[-1])
+    logs[one] = jax.nn.logsumexp(part, axis=_AXES[one[-1]], keepdims=True)
+  of_kinds = multitensor.kinds(C, X, Y)
+  out, done = jnp.zeros((), scores.dtype), set[str]()
+  # Y first: what is reduced along it is smallest.
+  for letter in 'YXDC':
+    mine = [s for s in sets if letter in s and s not in done]
+    if letter not in letters:
+      continue
+    done.update(mine)
+    most = entries(scores, letter).max(axis=_AXES[letter], keepdims=True)
+    most = jax.lax.stop_gradient(most)
+    own = jnp.where(has(letter), scores - most, 0)
+    own = jnp.where(has(letter), jnp.exp(own), 0)
+    factors = []
+    for one in mine:
+      others = map(has, one.replace(letter, ''))
+      real = functools.reduce(operator.and_, others, np.array(True))
+      gap = jnp.where(real, most - logs[one], 0)
+      factors.append(jnp.where(real, jnp.exp(gap), 0))
+    # Weights of the kinds there are along the other axes.
+    of = of_kinds
+    if letter in 'CXY':
+      of = of.take([1], axis='CXY'.index(letter))
+    one_hot = (of[..., None] == np.arange(KINDS)).astype(scores.dtype)
+    places = np.array([sets.index(one) for one in mine])
+    mixing = jnp.tensordot(one_hot, weights[:, places], 1)
+    if 'D' in letters:
+      mixing = mixing[:, :, :, None]
+    # [E, C', X', Y', (8,) 2, L]
+    mixed = sum(
+      factor[..., None] * mixing[..., i, :, :]
+      for i, factor in enumerate(factors)
+    )
+    out = out + (own[..., None] * mixed).sum(-2)
+  return out
+
+
+def _moved(function, d: chex.Array, weights: Pair, scope: Frame) -> chex.Array:
+  """A residual layer that moves values in their directions, for cells."""
+  inside = scope.inside[:, None, :, :, None, None]
+
+  def by_colour(a, w):
+    return jnp.concatenate([a[:, :1] @ w[0], a[:, 1:] @ w[1]], axis=1)
+
+  values = by_colour(d[:, :, 1:, 1:-1], weights.into) * inside
+  # Channels 1 and 3 move the opposite way: as those of the opposite direction.
+  half = DIRECTIONS // 2
+  values = jnp.concatenate(
+    [values[..., ::2], jnp.roll(values[..., 1::2], half, -2)], -1
+  )
+  found = function(values, inside)
+  found = jnp.concatenate(
+    [found[..., :2], jnp.roll(found[..., 2:], half, -2)], -1
+  )
+  pad = ((0, 0), (0, 0), (1, 0), (1, 1), (0, 0), (0, 0))
+  found = norm(jnp.pad(found, pad), scope.masks.d, scope.counts.d)
+  return by_colour(found, weights.out)
+
+
+def _shift(values: chex.Array, inside: chex.Array) -> chex.Array:
+  """Moves each direction's slice by its step."""
+  del inside
+  slices = []
+  for direction, (rows, columns) in enumerate(STEPS):
+    by = (0, 0, rows, columns, 0)
+    slices.append(
+      jax.lax.pad(
+        values[..., direction, :], jnp.zeros((), values.dtype),
+        [(step, -step, 0) for step in by],
+      )
+    )  # fmt: skip
+  return jnp.stack(slices, axis=-2)
+
+
+def _cummax(values: chex.Array, inside: chex.Array) -> chex.Array:
+  """Running maxima along the lines, relative to the line's extremes."""
+  X, Y = values.shape[2:4]
+  far = _FAR * (1 - inside)
+  both = jnp.concatenate([values - far, -(values + far)], axis=-1)
+  lines = _lines(both)
+
+  def running(a):
+    step = 1
+    while step < a.shape[2]:
+      fill = jnp.asarray(-jnp.inf, a.dtype)
+      pad = [(0, 0, 0)] * 2 + [(step, -step, 0)] + [(0, 0, 0)] * 3
+      a = jnp.maximum(a, jax.lax.pad(a, fill, pad))
+      step *= 2
+    return a
+
+  forward = running(lines)
+  whole = jnp.flip(running(jnp.flip(forward, 2)), 2)
+  width = values.shape[-1]
+  found = jnp.concatenate([forward[..., :width], whole], axis=-1)
+  c, high, low = jnp.split(_cells(found, X, Y), 3, axis=-1)
+  c, high, low = c + far, high + far, -low - far
+  even = (np.arange(DIRECTIONS) % 2 == 0)[:, None]
+  high, low = high + 1e-3 * even, low - 1e-3 * even
+  out = 2 * (c - low) / (high - low + 1e-5 * ~even) - 1
+  return out * jnp.where(even, 1, inside)
+
+
+# Directions whose lines are columns, rows, and the two kinds of diagonals: the
+# first goes along the line, the second against it (see `_lines`).
+_ALONG = ((0, 4), (2, 6), (7, 3), (5, 1))
+
+
+def _lines(a: chex.Array) -> chex.Array:
+  """Lays the lines of each direction along one axis, in the line's order.
+
+  Returns:
+    [E, C', longest line, lines, 8, K], -inf where there is nothing.
+  """
+  X, Y = a.shape[2:4]
+  size, lines = max(X, Y), X + Y - 1
+  none = jnp.asarray(-jnp.inf, a.dtype)
+
+  def fill(one, rows, columns):
+    pad = [(0, 0, 0)] * 6
+    pad[2], pad[3] = (0, rows, 0), (0, columns, 0)
+    return jax.lax.pad(one, none, pad)
+
+  def skewed(one):
+    """Cell x, y to x, x + y, by rows that become one shorter."""
+    one = fill(one, 0, X)
+    one = one.reshape(*one.shape[:2], -1, *one.shape[4:])
+    return one[:, :, : X * lines].reshape(
+      *one.shape[:2], X, lines, *one.shape[3:]
+    )
+
+  columns, rows, falling, rising = (
+    jnp.stack([a[..., i, :] for i in pair], axis=-2) for pair in _ALONG
+  )
+  found = [
+    fill(columns, size - X, lines - Y),
+    fill(jnp.swapaxes(rows, 2, 3), size - Y, lines - X),
+    fill(skewed(falling), size - X, 0),
+    fill(skewed(jnp.flip(rising, 2)), size - X, 0),
+  ]
+  along = jnp.stack([one[..., 0, :] for one in found], axis=-2)
+  against = jnp.stack([one[..., 1, :] for one in found], axis=-2)
+  return jnp.concatenate([along, jnp.flip(against, 2)], axis=-2)
+
+
+def _cells(a: chex.Array, X: int, Y: int) -> chex.Array:
+  """The inverse of `_lines`, [E, C', X, Y, 8, K]."""
+  along, against = jnp.split(a, 2, axis=-2)
+  against = jnp.flip(against, 2)
+
+  def straight(one):
+    one = one[:, :, :X].reshape(*one.shape[:2], -1, *one.shape[4:])
+    pad = [(0, 0)] * one.ndim
+    pad[2] = (0, X)
+    one = jnp.pad(one, pad)
+    return one.reshape(*one.shape[:2], X, X + Y, *one.shape[3:])[:, :, :, :Y]
+
+  found: list[Any] = [None] * DIRECTIONS
+  for i, pair in enumerate(_ALONG):
+    for side, direction in zip((along, against), pair, strict=True):
+      one = side[..., i, :]
+      match i:
+        case 0:
+          one = one[:, :, :X, :Y]
+        case 1:
+          one = jnp.swapaxes(one[:, :, :Y, :X], 2, 3)
+        case 2:
+          one = straight(one)
+        case 3:
+          one = jnp.flip(straight(one), 2)
+      found[direction] = one
+  return jnp.stack(found, axis=-2)
+
+
+def _representatives(spatial: bool) -> np.ndarray:
+  """[8, 8]: which matrix is that of directions d and e."""
+  found = {}
+  for d, e in itertools.product(range(8), repeat=2):
+    one = d, e
+    if not spatial:
+      turn = 2 * (d // 2)
+      one = d - turn, (e - turn) % 8
+      if (one[1] - one[0]) % 8 > 4:
+        one = one[0], (2 * one[0] - one[1]) % 8
+    else:
+      if d > 4 or (d in (0, 4) and e > 4):
+        one = -d % 8, -e % 8
+      if one[0] in (3, 4, 5) or (one[0] in (2, 6) and one[1] in (3, 4, 5)):
+        one = (4 - one[0]) % 8, (4 - one[1]) % 8
+    found[d, e] = one
+  order = sorted(set(found.values()))
+  return np.array(
+    [[order.index(found[d, e]) for e in range(8)] for d in range(8)]
+  )
+
+
+_TURNS, _MIRRORS = _representatives(False), _representatives(True)
+# [KINDS, 8, 8]: the matrix of each kind that is that of directions d and e. A
+# tensor with Y alone has those of that with X, turned by a quarter.
+_QUARTER = (np.arange(DIRECTIONS) + 2) % DIRECTIONS
+MATRICES = np.stack(
+  [_TURNS, _MIRRORS[_QUARTER][:, _QUARTER], _MIRRORS, _TURNS, _TURNS] * 2
+)
+
+
+def _direction_matrix(weights: chex.Array) -> chex.Array:
+  """[KINDS, 18, R, R] → [KINDS, 8 R, 8 R], from all directions to all."""
+  turned = np.arange(DIRECTIONS) - np.arange(DIRECTIONS)[:, None]
+  near = np.array(_NEIGHBOURS)[turned % DIRECTIONS]
+  # [KINDS, d, e, matrix], by whether it is theirs, times the weight.
+  which = near[..., None] * (MATRICES[..., None] == np.arange(18))
+  full = jnp.einsum(
+    'tdem,tmkl->tekdl', which.astype(weights.dtype), weights[_TIED]
+  )
+  size = DIRECTIONS * weights.shape[-1]
+  return full.reshape(KINDS, size, size)
+
+
+class Answer(NamedTuple):
+  """What the network says of all grids."""
+
+  logits: chex.Array  # [E, 1 + C, X, Y, 2]
+  rows: chex.Array  # [E, X, 2], larger inside of the grid
+  columns: chex.Array  # [E, Y, 2]
+
+
+def heads(x: Multi, weights: Weights, colours: chex.Array) -> Answer:
+  """Reads colours and sizes; `colours` is how many there are without black."""
+  logits = x.n[:, 1:, 1:, 1:-1] @ weights.head + 100 * weights.head_bias
+  logits = jnp.pad(logits, ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0)))
+  real = np.arange(logits.shape[1])[:, None, None, None] <= colours
+  logits = jnp.where(real, logits, _NOTHING)
+  rows = x.n[:, 0, 1:, 0] @ weights.masks + weights.masks_bias
+  columns = x.n[:, 0, 0, 1:-1] @ weights.masks + weights.masks_bias
+  return Answer(logits, rows, columns)
+
+
+def forward(
+  latents: Latents, weights: Weights, scope: Frame, colours: chex.Array,
+  noise: Multi,
+) -> tuple[Answer, Multi]:  # fmt: skip
+  """One pass: what the network says, and the KL of each tensor in nats."""
+  x, kl = decode(latents, weights, scope, noise)
+
+  def body(x, weights):
+    return layer(x, weights, scope)[0], None
+
+  x, _ = jax.lax.scan(body, x, weights.layers)
+  return heads(x, weights, colours), kl
+
+
+def initial_weights(key: chex.PRNGKey, dtype: Any = jnp.float32) -> Weights:
+  """Draws all weights: N(0, 1) / √inputs."""
+  keys = (jax.random.fold_in(key, i) for i in itertools.count())
+
+  def draw(*shape, inputs):
+    return jax.random.normal(next(keys), shape, dtype) / math.sqrt(inputs)
+
+  def multi(into, out, layers=(LAYERS,)):
+    return parts(lambda i, o: draw(*layers, KINDS, i, o, inputs=i), into, out)
+
+  def pair(width):
+    inner = Multi(width, width)
+    return Pair(multi(_WIDTHS, inner), multi(inner, _WIDTHS))
+
+  def cells(width):
+    return Pair(
+      draw(LAYERS, 2, _WIDTHS.d, width, inputs=_WIDTHS.d),
+      draw(LAYERS, 2, width, _WIDTHS.d, inputs=width),
+    )
+
+  # How many of C, X and Y a tensor of each kind has.
+  axes = np.array([c + space for c in (0, 1) for space in (0, 1, 1, 2, 0)])
+
+  def of_sets(sets, R, with_d):
+    count = np.maximum(2.0 ** (axes + with_d) - 1, 1).astype(dtype)
+    drawn = draw(LAYERS, KINDS, len(sets), _SOFTMAX, R, inputs=_SOFTMAX)
+    return drawn / np.sqrt(count)[:, None, None, None]
+
+  R, latent = _WIDTHS.d, Multi(LATENT_CHANNELS, LATENT_CHANNELS)
+  return Weights(
+    decode=multi(latent, _WIDTHS, ()),
+    decode_bias=parts(
+      lambda r: draw(KINDS, r, inputs=LATENT_CHANNELS), _WIDTHS
+    ),
+    layers=Layer(
+      share_up=pair(_UP),
+      softmax=Pair(
+        multi(_WIDTHS, Multi(_SOFTMAX, _SOFTMAX)),
+        parts(of_sets, SUBSETS, _WIDTHS, Multi(0, 1)),
+      ),
+      cummax=cells(_MOVED),
+      shift=cells(_MOVED),
+      direction_share=draw(LAYERS, KINDS, 18, R, R, inputs=R),
+      nonlinear=pair(_SILU),
+      share_down=pair(_DOWN),
+    ),
+    head=jnp.tile(draw(_WIDTHS.n, 1, inputs=_WIDTHS.n), (1, 2)),
+    head_bias=draw(2, inputs=_WIDTHS.n),
+    masks=draw(_WIDTHS.n, 2, inputs=_WIDTHS.n),
+    masks_bias=draw(2, inputs=_WIDTHS.n),
+  )
