@@ -62,7 +62,9 @@ def test_stopped_and_continued_is_bitwise_the_straight_run(straight, tmp_path):
   assert _lines(tmp_path) == _lines(expected_dir)
 
 
-@pytest.mark.parametrize('count, stop', [(4, 10), (16, 0)])
+@pytest.mark.parametrize(
+  'count, stop', [pytest.param(4, 10, marks=pytest.mark.slow), (16, 0)]
+)
 def test_several_steps_in_a_call_are_bitwise_the_straight_run(
   straight, tmp_path, count, stop
 ):

@@ -228,7 +228,9 @@ def test_settled_answers_each_row_where_its_answer_stays(
   _assert_as_after(steps, by_hand, ours)
 
 
-@pytest.mark.parametrize('noise_at', ['initial', 'segments'])
+@pytest.mark.parametrize(
+  'noise_at', [pytest.param('initial', marks=pytest.mark.slow), 'segments']
+)
 def test_noise_is_of_the_row_and_not_of_its_slot(noise_at, weights, predict):
   width = Width(noise=0.5, noise_at=noise_at, seed=3)
   # Each row twice: their noise differs.

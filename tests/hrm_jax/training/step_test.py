@@ -326,7 +326,11 @@ def _muon(devices, filter_dtype='float32', **axes):
 
 
 @pytest.mark.parametrize(
-  'axes', [{'fsdp': 4}, {'data': 1, 'fsdp': 2, 'tensor': 4}]
+  'axes',
+  [
+    pytest.param({'fsdp': 4}, marks=pytest.mark.slow),
+    {'data': 1, 'fsdp': 2, 'tensor': 4},
+  ],
 )
 def test_muon_makes_whole_matrices_orthogonal_on_every_mesh(axes, tmp_path):
   _, expected = _muon(1).run(4)
