@@ -362,7 +362,7 @@ def _load_directory(root: pathlib.Path, subset: str | None) -> _Loaded:
     kept = [path for path in paths if 'Minimal' not in path.stem]
     if len(kept) < len(paths):
       count = len(paths) - len(kept)
-      logging.info('%s: skipped %d *Minimal* tasks', root, count)
+      logging.info('%s: skipped %d *Minimal* tasks', shown(root), count)
     if kept:
       break
   if not kept:
@@ -391,8 +391,8 @@ def _load_directory(root: pathlib.Path, subset: str | None) -> _Loaded:
       others.append(path)
   if others:
     logging.warning(
-      '%s: left out %d of %d files, which are no tasks: %s%s', root,
-      len(others), len(kept), ', '.join(path.name for path in others[:3]),
+      '%s: left out %d of %d files, which are no tasks: %s%s', shown(root),
+      len(others), len(kept), ', '.join(shown(x.name) for x in others[:3]),
       ', …' * (len(others) > 3),
     )  # fmt: skip
   return _version('directory', root, digest, subset), found
