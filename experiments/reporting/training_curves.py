@@ -4,6 +4,7 @@ It does without JAX, so that a notebook can look on while a process trains.
 """
 
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -77,5 +78,6 @@ def collect(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _number(value: Any) -> float | None:
   """Rounds a number to four digits; returns None for what no chart can show."""
   if type(value) in (int, float) and abs(value) <= sys.float_info.max:
-    return float(f'{value:.4g}')
+    rounded = float(f'{value:.4g}')  # The largest ones become infinite.
+    return rounded if math.isfinite(rounded) else None
   return None

@@ -44,7 +44,7 @@ _NOTHING = -1e9
 # Axes of the arrays.
 _AXES = {'C': 1, 'X': 2, 'Y': 3, 'D': 4}
 # Kinds with weights of their own: one with Y alone has those of that with X.
-_TIED = np.array([0, 2, 2, 3, 4, 5, 7, 7, 8, 9])
+_TIED = np.array([0, 2, 2, 3, 4, 5, 7, 7, 8, 9], np.int32)
 
 
 def subsets(axes: str) -> list[str]:
@@ -204,7 +204,7 @@ def _softmax(
   ]
   weights = weights[_TIED]
   only_y = np.isin(np.arange(KINDS), (1, 6))[:, None, None, None]
-  weights = jnp.where(only_y, weights[:, np.array(swapped)], weights)
+  weights = jnp.where(only_y, weights[:, np.array(swapped, np.int32)], weights)
   # Of entries along each axis, not of the slots beside them.
   spans = dict(
     zip('CXYD', ((1, None), (1, None), (1, -1), (0, None)), strict=True)
@@ -249,7 +249,7 @@ def _softmax(
     if letter in 'CXY':
       of = of.take([1], axis='CXY'.index(letter))
     one_hot = (of[..., None] == np.arange(KINDS)).astype(scores.dtype)
-    places = np.array([sets.index(one) for one in mine])
+    places = np.array([sets.index(one) for one in mine], np.int32)
     mixing = jnp.tensordot(one_hot, weights[:, places], 1)
     if 'D' in letters:
       mixing = mixing[:, :, :, None]

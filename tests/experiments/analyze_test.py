@@ -144,7 +144,7 @@ def test_augmentations_vote_as_in_evaluate(analysed, run):
 def test_identifiers_alone_are_changed(subject, monkeypatch):
   given = []
 
-  def spy(query, predict, size):
+  def spy(query, predict, size, **_):
     assert query.puzzles is subject.puzzles and query.rows is subject.chosen
     assert query.puzzle_table is subject.query.puzzle_table
     given.append(query.identifiers[query.rows.identifier])
