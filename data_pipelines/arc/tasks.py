@@ -384,7 +384,7 @@ def _load_directory(root: pathlib.Path, subset: str | None) -> _Loaded:
         'of the directory'
       )
     contents = _read_json(path, path.relative_to(root).as_posix(), digest)
-    if _resembles_task(contents) or others == kept[:-1]:
+    if _resembles_task(contents) or len(others) == len(kept) - 1:
       where = shown(path)
       found.append((where, parse_task(path.stem, contents, where)))
     else:

@@ -81,12 +81,8 @@ def initial(key: chex.PRNGKey, problem: Problem, dtype=jnp.float32) -> State:
 def step(state: State, problem: Problem, noise: Multi) -> tuple[State, Told]:
   """One step of a task: a forward pass, two candidates, one update."""
   dtype = state.weights.head.dtype
-  x, y = (jnp.arange(size) for size in problem.target.shape[1:3])
-  height, width = problem.shape[..., 0], problem.shape[..., 1]
-  inside = (x[:, None] < height[:, :, None, None]) & (
-    y < width[:, :, None, None]
-  )
-  scope = multitensor.frame(problem, inside.any(1).astype(dtype))
+  grids = loss.inside(problem.shape, *problem.target.shape[1:3])
+  scope = multitensor.frame(problem, grids.any(1).astype(dtype))
 
   def objective(trained: tuple[Latents, Weights]):
     answer, kl = network.forward(*trained, scope, problem.sizes[1], noise)

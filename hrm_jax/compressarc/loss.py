@@ -23,9 +23,16 @@ _DECAY = 0.97
 _SCORE, _EARLY, _EARLY_STEPS, _AVERAGED = 10.0, 10.0, 150, 4.0
 
 
+def inside(shape: chex.Array, X: int, Y: int) -> chex.Array:
+  """Whether cells are in grids of these shapes [..., 2], bool [..., X, Y]."""
+  height, width = shape[..., 0, None, None], shape[..., 1, None, None]
+  return (jnp.arange(X)[:, None] < height) & (jnp.arange(Y) < width)
+
+
 def _lines(
-  mask: chex.Array, limit: chex.Array, real: chex.Array, soft: chex.Numeric
-) -> chex.Array:
+  mask: chex.Array, size: chex.Array, uncertain: chex.Array,
+  limit: chex.Array, real: chex.Array, soft: chex.Numeric = 1,
+) -> chex.Array:  # fmt: skip
   """What speaks for each length and offset of a grid along an axis.
 
   It is the sum of the mask inside less that outside. From `limit` on the mask
@@ -33,6 +40,8 @@ def _lines(
 
   Args:
     mask: [X].
+    size: int, length of the grid, the only one unless that is uncertain.
+    uncertain: bool, whether it is.
     limit: int, the larger one of input and output along this axis.
     real: int, X without padding.
     soft: factor of all.
@@ -40,15 +49,16 @@ def _lines(
   Returns:
     [X, X], length - 1 and offset; those that do not fit are `_NEVER`.
   """
-  size = len(mask)
-  index = jnp.arange(size)
+  most = len(mask)
+  index = jnp.arange(most)
   mask = soft * jnp.where(index < real, mask, 0)
   cost = soft * jnp.where(index >= limit, 1000.0, 0.0).astype(mask.dtype)
   total = mask.sum()
   upto = jnp.concatenate([jnp.zeros(1, mask.dtype), jnp.cumsum(mask - cost)])
   end = index[:, None] + 1 + index
-  inside = upto[jnp.minimum(end, size)] - upto[:-1]
-  return jnp.where(end <= real, 2 * inside - total, _NEVER)
+  inside = upto[jnp.minimum(end, most)] - upto[:-1]
+  fits = (end <= real) & (uncertain | (index[:, None] + 1 == size))
+  return jnp.where(fits, 2 * inside - total, _NEVER)
 
 
 def _correlation(values: chex.Array, kernel: chex.Array) -> chex.Array:
@@ -84,18 +94,16 @@ def reconstruction(
 
     def places(mask, size, limit, real):
       # Of no grid all is 0: nothing is left of `_NEVER` alone but rounding.
-      found = jnp.where(known, _lines(mask, limit, real, soft), 0)
-      lengths = jnp.arange(len(mask)) + 1
-      allowed = (uncertain | (lengths == size))[:, None]
-      whole = jax.nn.logsumexp(jnp.where(allowed, found, _NEVER))
+      found = _lines(mask, size, uncertain, limit, real, soft)
+      found = jnp.where(known, found, 0)
+      whole = jax.nn.logsumexp(found)
       own = found[size - 1]
       return jnp.where(own > _NEVER / 2, own - whole, _NEVER)
 
     u = places(rows, shape[0], limit[0], problem.sizes[2])
     v = places(columns, shape[1], limit[1], problem.sizes[3])
     colours = jnp.arange(logits.shape[0])[:, None, None]
-    inside = (jnp.arange(X) < shape[0])[:, None] & (jnp.arange(Y) < shape[1])
-    kernel = ((target == colours) & inside).astype(dtype)
+    kernel = ((target == colours) & inside(shape, X, Y)).astype(dtype)
     wrong = jax.nn.logsumexp(logits, axis=0) - logits
     # Colours that are not there are in no grid.
     wrong = jnp.where(colours <= problem.sizes[1], wrong, 0)
@@ -142,11 +150,8 @@ def guess(tests: Answer, problem: Problem) -> Guess:
     limit = shape.max(axis=0)
 
     def line(mask, size, limit, real):
-      found = _lines(mask, limit, real, 1)
-      lengths = jnp.arange(len(mask)) + 1
-      allowed = (problem.uncertain[1] | (lengths == size))[:, None]
       # The first maximum: the shorter one, then the lower offset.
-      best = jnp.where(allowed, found, -jnp.inf).argmax()
+      best = _lines(mask, size, problem.uncertain[1], limit, real).argmax()
       return best // len(mask) + 1, best % len(mask)
 
     height, row = line(rows, shape[1, 0], limit[0], problem.sizes[2])
@@ -156,9 +161,10 @@ def guess(tests: Answer, problem: Problem) -> Guess:
     cells, unsure = (
       jnp.roll(a, (-row, -column), (0, 1)) for a in (cells, unsure)
     )
-    inside = (jnp.arange(X) < height)[:, None] & (jnp.arange(Y) < width)
-    mean = jnp.where(inside, unsure, 0).sum() / (height * width)
-    return jnp.where(inside, cells, 0), jnp.stack([height, width]), mean
+    found = jnp.stack([height, width])
+    there = inside(found, X, Y)
+    mean = jnp.where(there, unsure, 0).sum() / (height * width)
+    return jnp.where(there, cells, 0), found, mean
 
   grids, shape, unsure = jax.vmap(read)(*tests, shapes)
   real = jnp.arange(count) < problem.sizes[0] - problem.demonstrations

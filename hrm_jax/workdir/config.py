@@ -153,6 +153,9 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
 
 def _has_results(workdir: pathlib.Path) -> bool:
   metrics = workdir / 'metrics.jsonl'
-  has_lines = metrics.exists() and metrics.read_bytes() != b''
+  has_lines = False
+  if metrics.exists():
+    with metrics.open('rb') as file:
+      has_lines = file.read(1) != b''
   saved = workdir.glob('checkpoints/*')
   return has_lines or any(path.name.isdigit() for path in saved)
