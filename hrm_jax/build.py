@@ -68,6 +68,7 @@ def held_out(settings: Settings, puzzles: PuzzleSet) -> EvaluationRows:
     settings.evaluation.max_augmentations or None,
     settings.evaluation.max_puzzles or None,
   )
+  chosen = puzzles.images(chosen, settings.evaluation.symmetries)
   if settings.evaluate_every and not len(chosen):
     raise ConfigError(
       f'evaluate_every={settings.evaluate_every}, but data.evaluate names no '

@@ -536,6 +536,8 @@ class EvaluationSettings(_Group):
       while training, the identity first; 0 for all.
     max_puzzles: puzzles that are predicted while training, spread evenly over
       the held-out ones; 0 for all.
+    symmetries: images of each Sudoku or maze that are predicted while training,
+      as `Width.symmetries`; the answer is the one that they vote for.
   """
 
   prefix: ClassVar[str] = 'evaluation.'
@@ -544,9 +546,11 @@ class EvaluationSettings(_Group):
   halting: Halting = 'fixed'
   max_augmentations: int = 0
   max_puzzles: int = 0
+  symmetries: int = 1
 
   def _check(self) -> None:
     self._at_least(0, 'max_augmentations', 'max_puzzles', told='; 0 is all')
+    self._at_least(1, 'symmetries')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -629,12 +633,15 @@ class Settings(_Group):
     stop_at_accuracy: fraction of exactly solved training puzzles, over one
       line of metrics, after which training ends; 0 for never. The published
       code asks for this on Sudoku, where Q values become unstable late.
+    stop_at_score: value of `best_metric` at or above which an evaluation ends
+      training; 0 for never.
     log_every: number of steps that one line of metrics sums up; 0 for never.
     evaluate_every: number of steps between evaluations; 0 for never.
     checkpoint_every: number of steps between checkpoints; 0 for the end alone.
     keep_checkpoints: number of newest checkpoints that stay.
     keep_best: number of checkpoints of the highest `best_metric` that stay too.
-    best_metric: name of the evaluation's metric that they are chosen by.
+    best_metric: name of the evaluation's metric that they are chosen by, and
+      that `stop_at_score` is about.
     keep_every: checkpoints of steps that this number divides stay too; 0: none.
     microbatches: number of parts that a batch is computed in, one after the
       other: less memory for the same update.
@@ -655,6 +662,7 @@ class Settings(_Group):
   steps_per_call: int = 1
   stop_at_step: int = 0
   stop_at_accuracy: float = 0.0
+  stop_at_score: float = 0.0
   log_every: int = 100
   evaluate_every: int = 0
   checkpoint_every: int = 1000
@@ -686,19 +694,18 @@ class Settings(_Group):
           'no call would be that long; lower it'
         )
     self._at_least(1, 'microbatches', told=', the whole batch at once')
-    if not 0 <= self.stop_at_accuracy <= 1:
-      raise ConfigError(
-        f'stop_at_accuracy={self.stop_at_accuracy} must lie in [0, 1]; 0 is '
-        'never'
-      )
+    for name in ('stop_at_accuracy', 'stop_at_score'):
+      if not 0 <= (value := getattr(self, name)) <= 1:
+        raise ConfigError(f'{name}={value} must lie in [0, 1]; 0 is never')
     if self.stop_at_accuracy and not self.log_every:
       raise ConfigError(
         f'stop_at_accuracy={self.stop_at_accuracy} is looked at once in '
         'log_every steps, which is 0; set log_every'
       )
-    if self.keep_best and not self.evaluate_every:
+    if self.scored and not self.evaluate_every:
       raise ConfigError(
-        'keep_best needs evaluations to choose by; set evaluate_every'
+        'keep_best and stop_at_score need evaluations to go by; set '
+        'evaluate_every'
       )
     if not self.model.recurrent and (
       self.act.halt_max_steps > 1 or self.act.halting != 'none'
@@ -707,6 +714,11 @@ class Settings(_Group):
         'the model predicts directly: it has no segments to halt after; set '
         "act.halt_max_steps=1 and act.halting='none'"
       )
+
+  @property
+  def scored(self) -> bool:
+    """Whether `best_metric` of the evaluations counts for something."""
+    return bool(self.keep_best or self.stop_at_score)
 
   @classmethod
   def published(cls, kind: str = 'hrm') -> 'Settings':

@@ -127,7 +127,7 @@ class _Run:
       raise ConfigError(self.leaking.refusal())
     self._chosen = build.held_out(settings, self.puzzles)
     best = f'eval/{settings.best_metric}'
-    if settings.keep_best and settings.evaluate_every:
+    if settings.scored:
       names = evaluation.metric_names(self.puzzles, self._chosen)
       if best not in names | self.leaking.metrics().keys():
         known = ', '.join(sorted(n.removeprefix('eval/') for n in names))

@@ -148,7 +148,7 @@ def _run(
   batches = run.batches(position)
   while True:
     stop = run.stop()
-    last = step >= min(end, log.enough)
+    last = step >= min(end, log.enough) or _good_enough(record, settings)
     # Until it is made: the next start will make it where this one is stopped.
     evaluate = due(step, settings.evaluate_every)
     evaluate &= 0 < step != record.evaluated
@@ -167,6 +167,10 @@ def _run(
         record.evaluated = step
         evaluate = False
         save |= _is_best(step, found, settings, record)
+        if not last and _good_enough(record, settings):
+          last = save = True
+          if step > first:
+            log.finish()
     if save and step > first:
       fields = dataclasses.asdict(record)
       scores = tuple(map(tuple, fields.pop('scores')))
@@ -257,14 +261,20 @@ def _is_best(
 ) -> bool:
   """Notes an evaluation's score; whether it is to be saved as the best."""
   name = f'eval/{settings.best_metric}'
-  if not settings.keep_best or name not in metrics:
+  if not settings.scored or name not in metrics:
     return False
   score = float(metrics[name])
   best = all(score > other for _, other in record.scores)
   record.scores.append((step, score))
   if best:
     logging.info('Best so far: %s %.4f, of step %d', name, score, step)
-  return best
+  return best and settings.keep_best > 0
+
+
+def _good_enough(record: Record, settings: Settings) -> bool:
+  """Whether an evaluation had the score that ends the training."""
+  wanted = settings.stop_at_score
+  return 0 < wanted <= max((score for _, score in record.scores), default=0)
 
 
 def _start(run: Run, saved: 'Checkpoints') -> _Start:

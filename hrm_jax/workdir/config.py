@@ -28,7 +28,13 @@ FREE_KEYS = (
 
 # Keys that may change when a run continues in its workdir. With another batch
 # size the puzzles at work are started anew.
-_CHANGEABLE = (*FREE_KEYS, 'batch_size', 'stop_at_accuracy', 'divergence')
+_CHANGEABLE = (
+  *FREE_KEYS,
+  'batch_size',
+  'stop_at_accuracy',
+  'stop_at_score',
+  'divergence',
+)
 
 # Facts that stand beside the settings.
 _FACTS = ('data_version', 'leaks', 'attention')

@@ -193,7 +193,7 @@ def test_a_run_with_other_settings_keeps_its_workdir(straight, tmp_path):
     ({'keep_checkpoints': 0}, 'keep_checkpoints=0'),
     ({'steps_per_call': 0}, 'steps_per_call=0'),
     ({'steps_per_call': 9}, 'steps_per_call=9 .* checkpoint_every=8'),
-    ({'keep_best': 1}, 'keep_best needs evaluations'),
+    ({'keep_best': 1}, 'need evaluations to go by'),
     ({'stop_at_accuracy': 2.0}, 'stop_at_accuracy=2.0'),
     ({'divergence.policy': 'hope'}, "policy='hope'"),
     ({'seed': -1}, 'seed=-1'),
@@ -330,6 +330,16 @@ def test_evaluation_in_training_equals_the_command(tmp_path):
   (line,) = (x for x in _lines(tmp_path) if 'eval/exact' in x)
   result, _ = _evaluate(tmp_path, step=8)
   assert result.metrics == {k: line[k] for k in result.metrics}
+
+
+def test_images_vote_while_training_as_they_do_later(tiny_config, tmp_path):
+  tiny_config.evaluate_every, tiny_config.evaluation.symmetries = 4, 3
+  builders.train(tiny_config, tmp_path)
+  (line,) = (x for x in _lines(tmp_path) if 'eval/exact' in x)
+  found = hrm_jax.load(tmp_path).evaluate(width=hrm_jax.Width(symmetries=3))
+  (result,) = found.results
+  assert result.metrics == {k: line[k] for k in result.metrics}
+  assert 'eval/exact/vote@3' in line
 
 
 def test_batch_size_does_not_change_the_votes(straight):

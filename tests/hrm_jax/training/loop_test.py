@@ -417,6 +417,23 @@ def test_enough_accuracy_ends_the_training(stopped, count):
   assert run.train(**settings).step == 5
 
 
+@pytest.mark.parametrize('stopped', [None, 3, 5])
+def test_a_score_that_is_high_enough_ends_the_training(stopped):
+  run = Run(total_steps=20)
+  run.scores, run.stops = [0.2, 0.9, 0.1], {stopped}
+  settings = dict(evaluate_every=2, best_metric='score', stop_at_score=0.9)
+  _until_done(run, log_every=3, **settings)
+  # With a line of the last step, though none was due, where it was done by
+  # the same start.
+  lines = [step for step, _ in run.lines]
+  assert lines == [2, 3, 4] + [4] * (stopped is None)
+  assert max(run.saved) == 4
+  # It stays so, and more may be asked for later.
+  assert run.train(**settings).step == 4
+  run.scores, run.stops = [0.8, 0.95], set()
+  assert run.train(**settings | {'stop_at_score': 0.95}).step == 8
+
+
 def test_other_batch_sizes_start_the_puzzles_anew(caplog):
   run = Run(total_steps=10)
   run.train(stop_at_step=5)
@@ -578,7 +595,9 @@ def test_negative_settings_are_named(name):
   [
     ({'stop_at_accuracy': 1.5}, 'stop_at_accuracy=1.5 must lie in'),
     ({'stop_at_accuracy': 0.9, 'log_every': 0}, 'log_every steps, which is 0'),
-    ({'keep_best': 1}, 'keep_best needs evaluations'),
+    ({'stop_at_score': -1.0}, 'stop_at_score=-1.0 must lie in'),
+    ({'keep_best': 1}, 'need evaluations to go by'),
+    ({'stop_at_score': 0.9}, 'need evaluations to go by'),
   ],
 )
 def test_settings_that_do_not_fit_together(fields, message):
