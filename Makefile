@@ -7,18 +7,24 @@ DEMO_WORKDIR ?= runs/demo
 # make demo DEMO_WORKDIR=runs/demo1 DEMO_FLAGS=--config.seed=1
 DEMO_FLAGS ?=
 COMPARISON ?= runs/comparison
+# Such as --recipe=speedrun:hrm --out=runs/hrm; see experiments/speedrun.py.
+SPEEDRUN_FLAGS ?=
 # Such as --events=50 --kinds=kill; see tests/chaos.py.
 CHAOS_FLAGS ?=
 
-.PHONY: wheel-test demo comparison notebook test test-slow test-all chaos browser docs lint clean
+.PHONY: wheel-test demo speedrun comparison notebook test test-slow test-all chaos browser docs lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m experiments.demo --workdir=$(DEMO_WORKDIR) $(DEMO_FLAGS)
 
-# What RESULTS.md reports: four systems, three seeds each.
+# What docs/speedrun.md reports, of its best recipe.
+speedrun: .venv/installed
+	$(BIN)/python -m experiments.speedrun $(SPEEDRUN_FLAGS)
+
+# What RESULTS.md reports: five systems, three seeds each.
 comparison: .venv/installed
 	set -e; runs=; \
-	for system in hrm recurrent_transformer trm direct; do \
+	for system in hrm recurrent_transformer trm urm direct; do \
 	  for seed in 0 1 2; do \
 	    run=$(COMPARISON)/$${system}_$$seed; runs=$$runs,$$run; \
 	    $(BIN)/python -m experiments.train --workdir=$$run \

@@ -86,7 +86,7 @@ def main(parts: Sequence[str]) -> int:
   report = {
     'date': datetime.date.today().isoformat(),
     'version': hrm_jax.__version__,
-    'commit': _commit(),
+    'commit': command.commit(),
     **machine,
     'checks': [],
   }
@@ -183,17 +183,6 @@ def failed(done: dict[str, Any]) -> bool:
   if done['problem']:
     return not done['refused']
   return not all(found.get('ok', True) for found in done['results'])
-
-
-def _commit() -> str | None:
-  """The commit of this checkout; None where it is none."""
-  try:
-    return subprocess.run(
-      ['git', '-C', _ROOT, 'describe', '--always', '--dirty', '--abbrev=12'],
-      capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
-  except (OSError, subprocess.CalledProcessError):
-    return None
 
 
 def text(report: dict[str, Any]) -> str:

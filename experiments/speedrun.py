@@ -1,25 +1,27 @@
 """Times recipes: how long until a fixed score on fixed held-out puzzles.
 
-  hrm-jax speedrun [--recipes=fastest,hrm] [--seeds=0,1,2] [--out=DIR]
+  hrm-jax speedrun [--recipe=CONFIG ...] [--seeds=0,1,2] [--out=DIR]
 
-Trains each recipe with each seed, as `hrm-jax train --config=speedrun:RECIPE`
-does, which ends when the score is reached, and prints a table in Markdown. What
-is measured is the whole process: its start, its compilation, all evaluations
-and the checkpoint at its end; the puzzles were generated before. The runs lie
-in DIR, and DIR/speedrun.json has what was measured. Started again, the command
-takes over what that file has, and measures the rest. The log says what each run
-printed.
+A recipe is a config that `hrm-jax train` takes and that ends at a score
+(stop_at_score), such as speedrun:hrm or a file of yours. Each is trained with
+each seed, in a process of its own. What is measured is that whole process: its
+start, its compilation, all evaluations and the checkpoint at its end; the
+puzzles were generated before. A table in Markdown is printed for each score and
+set of held-out puzzles. The runs lie in DIR, and DIR/speedrun.json has what was
+measured. Started again, the command takes over what that file has, and measures
+the rest.
 """
 
-import json
+import dataclasses
 import os
-import platform
+import pathlib
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -28,16 +30,14 @@ from absl import flags, logging
 from data_pipelines import files
 from data_pipelines.errors import ConfigError
 from experiments.cli import command, launch, shared_flags
-from experiments.configs import speedrun
-from experiments.reporting import training_curves
+from experiments.reporting import runs
 from hrm_jax import build
 from hrm_jax.settings import Settings
-from hrm_jax.workdir import config as workdir_config
 
 FLAGS = shared_flags.define(*shared_flags.JAX)
-flags.DEFINE_list(
-  'recipes', 'fastest', 'Recipes to time, out of '
-  f'{", ".join(speedrun.RECIPES)}.', flag_values=FLAGS,
+flags.DEFINE_multi_string(
+  'recipe', ['speedrun:fastest'], 'Config to time, such as speedrun:hrm; the '
+  'flag may be repeated.', flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_list(
   'seeds', '0,1,2', 'Seeds that each recipe is timed with.', flag_values=FLAGS,
@@ -47,67 +47,105 @@ shared_flags.path(
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Timed:
+  """What a recipe took with a seed, in seconds, and which score it had."""
+
+  recipe: str
+  seed: int
+  command: str
+  held_out: str
+  metric: str
+  wanted: float
+  score: float
+  steps: int
+  seconds: float
+  cpu_seconds: float
+  commit: str | None
+  machine: str
+
+
 def main(_) -> None:
-  recipes, seeds = FLAGS.recipes, FLAGS.seeds
-  if unknown := set(recipes) - {*speedrun.RECIPES}:
-    raise ConfigError(
-      f'--recipes={",".join(sorted(unknown))}: there are '
-      f'{", ".join(speedrun.RECIPES)}'
-    )
-  if not all(seed.isdecimal() for seed in seeds):
-    raise ConfigError(f'--seeds={",".join(seeds)} must be whole numbers')
+  if not all(seed.isdecimal() for seed in FLAGS.seeds):
+    raise ConfigError(f'--seeds={",".join(FLAGS.seeds)} must be whole numbers')
+  recipes = {name: _settings(name) for name in FLAGS.recipe}
   with command.writing(FLAGS.out / 'speedrun.json') as path:
-    known = files.parse_json(files.read(path), path) if path.exists() else []
-  wanted = [(recipe, int(seed)) for recipe in recipes for seed in seeds]
-  for recipe, seed in wanted:
-    if any((one['recipe'], one['seed']) == (recipe, seed) for one in known):
-      logging.info('%s, seed %d: measured before, in %s', recipe, seed, path)
+    known = _read(path)
+  wanted = [(name, int(seed)) for name in recipes for seed in FLAGS.seeds]
+  for name, seed in wanted:
+    if any((one.recipe, one.seed) == (name, seed) for one in known):
+      logging.info('%s, seed %d: measured before, in %s', name, seed, path)
       continue
-    known.append(_timed(recipe, seed))
-    files.write_json(path, known)
-  print(table([one for one in known if (one['recipe'], one['seed']) in wanted]))
-  print(json.dumps(known))
+    known.append(_timed(name, recipes[name], seed))
+    files.write_json(path, [dataclasses.asdict(one) for one in known])
+  print(report([one for one in known if (one.recipe, one.seed) in wanted]))
 
 
-def _timed(recipe: str, seed: int) -> dict[str, Any]:
+def _read(path: pathlib.Path) -> list[Timed]:
+  if not path.exists():
+    return []
+  try:
+    return [Timed(**one) for one in files.parse_json(files.read(path), path)]
+  except TypeError as error:
+    raise ConfigError(
+      f'{path}: not what this command writes ({error}); use another --out'
+    ) from None
+
+
+def _settings(recipe: str) -> Settings:
+  try:
+    config = shared_flags.load_config(recipe)
+  except ValueError as error:
+    raise ConfigError(f'--recipe={recipe}: {error}') from None
+  settings = Settings.from_config(config)
+  if not settings.stop_at_score:
+    raise ConfigError(
+      f'--recipe={recipe}: has no score to reach; set stop_at_score in it'
+    )
+  return settings
+
+
+def _timed(recipe: str, settings: Settings, seed: int) -> dict[str, Any]:
   """Trains to the end, and tells how long it took."""
   # Generated now, and read from the cache by the run.
-  build.puzzle_set(Settings.from_config(speedrun.get_config(recipe)))
+  build.puzzle_set(settings)
   # Always a new one: a run that goes on would be timed in part.
-  workdir = tempfile.mkdtemp(prefix=f'{recipe}_{seed}_', dir=FLAGS.out)
-  typed = [
-    '-m', 'experiments.train', f'--config=speedrun:{recipe}',
-    f'--config.seed={seed}', f'--workdir={workdir}',
-  ]  # fmt: skip
+  workdir = tempfile.mkdtemp(prefix=f'seed_{seed}_', dir=FLAGS.out)
+  typed = [f'--config={recipe}', f'--config.seed={seed}']
+  options = [f'--workdir={workdir}']
   if FLAGS.cpu_devices:
-    typed.append(f'--cpu_devices={FLAGS.cpu_devices}')
+    options.append(f'--cpu_devices={FLAGS.cpu_devices}')
   environment = {**os.environ}
   # Compilation counts.
   environment.pop('JAX_COMPILATION_CACHE_DIR', None)
   begin, before = time.monotonic(), _cpu_seconds()
-  done = subprocess.run([sys.executable, *typed], env=environment, check=False)
+  done = subprocess.run(
+    [sys.executable, '-m', 'experiments.train', *typed, *options],
+    env=environment, check=False,
+  )  # fmt: skip
   seconds, cpu = time.monotonic() - begin, _cpu_seconds() - before
   if done.returncode:
     raise ConfigError(
-      f'python {" ".join(typed)} ended with {done.returncode}; see above'
+      f'--recipe={recipe}: its training ended with exit code '
+      f'{done.returncode}; what it said stands above'
     )
-  config, facts = workdir_config.read(workdir)
-  lines = training_curves.read(files.local(workdir) / 'metrics.jsonl')
-  line = [one for one in lines if 'eval/exact' in one][-1]
-  device = jax.devices()[0]
-  return {
-    'recipe': recipe,
-    'seed': seed,
-    'command': f'hrm-jax train {" ".join(typed[2:4])}',
-    'reached': line['eval/exact'] >= config.stop_at_score,
-    'exact': line['eval/exact'],
-    'steps': line['step'],
-    'seconds': round(seconds, 1),
-    'cpu_seconds': round(cpu, 1),
-    'data_version': facts['data_version'],
-    'machine': f'{len(jax.devices())} × {device.device_kind}, '
-    f'{os.cpu_count()} cores, {platform.machine()}',
-  }
+  (run,) = runs.read_all([workdir])
+  line, score = run.evaluations[-1], f'eval/{settings.best_metric}'
+  device = jax.devices()[0].device_kind
+  return Timed(
+    recipe=recipe,
+    seed=seed,
+    command=f'hrm-jax train {" ".join(typed)}',
+    held_out=run.held_out,
+    metric=settings.best_metric,
+    wanted=settings.stop_at_score,
+    score=line[score],
+    steps=int(line['step']),
+    seconds=round(seconds, 1),
+    cpu_seconds=round(cpu, 1),
+    commit=command.commit(),
+    machine=f'{jax.device_count()} × {device}, {os.cpu_count()} cores',
+  )
 
 
 def _cpu_seconds() -> float:
@@ -115,36 +153,34 @@ def _cpu_seconds() -> float:
   return used.ru_utime + used.ru_stime
 
 
-def table(measured: list[dict[str, Any]]) -> str:
-  """A row for each recipe, the fastest first, in Markdown."""
-  by_recipe: dict[str, list[dict[str, Any]]] = {}
+def report(measured: Sequence[Timed]) -> str:
+  """A table for each race, the fastest recipe first, in Markdown."""
+  races: dict[str, dict[str, list[Timed]]] = {}
   for one in measured:
-    by_recipe.setdefault(one['recipe'], []).append(one)
+    race = f'{one.metric} ≥ {one.wanted:.0%}, {one.held_out}'
+    races.setdefault(race, {}).setdefault(one.recipe, []).append(one)
+  return '\n\n'.join(
+    f'{race}\n\n{_table(recipes)}' for race, recipes in races.items()
+  )
 
-  def mean(name: str, runs: list[dict[str, Any]]) -> float:
-    return statistics.mean(run[name] for run in runs)
 
-  def each(form: str, name: str, runs: list[dict[str, Any]]) -> str:
-    return ', '.join(format(run[name], form) for run in runs)
-
-  rows = [
-    '| recipe | seconds | of each seed | CPU seconds | steps | exact |',
-    '| --- | --- | --- | --- | --- | --- |',
-  ]
-  for recipe, runs in sorted(
-    by_recipe.items(),
-    key=lambda pair: (
-      not all(run['reached'] for run in pair[1]),
-      mean('seconds', pair[1]),
-    ),
-  ):
-    missed = '' if all(run['reached'] for run in runs) else ' (not reached)'
-    rows.append(
-      f'| {recipe}{missed} | {mean("seconds", runs):.0f} '
-      f'| {each(".0f", "seconds", runs)} | {mean("cpu_seconds", runs):.0f} '
-      f'| {each("d", "steps", runs)} | {each(".1%", "exact", runs)} |'
+def _table(recipes: dict[str, list[Timed]]) -> str:
+  rows = []
+  for recipe, timed in recipes.items():
+    reached = all(one.score >= one.wanted for one in timed)
+    seconds = statistics.mean(one.seconds for one in timed)
+    row = (
+      f'{recipe}{"" if reached else ", not reached"}',
+      f'{seconds:.0f}',
+      ', '.join(f'{one.seconds:.0f}' for one in timed),
+      f'{statistics.mean(one.cpu_seconds for one in timed):.0f}',
+      ', '.join(str(one.steps) for one in timed),
+      ', '.join(f'{one.score:.1%}' for one in timed),
     )
-  return '\n'.join(rows)
+    rows.append((not reached, seconds, f'| {" | ".join(row)} |'))
+  head = 'recipe | seconds | of each seed | CPU seconds | steps | score'
+  lines = [f'| {head} |', '| --- ' * 6 + '|']
+  return '\n'.join(lines + [text for *_, text in sorted(rows)])
 
 
 if __name__ == '__main__':

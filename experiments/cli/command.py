@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import signal
+import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -168,6 +169,18 @@ def help_text(own: flags.FlagValues, name: str, docstring: str) -> str:
 def sentences(flag: flags.Flag) -> str:
   """The help of a flag without what absl adds to it."""
   return re.sub(r'^<.*?>: |;\n.*', '', flag.help, flags=re.DOTALL)
+
+
+def commit() -> str | None:
+  """The commit of this checkout; None where it is none."""
+  here = pathlib.Path(__file__).parent
+  try:
+    return subprocess.run(
+      ['git', '-C', here, 'describe', '--always', '--dirty', '--abbrev=12'],
+      capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+  except (OSError, subprocess.CalledProcessError):
+    return None
 
 
 @contextlib.contextmanager

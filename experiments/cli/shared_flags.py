@@ -97,21 +97,31 @@ def configs() -> list[str]:
   return sorted(found - {'__init__', 'base'})
 
 
+def load_config(argument: str) -> ml_collections.ConfigDict:
+  """The experiment that a config's name or path, with its variant, stands for.
+
+  Raises:
+    ValueError: there is none.
+  """
+  name, *variant = argument.split(':', 1)
+  try:
+    found = _get_config(name)(*variant)
+  except ValueError:
+    raise
+  except Exception as error:  # A file may raise anything.
+    raise ValueError(f'{type(error).__name__}: {error}') from None
+  if not isinstance(found, ml_collections.ConfigDict):
+    raise ValueError('its get_config returns no ConfigDict')
+  return found
+
+
 class _ConfigParser(flags.ArgumentParser):
   """Loads an experiment, and checks the names of the settings to change."""
 
   def parse(self, argument: str) -> ml_collections.ConfigDict:
     if not argument:
       raise ValueError('--config is missing, e.g. --config=arc1:demo')
-    name, *variant = argument.split(':', 1)
-    try:
-      found = _get_config(name)(*variant)
-    except ValueError:
-      raise
-    except Exception as error:  # A file may raise anything.
-      raise ValueError(f'{type(error).__name__}: {error}') from None
-    if not isinstance(found, ml_collections.ConfigDict):
-      raise ValueError('its get_config returns no ConfigDict')
+    found = load_config(argument)
     known = [*flat(found.to_dict())]
     for word in sys.argv:
       if given := re.match(r'--?(?:no)?config\.([^=\[]*)', word):

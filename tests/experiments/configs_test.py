@@ -42,7 +42,7 @@ SIZES = {
   'arc2': Sizes(12, 900, 4649.6824),
   'sudoku': Sizes(11, 81, 1000),
   'maze': Sizes(6, 900, 1000),
-  'comparison': Sizes(7, 16, 200),
+  'comparison': Sizes(7, 36, 1000),
 }
 
 
