@@ -23,7 +23,7 @@ from hrm_jax.compressarc.problem import Problem, pad, prepare
 
 # Steps of one call of the device.
 _STEPS = 25
-_OPTIMIZER = optax.adam(0.01, b1=0.5, b2=0.9, eps=1e-8)
+_OPTIMIZER = optax.flatten(optax.adam(0.01, b1=0.5, b2=0.9, eps=1e-8))
 # What E, C, X and Y are rounded up to.
 _ROUND = (2, 3, 3, 3)
 
@@ -50,32 +50,32 @@ class Told(NamedTuple):
   scores: chex.Array  # [2]
 
 
-def initial(key: chex.PRNGKey, problem: Problem, dtype=jnp.float32) -> State:
-  """Draws the weights and the latents of a task."""
+def initial(seed: int, problem: Problem, dtype: Any = np.float32) -> State:
+  """Draws the weights and the latents of a task, on the host."""
   E, X, Y, _ = problem.target.shape
-  shape = (E, len(problem.colours), X + 1, Y + 2)
+  C, tests = len(problem.colours), E - 1
+  shape = (E, C, X + 1, Y + 2)
   channels = (network.LATENT_CHANNELS,)
   shapes = Multi(shape + channels, (*shape, multitensor.DIRECTIONS, *channels))
-  keys = Multi(*jax.random.split(jax.random.fold_in(key, 0)))
+  random = np.random.default_rng(seed)
+
+  def zeros(shape):
+    return np.zeros(shape, dtype)
+
   mean = multitensor.parts(
-    lambda key, shape: 0.01 * jax.random.normal(key, shape, dtype), keys, shapes
+    lambda shape: (0.01 * random.standard_normal(shape)).astype(dtype), shapes
   )
-  zeros = multitensor.parts(lambda shape: jnp.zeros(shape, dtype), shapes)
-  # Two arrays: each is given up for its successor.
-  capacity = Multi(
-    *(jnp.zeros((multitensor.KINDS, *channels), dtype) for _ in shapes)
+  capacity = zeros((multitensor.KINDS, *channels))
+  latents = Latents(
+    mean, multitensor.parts(zeros, shapes), Multi(capacity, capacity)
   )
-  latents = Latents(mean, zeros, capacity)
-  weights = network.initial_weights(jax.random.fold_in(key, 1), dtype)
-  tests = E - 1
+  weights = network.initial_weights(random, dtype)
   average = Answer(
-    jnp.zeros((tests, len(problem.colours), X, Y), dtype),
-    jnp.zeros((tests, X), dtype),
-    jnp.zeros((tests, Y), dtype),
+    zeros((tests, C, X, Y)), zeros((tests, X)), zeros((tests, Y))
   )
-  step = jnp.zeros((), jnp.int32)
-  optimizer = _OPTIMIZER.init((latents, weights))
-  return State(latents, weights, optimizer, average, step)
+  moments = jax.eval_shape(_OPTIMIZER.init, (latents, weights))
+  optimizer = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), moments)
+  return State(latents, weights, optimizer, average, np.int32(0))
 
 
 def step(state: State, problem: Problem, noise: Multi) -> tuple[State, Told]:
@@ -203,7 +203,7 @@ def compress(
     sizes.append(-(-max(size, 1) // unit) * unit)
   problem = pad(problem, tuple(sizes))
   key = jax.random.key(seed)
-  state, ranking = initial(jax.random.fold_in(key, 0), problem), Ranking()
+  state, ranking = initial(seed, problem), Ranking()
   done = 0
   while done < num_steps:
     count = min(_STEPS, num_steps - done)

@@ -154,6 +154,10 @@ def _norm_backward(kept, gradient):
 norm.defvjp(_norm, _norm_backward)
 
 
+# Kinds with weights of their own: one with Y alone has those of that with X.
+TIED = np.array([0, 2, 2, 3, 4, 5, 7, 7, 8, 9])
+
+
 def _edges(a: jax.Array) -> jax.Array:
   """Positions without X or without Y, [E, C', 1 + Y + 1 + X, ...]."""
   first = jax.lax.index_in_dim(a, 0, axis=2, keepdims=False)
@@ -161,51 +165,54 @@ def _edges(a: jax.Array) -> jax.Array:
   return jnp.concatenate([first, below], axis=2)
 
 
-def _edge_kinds(a: jax.Array) -> np.ndarray:
+def _edge_kinds(a: jax.Array, tied: bool) -> np.ndarray:
   """[KINDS, C', edges], one-hot."""
   of = kinds(a.shape[1] - 1, a.shape[2] - 1, a.shape[3] - 2)
   edges = np.concatenate([of[:, 0], of[:, 1:, 0]], axis=1)
+  if tied:
+    edges = TIED[edges]
   return (np.arange(KINDS)[:, None, None] == edges).astype(a.dtype)
 
 
-@jax.custom_vjp
-def linear(a: jax.Array, weights: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def linear(a: jax.Array, weights: jax.Array, tied: bool) -> jax.Array:
   """Multiplies the channels by the weights of each position's kind.
 
-  Most positions have X and Y: they are multiplied at once, and then the few
-  others take their places.
+  Most positions have C, X and Y: all are multiplied as if they had, and then
+  the few others take their places.
 
   Args:
     a: [E, C', X', Y', (8,) K].
     weights: [KINDS, K, L].
+    tied: whether kinds have the weights of those that they are tied to.
   """
-  out = a @ weights[8]
-  start = [0] * out.ndim
-  out = jax.lax.dynamic_update_slice(out, a[:, :1] @ weights[3], start)
-  of_edges = jnp.tensordot(_edge_kinds(a), weights, (0, 0))  # [C', edges, K, L]
+  out = _set(a @ weights[8], a[:, :1] @ weights[3])
+  # [C', edges, K, L]
+  of_edges = jnp.tensordot(_edge_kinds(a, tied), weights, (0, 0))
   edges = jnp.einsum('ecs...k,cskl->ecs...l', _edges(a), of_edges)
   across = a.shape[3]
-  first, below = edges[:, :, None, :across], edges[:, :, across:, None]
-  out = jax.lax.dynamic_update_slice(out, first, start)
-  start[2] = 1
-  return jax.lax.dynamic_update_slice(out, below, start)
+  out = _set(out, edges[:, :, None, :across])
+  return _set(out, edges[:, :, across:, None], 0, 0, 1)
 
 
-def _linear_backward(kept, gradient):
+def _linear_backward(tied, kept, gradient):
   a, weights = kept
   rows = tuple(range(a.ndim - 1))
-  both, plain = (
-    jnp.tensordot(x[:, :, 1:, 1:-1], g[:, :, 1:, 1:-1], (rows, rows))
-    for x, g in ((a[:, 1:], gradient[:, 1:]), (a[:, :1], gradient[:, :1]))
+  whole, plain = (
+    jnp.tensordot(x, g, (rows, rows))
+    for x, g in ((a, gradient), (a[:, :1], gradient[:, :1]))
   )
   d = 'd' * (a.ndim - 5)
   edges = jnp.einsum(f'ecs{d}k,ecs{d}l->cskl', _edges(a), _edges(gradient))
-  of_weights = jnp.tensordot(_edge_kinds(a), edges, ((1, 2), (0, 1)))
-  of_weights = of_weights.at[8].add(both).at[3].add(plain)
-  return linear(gradient, jnp.swapaxes(weights, 1, 2)), of_weights
+  found = jnp.tensordot(_edge_kinds(a, tied), edges, ((1, 2), (0, 1)))
+  # Of all positions, less the edges among them.
+  both = whole - plain - found[5:].sum(0)
+  plain = plain - found[:5].sum(0)
+  found = found.at[8].add(both).at[3].add(plain)
+  return linear(gradient, jnp.swapaxes(weights, 1, 2), tied), found
 
 
-linear.defvjp(lambda a, w: (linear(a, w), (a, w)), _linear_backward)
+linear.defvjp(lambda a, w, tied: (linear(a, w, tied), (a, w)), _linear_backward)
 
 
 def _set(a: jax.Array, value: jax.Array, *start: int) -> jax.Array:
@@ -213,23 +220,48 @@ def _set(a: jax.Array, value: jax.Array, *start: int) -> jax.Array:
   return jax.lax.dynamic_update_slice(a, value, start)
 
 
+def _entries(a: jax.Array, axis: int) -> np.ndarray:
+  """Which positions of an array have an axis, 1 to 3: C, X or Y."""
+  places = np.arange(a.shape[axis])
+  found = (places > 0) & ((axis < 3) | (places < len(places) - 1))
+  return np.expand_dims(found, [i for i in range(a.ndim) if i != axis])
+
+
+@jax.custom_vjp
+def _up(a: jax.Array) -> jax.Array:
+  """Adds to each tensor of a part those with a part of its axes."""
+  last = a.shape[3] - 1
+  with_e = np.arange(last + 1).reshape(-1, *[1] * (a.ndim - 4)) < last
+  for axis in (3, 2, 1):
+    first = jax.lax.slice_in_dim(a, 0, 1, axis=axis)
+    if axis == 2:
+      # What has no E has no X.
+      first = jnp.where(with_e, first, 0)
+    a = a + jnp.where(_entries(a, axis), first, 0)
+  return a + jnp.where(with_e, a[:1, :, :1, last:], 0)
+
+
+def _up_backward(kept, gradient):
+  last = gradient.shape[3] - 1
+  all_e = gradient[:, :, :, :last].sum((0, 2, 3), keepdims=True)
+  own = gradient[:1, :, :1, last:]
+  gradient = _set(gradient, own + all_e, 0, 0, 0, last)
+  for axis in (1, 2, 3):
+    first = jax.lax.slice_in_dim(gradient, 0, 1, axis=axis)
+    rest = jnp.where(_entries(gradient, axis), gradient, 0)
+    rest = rest.sum(axis, keepdims=True)
+    if axis == 2:
+      rest = rest.at[:, :, :, last].set(0)
+    gradient = _set(gradient, first + rest)
+  return (gradient,)
+
+
+_up.defvjp(lambda a: (_up(a), None), _up_backward)
+
+
 def share_up(p: Multi) -> Multi:
   """Adds to each tensor those with a part of its axes."""
-
-  def within(a):
-    _, c, x, y = np.ogrid[:1, : a.shape[1], : a.shape[2], : a.shape[3]]
-    last = a.shape[3] - 1
-    rest = (1,) * (a.ndim - 4)
-    for later, axis in (((y > 0) & (y < last), 3), (x > 0, 2), (c > 0, 1)):
-      first = jax.lax.slice_in_dim(a, 0, 1, axis=axis)
-      if axis == 2:
-        # What has no E has no X.
-        first = jnp.where((y < last).reshape(*y.shape, *rest), first, 0)
-      a = a + jnp.where(later.reshape(*later.shape, *rest), first, 0)
-    without_e = a[:1, :, :1, last:]
-    return a + jnp.where((y < last).reshape(*y.shape, *rest), without_e, 0)
-
-  n, d = parts(within, p)
+  n, d = parts(_up, p)
   return Multi(n, d + n[..., None, :])
 
 

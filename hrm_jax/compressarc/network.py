@@ -18,6 +18,7 @@ from hrm_jax.compressarc import multitensor
 from hrm_jax.compressarc.multitensor import (
   DIRECTIONS,
   KINDS,
+  TIED,
   Frame,
   Multi,
   linear,
@@ -43,8 +44,6 @@ _NOTHING = -1e9
 
 # Axes of the arrays.
 _AXES = {'C': 1, 'X': 2, 'Y': 3, 'D': 4}
-# Kinds with weights of their own: one with Y alone has those of that with X.
-_TIED = np.array([0, 2, 2, 3, 4, 5, 7, 7, 8, 9], np.int32)
 
 
 def subsets(axes: str) -> list[str]:
@@ -57,7 +56,7 @@ def subsets(axes: str) -> list[str]:
 
 
 # What softmax is over.
-SUBSETS = Multi(subsets('CXY'), subsets('CDXY'))
+SUBSETS = Multi(tuple(subsets('CXY')), tuple(subsets('CDXY')))
 
 
 class Latents(NamedTuple):
@@ -104,7 +103,7 @@ class Weights(NamedTuple):
 
 def tied_linear(x: Multi, weights: Multi) -> Multi:
   """Each tensor's channels times its weights."""
-  return parts(lambda a, w: linear(a, w[_TIED]), x, weights)
+  return parts(lambda a, w: linear(a, w, True), x, weights)
 
 
 def decode(
@@ -136,7 +135,7 @@ def decode(
   z, kl = (Multi(*(part[i] for part in drawn)) for i in (0, 1))
 
   def biased(a, bias, mask):
-    return jnp.where(mask, a + spread(bias[_TIED], a), 0)
+    return jnp.where(mask, a + spread(bias[TIED], a), 0)
 
   x = tied_linear(z, weights.decode)
   return parts(biased, x, weights.decode_bias, scope.masks), kl
@@ -159,13 +158,14 @@ def layer(x: Multi, weights: Layer, scope: Frame) -> tuple[Multi, list[Multi]]:
   up = multitensor.share_up(tied_linear(x, weights.share_up.into))
   add(tied_linear(normed(up), weights.share_up.out))
   scores = tied_linear(x, weights.softmax.into)
-  add(parts(_softmax, scores, weights.softmax.out, scope.masks, SUBSETS))
+  chances = parts(_softmax, scores, scope.masks, SUBSETS)
+  add(parts(lambda a, w: linear(a, w, False), chances, weights.softmax.out))
   for function, pair in ((_cummax, weights.cummax), (_shift, weights.shift)):
     x = x._replace(d=x.d + _moved(function, x.d, pair, scope))
     stages.append(x)
   z = norm(x.d, scope.masks.d, scope.counts.d)
-  matrix = _direction_matrix(weights.direction_share)
-  shared = linear(z.reshape(*z.shape[:-2], -1), matrix).reshape(z.shape)
+  flat = z.reshape(*z.shape[:-2], -1)
+  shared = linear(flat, weights.direction_share, False).reshape(z.shape)
   x = x._replace(d=x.d + jnp.where(scope.masks.d, shared, 0))
   stages.append(x)
   hidden = parts(jax.nn.silu, tied_linear(x, weights.nonlinear.into))
@@ -178,88 +178,79 @@ def layer(x: Multi, weights: Layer, scope: Frame) -> tuple[Multi, list[Multi]]:
   return x, stages
 
 
-def _softmax(
-  scores: chex.Array, weights: chex.Array, mask: chex.Array, sets: list[str]
-) -> chex.Array:
-  """Softmax over each set of a tensor's axes, times that set's weights.
+def _of_sets(weights: chex.Array, sets: list[str]) -> chex.Array:
+  """Softmax's [..., KINDS, sets, 2, L] → [..., KINDS, 2 sets, L] for `linear`.
 
-  The softmax over A of a score s is exp(s - m) exp(m - l): m is the maximum
-  along one axis of A, and l the logarithm of the sum over A. Only the first
-  factor is of every position, and it is the same for all A with that axis.
-
-  Args:
-    scores: [E, C', X', Y', (8,) 2].
-    weights: [KINDS, sets, 2, L].
-    mask: bool, the real positions.
-    sets: the sets of axes, as in `SUBSETS`.
+  For a tensor with Y alone X stands in Y's place.
   """
-  scores = jnp.where(mask, scores, _NOTHING)
-  C, X, Y = (n - s for n, s in zip(scores.shape[1:4], (1, 1, 2), strict=True))
-  letters = 'CXYD'[: scores.ndim - 2]
-  # Those of a tensor with Y alone: X stands in Y's place.
   swap = str.maketrans('XY', 'YX')
   swapped = [
     sets.index(''.join(sorted(s.translate(swap), key='CDXY'.index)))
     for s in sets
   ]
-  weights = weights[_TIED]
-  only_y = np.isin(np.arange(KINDS), (1, 6))[:, None, None, None]
-  weights = jnp.where(only_y, weights[:, np.array(swapped, np.int32)], weights)
-  # Of entries along each axis, not of the slots beside them.
-  spans = dict(
-    zip('CXYD', ((1, None), (1, None), (1, -1), (0, None)), strict=True)
-  )
+  place = TIED[:, None] * len(sets) + np.arange(len(sets))
+  place[[1, 6]] = TIED[[1, 6], None] * len(sets) + np.array(swapped)
+  outer, inner = weights.shape[:-4], weights.shape[-2:]
+  flat = weights.reshape(*outer, -1, *inner)
+  found = jnp.take(flat, place.astype(np.int32), axis=len(outer))
+  return found.reshape(*outer, KINDS, -1, inner[-1])
 
-  def entries(a, letter):
-    axis = _AXES[letter]
-    start, end = spans[letter]
-    return jax.lax.slice_in_dim(a, start, end, axis=axis)
 
-  def has(letter):
-    """Whether a position is an entry along an axis, [..., n, ...]."""
-    axis = _AXES[letter]
-    found = np.zeros(scores.shape[axis], bool)
-    found[slice(*spans[letter])] = True
-    return np.expand_dims(found, [i for i in range(scores.ndim) if i != axis])
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _softmax(
+  scores: chex.Array, mask: chex.Array, sets: tuple[str, ...]
+) -> chex.Array:
+  """Softmax over each set of a tensor's axes, 0 where it lacks one of them.
 
-  logs = {'': scores}
+  Args:
+    scores: [E, C', X', Y', (8,) K].
+    mask: bool, the real positions.
+    sets: the sets of axes, as in `SUBSETS`.
+
+  Returns:
+    [E, C', X', Y', (8,) sets · K].
+  """
+  return _softmax_forward(scores, mask, sets)[0]
+
+
+# Entries along each axis, without the slots beside them.
+_SPANS = {'C': (1, None), 'X': (1, None), 'Y': (1, -1), 'D': (0, None)}
+
+
+def _softmax_forward(scores, mask, sets):
+  scores = jnp.where(mask, scores, _NOTHING)
+  logs, found = {'': scores}, []
   for one in sets:
-    part = entries(logs[one[:-1]], one[-1])
-    logs[one] = jax.nn.logsumexp(part, axis=_AXES[one[-1]], keepdims=True)
-  of_kinds = multitensor.kinds(C, X, Y)
-  out, done = jnp.zeros((), scores.dtype), set[str]()
-  # Y first: what is reduced along it is smallest.
-  for letter in 'YXDC':
-    mine = [s for s in sets if letter in s and s not in done]
-    if letter not in letters:
-      continue
-    done.update(mine)
-    most = entries(scores, letter).max(axis=_AXES[letter], keepdims=True)
-    most = jax.lax.stop_gradient(most)
-    own = jnp.where(has(letter), scores - most, 0)
-    own = jnp.where(has(letter), jnp.exp(own), 0)
-    factors = []
-    for one in mine:
-      others = map(has, one.replace(letter, ''))
-      real = functools.reduce(operator.and_, others, np.array(True))
-      gap = jnp.where(real, most - logs[one], 0)
-      factors.append(jnp.where(real, jnp.exp(gap), 0))
-    # Weights of the kinds there are along the other axes.
-    of = of_kinds
-    if letter in 'CXY':
-      of = of.take([1], axis='CXY'.index(letter))
-    one_hot = (of[..., None] == np.arange(KINDS)).astype(scores.dtype)
-    places = np.array([sets.index(one) for one in mine], np.int32)
-    mixing = jnp.tensordot(one_hot, weights[:, places], 1)
-    if 'D' in letters:
-      mixing = mixing[:, :, :, None]
-    # [E, C', X', Y', (8,) 2, L]
-    mixed = sum(
-      factor[..., None] * mixing[..., i, :, :]
-      for i, factor in enumerate(factors)
+    axis = _AXES[one[-1]]
+    part = jax.lax.slice_in_dim(logs[one[:-1]], *_SPANS[one[-1]], axis=axis)
+    most = part.max(axis, keepdims=True)
+    total = jnp.exp(part - most).sum(axis, keepdims=True)
+    logs[one] = jnp.log(total) + most
+    real = mask
+    for letter in one:
+      length = scores.shape[_AXES[letter]]
+      entries = np.zeros(length, bool)
+      entries[slice(*_SPANS[letter])] = True
+      others = [i for i in range(scores.ndim) if i != _AXES[letter]]
+      real = real & np.expand_dims(entries, others)
+    found.append(jnp.where(real, jnp.exp(scores - logs[one]), 0))
+  out = jnp.concatenate(found, axis=-1)
+  return out, out
+
+
+def _softmax_backward(sets, out, gradient):
+  total, K = jnp.zeros((), out.dtype), out.shape[-1] // len(sets)
+  for i, one in enumerate(sets):
+    p, g = (
+      jax.lax.slice_in_dim(a, K * i, K * (i + 1), axis=-1)
+      for a in (out, gradient)
     )
-    out = out + (own[..., None] * mixed).sum(-2)
-  return out
+    mean = (p * g).sum([_AXES[letter] for letter in one], keepdims=True)
+    total = total + p * (g - mean)
+  return total, None
+
+
+_softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 def _moved(function, d: chex.Array, weights: Pair, scope: Frame) -> chex.Array:
@@ -299,48 +290,87 @@ def _shift(values: chex.Array, inside: chex.Array) -> chex.Array:
   return jnp.stack(slices, axis=-2)
 
 
+@jax.custom_vjp
 def _cummax(values: chex.Array, inside: chex.Array) -> chex.Array:
   """Running maxima along the lines, relative to the line's extremes."""
-  X, Y = values.shape[2:4]
-  far = _FAR * (1 - inside)
-  both = jnp.concatenate([values - far, -(values + far)], axis=-1)
-  lines = _lines(both)
+  return _cummax_forward(values, inside)[0]
 
-  def running(a):
-    step = 1
-    while step < a.shape[2]:
-      fill = jnp.asarray(-jnp.inf, a.dtype)
-      pad = [(0, 0, 0)] * 2 + [(step, -step, 0)] + [(0, 0, 0)] * 3
-      a = jnp.maximum(a, jax.lax.pad(a, fill, pad))
-      step *= 2
-    return a
 
-  forward = running(lines)
-  whole = jnp.flip(running(jnp.flip(forward, 2)), 2)
-  width = values.shape[-1]
-  found = jnp.concatenate([forward[..., :width], whole], axis=-1)
-  c, high, low = jnp.split(_cells(found, X, Y), 3, axis=-1)
-  c, high, low = c + far, high + far, -low - far
-  even = (np.arange(DIRECTIONS) % 2 == 0)[:, None]
-  high, low = high + 1e-3 * even, low - 1e-3 * even
-  out = 2 * (c - low) / (high - low + 1e-5 * ~even) - 1
-  return out * jnp.where(even, 1, inside)
+def _before(a: chex.Array, step: int, fill: float) -> chex.Array:
+  """The entries so many steps earlier on their lines, or later if < 0."""
+  pad = [(0, 0, 0)] * a.ndim
+  pad[2] = (step, -step, 0)
+  return jax.lax.pad(a, jnp.asarray(fill, a.dtype), pad)
+
+
+def _running(a: chex.Array) -> tuple[chex.Array, list[chex.Array]]:
+  """Running maxima, and those of the last 1, 2, 4, … entries."""
+  found = []
+  while 1 << len(found) < a.shape[2]:
+    found.append(a)
+    a = jnp.maximum(a, _before(a, 1 << len(found) - 1, -np.inf))
+  return a, found
 
 
 # Directions whose lines are columns, rows, and the two kinds of diagonals: the
 # first goes along the line, the second against it (see `_lines`).
 _ALONG = ((0, 4), (2, 6), (7, 3), (5, 1))
+_EVEN = (np.arange(DIRECTIONS) % 2 == 0)[:, None]
+# How far below the extremes zero is, and what their distance gains, of lines.
+_STRAIGHT = _EVEN[np.array(_ALONG).T.ravel()]
+_BELOW, _APART = 1e-3 * _STRAIGHT, np.where(_STRAIGHT, 2e-3, 1e-5)
 
 
-def _lines(a: chex.Array) -> chex.Array:
+def _extremes(values, far):
+  """Of lines: highest and lowest entry, and the distances from there."""
+  high = (values - far).max(2, keepdims=True)
+  low = (values + far).min(2, keepdims=True)
+  return high, low, high - low + 2 * far + _APART.astype(values.dtype)
+
+
+def _cummax_forward(values, inside):
+  X, Y = values.shape[2:4]
+  far = _lines(_FAR * (1 - jnp.broadcast_to(
+    inside, (*inside.shape[:4], DIRECTIONS, 1)
+  )), -_NOTHING)  # fmt: skip
+  lines = _lines(values, 0)
+  _, low, apart = _extremes(lines, far)
+  running, _ = _running(lines - far)
+  part = (running - low + 2 * far + _BELOW.astype(lines.dtype)) / apart
+  out = _cells(2 * part - 1, X, Y) * jnp.where(_EVEN, 1, inside)
+  return out, (lines, far, part, inside)
+
+
+def _cummax_backward(kept, gradient):
+  lines, far, part, inside = kept
+  high, low, apart = _extremes(lines, far)
+  gradient = _lines(2 * gradient * jnp.where(_EVEN, 1, inside), 0) / apart
+  of_apart = -gradient * part
+  of_high = of_apart.sum(2, keepdims=True)
+  of_low = -of_high - gradient.sum(2, keepdims=True)
+  _, levels = _running(lines - far)
+  for i, level in reversed([*enumerate(levels)]):
+    own = level >= _before(level, 1 << i, -np.inf)
+    gradient = jnp.where(own, gradient, 0) + _before(
+      jnp.where(own, 0, gradient), -(1 << i), 0
+    )
+  gradient = gradient + jnp.where(lines - far == high, of_high, 0)
+  gradient = gradient + jnp.where(lines + far == low, of_low, 0)
+  return _cells(gradient, *inside.shape[2:4]), None
+
+
+_cummax.defvjp(_cummax_forward, _cummax_backward)
+
+
+def _lines(a: chex.Array, fill: float) -> chex.Array:
   """Lays the lines of each direction along one axis, in the line's order.
 
   Returns:
-    [E, C', longest line, lines, 8, K], -inf where there is nothing.
+    [E, C', longest line, lines, 8, K], `fill` where there is nothing.
   """
   X, Y = a.shape[2:4]
   size, lines = max(X, Y), X + Y - 1
-  none = jnp.asarray(-jnp.inf, a.dtype)
+  none = jnp.asarray(fill, a.dtype)
 
   def fill(one, rows, columns):
     pad = [(0, 0, 0)] * 6
@@ -430,16 +460,18 @@ MATRICES = np.stack(
 
 
 def _direction_matrix(weights: chex.Array) -> chex.Array:
-  """[KINDS, 18, R, R] → [KINDS, 8 R, 8 R], from all directions to all."""
+  """[..., KINDS, 18, R, R] → [..., KINDS, 8 R, 8 R], all directions to all."""
   turned = np.arange(DIRECTIONS) - np.arange(DIRECTIONS)[:, None]
   near = np.array(_NEIGHBOURS)[turned % DIRECTIONS]
   # [KINDS, d, e, matrix], by whether it is theirs, times the weight.
   which = near[..., None] * (MATRICES[..., None] == np.arange(18))
   full = jnp.einsum(
-    'tdem,tmkl->tekdl', which.astype(weights.dtype), weights[_TIED]
+    'tdem,...tmkl->...tekdl',
+    which.astype(weights.dtype),
+    jnp.take(weights, TIED.astype(np.int32), axis=-4),
   )
   size = DIRECTIONS * weights.shape[-1]
-  return full.reshape(KINDS, size, size)
+  return full.reshape(*full.shape[:-5], KINDS, size, size)
 
 
 class Answer(NamedTuple):
@@ -468,19 +500,28 @@ def forward(
   """One pass: what the network says, and the KL of each tensor in nats."""
   x, kl = decode(latents, weights, scope, noise)
 
+  layers = weights.layers
+  softmax = layers.softmax._replace(
+    out=parts(_of_sets, layers.softmax.out, SUBSETS)
+  )
+  layers = layers._replace(
+    softmax=softmax, direction_share=_direction_matrix(layers.direction_share)
+  )
+
   def body(x, weights):
     return layer(x, weights, scope)[0], None
 
-  x, _ = jax.lax.scan(body, x, weights.layers)
+  x, _ = jax.lax.scan(body, x, layers)
   return heads(x, weights, colours), kl
 
 
-def initial_weights(key: chex.PRNGKey, dtype: Any = jnp.float32) -> Weights:
+def initial_weights(
+  random: np.random.Generator, dtype: Any = np.float32
+) -> Weights:
   """Draws all weights: N(0, 1) / √inputs."""
-  keys = (jax.random.fold_in(key, i) for i in itertools.count())
 
   def draw(*shape, inputs):
-    return jax.random.normal(next(keys), shape, dtype) / math.sqrt(inputs)
+    return (random.standard_normal(shape) / math.sqrt(inputs)).astype(dtype)
 
   def multi(into, out, layers=(LAYERS,)):
     return parts(lambda i, o: draw(*layers, KINDS, i, o, inputs=i), into, out)
@@ -521,7 +562,7 @@ def initial_weights(key: chex.PRNGKey, dtype: Any = jnp.float32) -> Weights:
       nonlinear=pair(_SILU),
       share_down=pair(_DOWN),
     ),
-    head=jnp.tile(draw(_WIDTHS.n, 1, inputs=_WIDTHS.n), (1, 2)),
+    head=np.tile(draw(_WIDTHS.n, 1, inputs=_WIDTHS.n), (1, 2)),
     head_bias=draw(2, inputs=_WIDTHS.n),
     masks=draw(_WIDTHS.n, 2, inputs=_WIDTHS.n),
     masks_bias=draw(2, inputs=_WIDTHS.n),

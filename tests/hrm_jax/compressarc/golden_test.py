@@ -47,7 +47,7 @@ def test_published_steps(step, name):
   )
   problem = pad(prepare(parse_task('t', task, name)), _SIZES)
   sizes = tuple(map(int, problem.sizes))
-  state = fit.initial(jax.random.key(0), problem, jnp.float64)
+  state = fit.initial(0, problem, np.float64)
   latents, weights = jax.tree.map(np.array, (state.latents, state.weights))
   shapes = {array: tuple(shape) for array, shape in config['names']}
 
