@@ -64,6 +64,7 @@ class Frame(NamedTuple):
   counts: Multi  # [KINDS], positions of a kind with their directions
   inside: jax.Array  # [E, X, Y], the union of input and output grid
   means: tuple[jax.Array, ...]  # weights of the means along Y, X and C
+  one: jax.Array  # 1, as XLA does not know
 
 
 def frame(problem, inside: jax.Array) -> Frame:
@@ -105,6 +106,7 @@ def frame(problem, inside: jax.Array) -> Frame:
       weights(2, (x > 0) & (x <= real[2]) & ~without_e),
       colours / jnp.maximum(real[1], 1),
     ),
+    jnp.asarray(real[0] > 0, dtype),
   )  # fmt: skip
 
 
@@ -259,10 +261,18 @@ def _up_backward(kept, gradient):
 _up.defvjp(lambda a: (_up(a), None), _up_backward)
 
 
-def share_up(p: Multi) -> Multi:
+def share_up(p: Multi, scope: Frame) -> Multi:
   """Adds to each tensor those with a part of its axes."""
   n, d = parts(_up, p)
-  return Multi(n, d + n[..., None, :])
+  return once(Multi(n, d + n[..., None, :]), scope)
+
+
+def once(x: Multi, scope: Frame) -> Multi:
+  """The same, computed once on CPUs.
+
+  XLA computes sums anew wherever they are made use of, but not quotients.
+  """
+  return parts(lambda a: a / scope.one, x)
 
 
 def share_down(p: Multi, scope: Frame) -> Multi:

@@ -150,12 +150,13 @@ def layer(x: Multi, weights: Layer, scope: Frame) -> tuple[Multi, list[Multi]]:
     x = parts(
       lambda a, b, mask: a + jnp.where(mask, b, 0), x, change, scope.masks
     )
+    x = multitensor.once(x, scope)
     stages.append(x)
 
   def normed(a: Multi) -> Multi:
     return parts(norm, a, scope.masks, scope.counts)
 
-  up = multitensor.share_up(tied_linear(x, weights.share_up.into))
+  up = multitensor.share_up(tied_linear(x, weights.share_up.into), scope)
   add(tied_linear(normed(up), weights.share_up.out))
   scores = tied_linear(x, weights.softmax.into)
   chances = parts(_softmax, scores, scope.masks, SUBSETS)
