@@ -199,11 +199,15 @@ def linear(a: jax.Array, weights: jax.Array, tied: bool) -> jax.Array:
 
 def _linear_backward(tied, kept, gradient):
   a, weights = kept
-  rows = tuple(range(a.ndim - 1))
-  whole, plain = (
-    jnp.tensordot(x, g, (rows, rows))
-    for x, g in ((a, gradient), (a[:, :1], gradient[:, :1]))
-  )
+
+  def product(a, b):
+    # The first one is transposed: better so the one with fewer channels.
+    if a.shape[-1] > b.shape[-1]:
+      return product(b, a).T
+    rows = tuple(range(a.ndim - 1))
+    return jnp.tensordot(a, b, (rows, rows))
+
+  whole, plain = product(a, gradient), product(a[:, :1], gradient[:, :1])
   d = 'd' * (a.ndim - 5)
   edges = jnp.einsum(f'ecs{d}k,ecs{d}l->cskl', _edges(a), _edges(gradient))
   found = jnp.tensordot(_edge_kinds(a, tied), edges, ((1, 2), (0, 1)))
@@ -230,7 +234,7 @@ def _entries(a: jax.Array, axis: int) -> np.ndarray:
 
 
 @jax.custom_vjp
-def _up(a: jax.Array) -> jax.Array:
+def _up(a: jax.Array, one: jax.Array) -> jax.Array:
   """Adds to each tensor of a part those with a part of its axes."""
   last = a.shape[3] - 1
   with_e = np.arange(last + 1).reshape(-1, *[1] * (a.ndim - 4)) < last
@@ -239,7 +243,7 @@ def _up(a: jax.Array) -> jax.Array:
     if axis == 2:
       # What has no E has no X.
       first = jnp.where(with_e, first, 0)
-    a = a + jnp.where(_entries(a, axis), first, 0)
+    a = (a + jnp.where(_entries(a, axis), first, 0)) / one
   return a + jnp.where(with_e, a[:1, :, :1, last:], 0)
 
 
@@ -255,15 +259,15 @@ def _up_backward(kept, gradient):
     if axis == 2:
       rest = rest.at[:, :, :, last].set(0)
     gradient = _set(gradient, first + rest)
-  return (gradient,)
+  return gradient, None
 
 
-_up.defvjp(lambda a: (_up(a), None), _up_backward)
+_up.defvjp(lambda a, one: (_up(a, one), None), _up_backward)
 
 
 def share_up(p: Multi, scope: Frame) -> Multi:
   """Adds to each tensor those with a part of its axes."""
-  n, d = parts(_up, p)
+  n, d = parts(lambda a: _up(a, scope.one), p)
   return once(Multi(n, d + n[..., None, :]), scope)
 
 
