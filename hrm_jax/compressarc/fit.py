@@ -62,9 +62,10 @@ def initial(seed: int, problem: Problem, dtype: Any = np.float32) -> State:
   def zeros(shape):
     return np.zeros(shape, dtype)
 
-  mean = multitensor.parts(
-    lambda shape: (0.01 * random.standard_normal(shape)).astype(dtype), shapes
-  )
+  def draw(shape):
+    return np.asarray(0.01 * random.standard_normal(shape), dtype)
+
+  mean = multitensor.parts(draw, shapes)
   capacity = zeros((multitensor.KINDS, *channels))
   latents = Latents(
     mean, multitensor.parts(zeros, shapes), Multi(capacity, capacity)

@@ -6,7 +6,6 @@ All functions are of one task and pure; `jax.vmap` makes them of many.
 import functools
 import itertools
 import math
-import operator
 from typing import Any, NamedTuple
 
 import chex
@@ -306,10 +305,10 @@ def _before(a: chex.Array, step: int, fill: float) -> chex.Array:
 
 def _running(a: chex.Array) -> tuple[chex.Array, list[chex.Array]]:
   """Running maxima, and those of the last 1, 2, 4, … entries."""
-  found = []
+  found = list[chex.Array]()
   while 1 << len(found) < a.shape[2]:
     found.append(a)
-    a = jnp.maximum(a, _before(a, 1 << len(found) - 1, -np.inf))
+    a = jnp.maximum(a, _before(a, 1 << (len(found) - 1), -np.inf))
   return a, found
 
 
@@ -373,14 +372,14 @@ def _lines(a: chex.Array, fill: float) -> chex.Array:
   size, lines = max(X, Y), X + Y - 1
   none = jnp.asarray(fill, a.dtype)
 
-  def fill(one, rows, columns):
+  def padded(one, rows, columns):
     pad = [(0, 0, 0)] * 6
     pad[2], pad[3] = (0, rows, 0), (0, columns, 0)
     return jax.lax.pad(one, none, pad)
 
   def skewed(one):
     """Cell x, y to x, x + y, by rows that become one shorter."""
-    one = fill(one, 0, X)
+    one = padded(one, 0, X)
     one = one.reshape(*one.shape[:2], -1, *one.shape[4:])
     return one[:, :, : X * lines].reshape(
       *one.shape[:2], X, lines, *one.shape[3:]
@@ -390,10 +389,10 @@ def _lines(a: chex.Array, fill: float) -> chex.Array:
     jnp.stack([a[..., i, :] for i in pair], axis=-2) for pair in _ALONG
   )
   found = [
-    fill(columns, size - X, lines - Y),
-    fill(jnp.swapaxes(rows, 2, 3), size - Y, lines - X),
-    fill(skewed(falling), size - X, 0),
-    fill(skewed(jnp.flip(rising, 2)), size - X, 0),
+    padded(columns, size - X, lines - Y),
+    padded(jnp.swapaxes(rows, 2, 3), size - Y, lines - X),
+    padded(skewed(falling), size - X, 0),
+    padded(skewed(jnp.flip(rising, 2)), size - X, 0),
   ]
   along = jnp.stack([one[..., 0, :] for one in found], axis=-2)
   against = jnp.stack([one[..., 1, :] for one in found], axis=-2)
