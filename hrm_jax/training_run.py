@@ -18,7 +18,7 @@ from hrm_jax.models import kernel_check
 from hrm_jax.models.attention import dispatch as attention
 from hrm_jax.parallel import hardware, preemption, processes, sharding
 from hrm_jax.settings import Settings
-from hrm_jax.training import loop, step
+from hrm_jax.training import flops, loop, step
 from hrm_jax.training.profile import Profile
 from hrm_jax.training.state import TrainState
 from hrm_jax.workdir import checkpoints, config, lock, metrics
@@ -62,7 +62,11 @@ def train(
 
     def claim():
       run.held = stack.enter_context(lock.hold(workdir))
-      config.claim(workdir, settings, run.puzzles, run.leaking, run.attention)
+      config.claim(
+        workdir, settings, run.puzzles, run.leaking,
+        attention=run.attention,
+        step_flops=flops.ideal_step_flops(run.setup),
+      )  # fmt: skip
       if wandb:
         tracker = wandb_tracker.Tracker(wandb, workdir, settings.to_dict())
         run.trackers.append(stack.enter_context(tracker))

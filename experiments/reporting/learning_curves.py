@@ -1,4 +1,7 @@
-"""Curves of a held-out metric against optimizer steps, as training went on."""
+"""Curves of a held-out metric against optimizer steps, as training went on.
+
+And against the arithmetic of these steps, where all runs tell it.
+"""
 
 import statistics
 import textwrap
@@ -7,6 +10,7 @@ from typing import Any, NamedTuple
 
 from data_pipelines.errors import ConfigError
 from experiments.reporting import charts, runs
+from hrm_jax.settings import EvaluationSettings
 
 _PREFIX = 'eval/'
 # Metrics that are counts; the others are fractions, shown in percent.
@@ -17,12 +21,14 @@ class Curve(NamedTuple):
   """A metric of runs that differ in their seed alone.
 
   `held_out` says which puzzles were scored, and how; each run has a value for
-  each of the steps at which all of them were evaluated.
+  each of the steps at which all of them were evaluated. `step_flops` are those
+  of the matrix products of a step, if they are known.
   """
 
   label: str
   held_out: str
   parameters: int | None
+  step_flops: float | None
   seeds: list[int]
   steps: list[int]
   values: list[list[float]]
@@ -79,16 +85,18 @@ def _curve(label: str, held_out: str, group: runs.Group, metric: str) -> Curve:
   values = [[run[step] for step in steps] for run in by_step]
   seeds = [run.config.seed for run in group]
   parameters = runs.parameters(group)
-  return Curve(label, held_out, parameters, seeds, steps, values)
+  flops = group[0].step_flops
+  return Curve(label, held_out, parameters, flops, seeds, steps, values)
 
 
 def _held_out(run: runs.Run) -> str:
   """All that must be the same for values to stand on one axis, in words."""
   data, evaluation = run.config.data, run.config.evaluation
   parts = [run.held_out, f'halting: {evaluation.halting}']
-  for key in ('max_augmentations', 'max_puzzles'):
-    if limit := getattr(evaluation, key):
-      parts.append(f'{key}: {limit}')
+  for key in ('max_augmentations', 'max_puzzles', 'symmetries'):
+    value = getattr(evaluation, key)
+    if value != getattr(EvaluationSettings, key):
+      parts.append(f'{key}: {value}')
   if any('eval/pass@2/outputs' in line for line in run.evaluations):
     parts.insert(1, f'canvas {data.canvas}')
   return ', '.join(parts)
@@ -97,20 +105,26 @@ def _held_out(run: runs.Run) -> str:
 def draw(curves: Sequence[Curve], metric: str) -> charts.Figure:
   """Draws the curves, each with the band of its seeds.
 
-  There is a panel for each set of held-out puzzles and each way to score it.
+  There is a row for each set of held-out puzzles and each way to score it: a
+  panel against steps, and one against FLOPs where those of all are known.
   """
   panels: dict[str, list[Curve]] = {}
   for curve in curves:
     panels.setdefault(curve.held_out, []).append(curve)
-  figure = charts.figure(9.0, 5.4 * len(panels))
-  rows = figure.subplots(len(panels), squeeze=False)[:, 0]
-  for axes, (held_out, some) in zip(rows, panels.items(), strict=True):
-    _draw_panel(axes, some, metric)
-    axes.set_title(textwrap.fill(held_out, 90), fontsize=9, loc='left')
+  arithmetic = all(curve.step_flops for curve in curves)
+  columns = 2 if arithmetic else 1
+  figure = charts.figure(9.0 * columns, 5.4 * len(panels))
+  rows = figure.subplots(len(panels), columns, squeeze=False)
+  for row, (held_out, some) in zip(rows, panels.items(), strict=True):
+    for axes, by_flops in zip(row, (False, True), strict=False):
+      _draw_panel(axes, some, metric, by_flops)
+    row[0].set_title(textwrap.fill(held_out, 90), fontsize=9, loc='left')
   return figure
 
 
-def _draw_panel(axes, curves: Sequence[Curve], metric: str) -> None:
+def _draw_panel(
+  axes, curves: Sequence[Curve], metric: str, by_flops: bool
+) -> None:
   for number, curve in enumerate(curves):
     # Where the colours begin again, the lines look otherwise.
     turn, place = divmod(number, len(charts.LINES))
@@ -121,17 +135,19 @@ def _draw_panel(axes, curves: Sequence[Curve], metric: str) -> None:
     )
     if curve.parameters is not None:
       size = f'{curve.parameters:,} parameters'
+    unit = (curve.step_flops or 0) * 1e-12 if by_flops else 1
+    places = [unit * step for step in curve.steps]
     axes.plot(
-      curve.steps, curve.over_runs(statistics.mean), color=colour, marker='o',
+      places, curve.over_runs(statistics.mean), color=colour, marker='o',
       markersize=3.5, linestyle=('-', '--', ':', '-.')[turn % 4],
       label=f'{curve.label}, {size}, {count} seed{"s" * (count > 1)}',
     )  # fmt: skip
     if count > 1:
       axes.fill_between(
-        curve.steps, curve.over_runs(min), curve.over_runs(max), color=colour,
+        places, curve.over_runs(min), curve.over_runs(max), color=colour,
         alpha=0.18, linewidth=0,
       )  # fmt: skip
-  axes.set_xlabel('optimizer steps')
+  axes.set_xlabel('TFLOP of training' if by_flops else 'optimizer steps')
   axes.set_ylabel(f'{metric} of what is held out')
   if metric not in _COUNTS:
     charts.show_percent(axes.yaxis)

@@ -70,13 +70,15 @@ class Scores(NamedTuple):
 class Run:
   """A directory that `experiments.train` wrote.
 
-  `data_version` says which data the run trains on and holds out; settings that
+  `data_version` says which data the run trains on and holds out, `step_flops`
+  what arithmetic a step is (None for runs of earlier versions); settings that
   did not exist when it began have their defaults.
   """
 
   directory: pathlib.Path
   config: Settings
   data_version: str
+  step_flops: float | None
 
   @property
   def system(self) -> str:
@@ -207,7 +209,15 @@ def read(directory: pathlib.Path) -> Run:
       f'{directory}/config.json: data_version is {version!r} and must be text; '
       'restore the file that experiments.train wrote'
     )
-  return Run(directory, config, version)
+  flops = facts.get('step_flops')
+  if 'step_flops' in facts and not (
+    type(flops) is float and 0 < flops < math.inf
+  ):
+    raise ConfigError(
+      f'{directory}/config.json: step_flops is {reprlib.repr(flops)} and must '
+      'be a positive number; remove that line'
+    )
+  return Run(directory, config, version, flops)
 
 
 def read_scores(path: pathlib.Path, fix: str) -> Scores:

@@ -23,7 +23,7 @@ FREE_KEYS = (
   'evaluate_every', 'checkpoint_every', 'keep_checkpoints', 'keep_best',
   'best_metric', 'keep_every', 'evaluation',
   'microbatches', 'mesh', 'model.attention', 'model.fusion', 'attention',
-  'steps_per_call',
+  'steps_per_call', 'step_flops',
 )  # fmt: skip
 
 # Keys that may change when a run continues in its workdir. With another batch
@@ -37,7 +37,7 @@ _CHANGEABLE = (
 )
 
 # Facts that stand beside the settings.
-_FACTS = ('data_version', 'leaks', 'attention')
+_FACTS = ('data_version', 'leaks', 'attention', 'step_flops')
 
 
 def read(workdir: str | pathlib.Path) -> tuple[Settings, dict[str, Any]]:
@@ -70,11 +70,12 @@ def claim(
   settings: Settings,
   puzzles: PuzzleSet,
   leaking: Verdict,
-  attention: str = '',
+  **facts: Any,
 ) -> None:
   """Writes config.json into a workdir that is new or belongs to this run.
 
-  `attention` tells how that is computed here, where something is.
+  `facts` are more of `_FACTS`: how attention is computed here, and the FLOPs of
+  a step (`training.flops.ideal_step_flops`).
 
   Raises:
     ConfigError: the workdir belongs to a run with other settings; the message
@@ -87,7 +88,7 @@ def claim(
     **settings.to_dict(),
     'data_version': puzzles.version,
     'leaks': leaking.record(),
-    **({'attention': attention} if attention else {}),
+    **facts,
   }
   text = json.dumps(fields, indent=2, sort_keys=True) + '\n'
   # Where nothing was trained yet, a first start that failed blocks nothing.

@@ -59,6 +59,28 @@ def test_a_line_for_each_group_with_mean_and_band(systems):
   assert second.get_label() == 'TRM attention, no checkpoint, 1 seed'
 
 
+def test_arithmetic_is_an_axis_where_all_tell_it(systems):
+  def tell(directory, flops):
+    path = directory / 'config.json'
+    path.write_text(
+      json.dumps(json.loads(path.read_text()) | {'step_flops': flops})
+    )
+
+  for directory in systems[:3]:
+    tell(directory, 2e12)
+  assert len(learning_curves.draw(_read(systems), 'exact').axes) == 1
+  tell(systems[3], 3e12)
+  steps, flops = learning_curves.draw(_read(systems), 'exact').axes
+  assert list(steps.lines[1].get_xdata()) == [10, 20, 30]
+  assert list(flops.lines[0].get_xdata()) == [20, 40]
+  assert list(flops.lines[1].get_xdata()) == [30, 60, 90]
+  assert flops.get_xlabel() == 'TFLOP of training'
+  for wrong in (-1.0, True, 'many', float('inf')):
+    tell(systems[0], wrong)
+    with pytest.raises(ConfigError, match=r'step_flops is .* positive number'):
+      _read(systems)
+
+
 def test_curves_as_json(systems):
   hrm, trm = (curve.record() for curve in _read(systems))
   assert hrm['mean'] == pytest.approx([0.2, 0.3])
