@@ -8,25 +8,23 @@ others and their augmentations to train on, all with at most 16 clues (see
 the start of its process to the end. docs/speedrun.md is the leaderboard.
 
   recipe   what
-  (hrm)    HRM, its cycles, gradient, halting and optimizer as published
+  hrm      HRM, its cycles, gradient, halting and optimizer as published
   trm      TRM with attention, likewise, its layers two as published
   urm      URM, likewise
   fastest  TRM with an MLP over the cells and one high-level cycle, at most two
            segments, a schedule of 320 steps; then one evaluation, in which
            eight symmetric images of every Sudoku vote
 
-Other systems of `base.SYSTEMS` race too. All are small: width 128.
+The other systems (see `base.SYSTEMS`) race too. All are small: width 128.
 """
 
 import ml_collections
 
-from experiments.configs import base, comparison
-
-RECIPES = ('fastest', *base.SYSTEMS)
+from experiments.configs import comparison
 
 
-def get_config(recipe: str = '') -> ml_collections.ConfigDict:
-  """The experiment of one of the `RECIPES`."""
+def get_config(recipe: str = 'fastest') -> ml_collections.ConfigDict:
+  """The experiment of a recipe, or of a system."""
   if recipe == 'fastest':
     config = get_config('trm_mlp')
     config.total_steps = config.evaluate_every = 320
@@ -36,7 +34,7 @@ def get_config(recipe: str = '') -> ml_collections.ConfigDict:
     config.act.halt_max_steps = 2
     config.evaluation.symmetries = 8
     return config
-  config = comparison.get_config(recipe)
+  config = comparison.get_config(f'6x6,{recipe}')
   if config.model.kind == 'trm':
     config.model.layers = 2
   config.total_steps = 2000

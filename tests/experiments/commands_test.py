@@ -291,6 +291,7 @@ def test_names_of_configs():
     'arc2',
     'comparison',
     'maze',
+    'speedrun',
     'sudoku',
   ]
 

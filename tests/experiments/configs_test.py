@@ -5,7 +5,15 @@ import math
 import jax
 import pytest
 
-from experiments.configs import arc1, arc2, base, comparison, maze, sudoku
+from experiments.configs import (
+  arc1,
+  arc2,
+  base,
+  comparison,
+  maze,
+  speedrun,
+  sudoku,
+)
 from hrm_jax import build
 from hrm_jax.training.state import count_parameters
 from tests import builders
@@ -18,7 +26,7 @@ ALL = {
     ('extreme_1k', 'laptop', 'extreme_full', 'demo', 'full_demo'),
   ),
   'maze': (maze, ('paper', 'demo')),
-  'comparison': (comparison, ('comparison',)),
+  'comparison': (comparison, ('4x4', '6x6')),
 }
 
 
@@ -264,6 +272,15 @@ def test_the_examples_of_arc_are_those_of_its_tasks(name):
   puzzles = build.puzzle_set(ALL[name][0].get_config('paper'))
   expected = SIZES[name].examples_per_pass
   assert math.isclose(puzzles.examples_per_pass, expected, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize('recipe', ['fastest', 'hrm', 'trm', 'urm', 'direct'])
+def test_recipes_run_one_race(recipe):
+  config = speedrun.get_config(recipe)
+  assert config.data.evaluate == comparison.get_config('6x6').data.evaluate
+  assert (config.stop_at_score, config.best_metric) == (0.9, 'exact')
+  assert config.evaluation.max_puzzles == 0
+  assert config.total_steps % config.evaluate_every == 0
 
 
 def test_the_comparison_is_of_equal_sizes():
