@@ -123,21 +123,21 @@ def test_without_a_place_for_the_verdict_each_start_checks(cache):
     assert kernel_check.kept({}, lambda found=found: found) == found
 
 
-def _mesh(platform='tpu'):
+def _mesh(platform='tpu', **changes):
   """As much of a mesh as the check asks for, of a device that is not there."""
   device = types.SimpleNamespace(
     platform=platform,
     device_kind='TPU v5 lite',
     client=types.SimpleNamespace(platform_version='PJRT'),
   )
+  vars(device).update(changes)
   shape = {'data': 1, 'fsdp': 1, 'tensor': 1}
   return types.SimpleNamespace(local_devices=[device], shape=shape)
 
 
 def _model(**fields):
-  return builders.model(
-    'hrm', vocab_size=12, seq_len=9, dtype='bfloat16', **fields
-  )
+  fields = dict(vocab_size=12, seq_len=9, dtype='bfloat16') | fields
+  return builders.model('hrm', **fields)
 
 
 def test_a_sound_kernel_is_used(cache, monkeypatch):
@@ -167,6 +167,54 @@ def test_a_broken_kernel_that_was_asked_for_is_refused(cache, monkeypatch):
   monkeypatch.setattr(kernel_check, 'check', lambda *_: 'wrong by 0.5')
   with pytest.raises(ConfigError, match=r"pallas failed.*0\.5.*use 'auto'"):
     kernel_check.settled(_model(attention='pallas'), _mesh())
+
+
+def test_a_kernel_that_fails_in_another_process_is_not_used(cache, monkeypatch):
+  monkeypatch.setattr(kernel_check, 'check', lambda *_: '')
+  monkeypatch.setattr(kernel_check.processes, 'any_of', lambda _: True)
+  model, told = kernel_check.settled(_model(), _mesh())
+  assert model.settings.attention == 'xla_recompute'
+  assert told.endswith('(in another process)')
+
+
+def test_a_verdict_is_of_a_device_versions_code_and_shapes(
+  cache, monkeypatch, tmp_path
+):
+  checked = []
+  monkeypatch.setattr(
+    kernel_check, 'check', lambda *of: checked.append(of) or ''
+  )
+
+  def checks(mesh, **fields):
+    """Whether this is checked, and not once more."""
+    before = len(checked)
+    for _ in range(2):
+      kernel_check.settled(_model(**fields), mesh)
+    return len(checked) - before
+
+  assert checks(_mesh()) == 1
+  assert checks(_mesh()) == 0
+  assert checks(_mesh(), num_heads=2) == 1
+  assert checks(_mesh(), seq_len=16) == 1
+  assert checks(_mesh(device_kind='TPU v6 lite')) == 1
+  client = types.SimpleNamespace(platform_version='PJRT 2')
+  assert checks(_mesh(client=client)) == 1
+  with monkeypatch.context() as patch:
+    (tmp_path / 'code' / 'attention').mkdir(parents=True)
+    (tmp_path / 'code' / 'attention' / 'kernel.py').touch()
+    patch.setattr(kernel_check, '__file__', str(tmp_path / 'code' / 'x.py'))
+    assert checks(_mesh()) == 1
+    (tmp_path / 'code' / 'attention' / 'kernel.py').write_text('0')
+    assert checks(_mesh()) == 1
+  for name in ('jax', 'jaxlib', 'libtpu', 'nvidia-cudnn-cu12'):
+    for version in ('1', '2'):
+      found = types.SimpleNamespace(name=name, version=version)
+      with monkeypatch.context() as patch:
+        patch.setattr(
+          kernel_check.importlib.metadata, 'distributions', [found].copy
+        )
+        assert checks(_mesh()) == 1
+  assert checks(_mesh()) == 0
 
 
 def test_where_no_kernel_runs_nothing_is_checked(monkeypatch):

@@ -1,6 +1,7 @@
 """The order of the loop, the means that it writes, and how it goes on."""
 
 import dataclasses
+import itertools
 import re
 import types
 
@@ -12,7 +13,7 @@ import pytest
 from data_pipelines.errors import ConfigError
 from hrm_jax.parallel import sharding
 from hrm_jax.settings import DivergenceSettings, Settings
-from hrm_jax.training import act, divergence
+from hrm_jax.training import act, divergence, metrics_log
 from hrm_jax.training import loop as training
 from hrm_jax.training import step as train_step
 from hrm_jax.training.state import TrainState
@@ -221,14 +222,14 @@ def test_no_call_passes_what_is_due():
 def test_steps_that_are_traced_are_calls_of_their_own():
   run = Run(total_steps=9)
   run.profile = types.SimpleNamespace(
-    bounds=(3, 5), at=lambda step: run.calls.append(f'trace {step}')
+    bounds=(2, 4), at=lambda step: run.calls.append(f'trace {step}')
   )
   run.train(steps_per_call=3)
   calls = [c for c in run.calls if c.startswith(('trace', 'batch'))]
+  # Calls of three would begin at 0 and at 3.
   assert calls == [
-    'batch 0', 'batch 1', 'batch 2',
-    'trace 3', 'batch 3', 'batch 4', 'trace 5',
-    'batch 5', 'batch 6', 'batch 7', 'batch 8',
+    'batch 0', 'batch 1', 'trace 2', 'batch 2', 'batch 3', 'trace 4',
+    'batch 4', 'batch 5', 'batch 6', 'batch 7', 'batch 8',
   ]  # fmt: skip
 
 
@@ -288,10 +289,17 @@ def test_lines_hold_the_means_of_their_window():
 def test_the_log_tells_the_speed(caplog, monkeypatch):
   Run().train(log_every=2)
   assert re.search(r'step 4/4 .* ms/step  [\d,]+ rows/s  \d:', caplog.text)
-  # Where the devices' full rate is known.
-  monkeypatch.setattr(training.flops, 'full_rate_seconds', lambda *_: 1e-9)
+  # Where the devices' full rate is known; by a clock that goes on by a second
+  # when it is read: after step 1, for the line of step 2 and that of step 4.
+  clock = types.SimpleNamespace(monotonic=itertools.count(1).__next__)
+  monkeypatch.setattr(metrics_log, 'time', clock)
+  monkeypatch.setattr(training.flops, 'full_rate_seconds', lambda *_: 0.5)
+  caplog.clear()
   Run().train(log_every=2)
-  assert re.search(r'rows/s  utilisation 0%  \d:', caplog.text)
+  assert re.findall(r'\S+ ms/step .*', caplog.text) == [
+    '1e+03 ms/step  8 rows/s  utilisation 50%  0:00:02 left',
+    '667 ms/step  12 rows/s  utilisation 75%  0:00:00 left',
+  ]
 
 
 def test_no_mean_over_no_rows():
@@ -403,7 +411,7 @@ def test_what_was_best_before_a_restart_stays_best():
   assert sorted(run.saved) == [1, 2, 4]
 
 
-@pytest.mark.parametrize('count', [1, 3, 9])
+@pytest.mark.parametrize('count', [1, 3, 4, 9])
 @pytest.mark.parametrize('stopped', [None, 4, 5])
 def test_enough_accuracy_ends_the_training(stopped, count):
   """Of the exact puzzles half are right in each window of two steps."""

@@ -166,7 +166,7 @@ def _leave(workdir, **changes):
   return record
 
 
-def test_a_second_run_is_refused_at_once(in_bucket):
+def test_a_second_run_is_refused_at_once(in_bucket, caplog):
   with lock_test._holder(in_bucket) as process:
     with (
       pytest.raises(ConfigError, match=f'in use by process {process.pid} on'),
@@ -183,6 +183,7 @@ def test_a_second_run_is_refused_at_once(in_bucket):
   ):
     pass
   held()
+  assert 'waiting' not in caplog.text
 
 
 def test_a_killed_run_of_this_machine_is_taken_over_at_once(in_bucket, caplog):
@@ -231,6 +232,9 @@ def test_of_two_that_start_at_once_one_gets_it(in_bucket):
   one._generation = 7
   one.write(b'{"process": 1, "count": 1}')
   assert one.read() == b'{"process": 1, "count": 1}'
+  one._generation = 7
+  one.write(b'')
+  assert one.read() == b''
   for lock in (one, two):
     lock.close()
 
