@@ -362,7 +362,10 @@ def test_ctrl_c_while_libraries_are_imported(tmp_path, start):
   ) as process:
     assert process.stdout.readline() == b'importing\n'
     os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+      _, errors = process.communicate(timeout=60)
+    finally:
+      process.kill()
   assert (process.returncode, errors) == (130, b'interrupted\n')
 
 
@@ -376,11 +379,18 @@ def test_ctrl_c_while_libraries_are_imported(tmp_path, start):
 def test_a_signal_ends_a_command_in_one_line(number, code, told):
   sleeping = """
 import time
+from experiments.cli import interrupts
+
+interrupts.end_at_once()
+
 from experiments.cli import command, shared_flags
 
 def main(_):
-  print('started', flush=True)
-  time.sleep(100)
+  try:
+    print('started', flush=True)
+    time.sleep(100)
+  finally:
+    print('tidied up')
 
 command.run(main, shared_flags.define())
 """
@@ -392,8 +402,41 @@ command.run(main, shared_flags.define())
   ) as process:
     assert process.stdout.readline() == b'started\n'
     os.kill(process.pid, number)
-    _, errors = process.communicate(timeout=60)
+    try:
+      out, errors = process.communicate(timeout=60)
+    finally:
+      process.kill()
   assert (process.returncode, errors) == (code, told)
+  assert out == b'tidied up\n'
+
+
+def test_a_job_in_the_background_is_not_interrupted():
+  """Shells start it with Ctrl-C ignored: that is meant for another one."""
+  waiting = """
+from experiments.cli import interrupts
+
+interrupts.end_at_once()
+
+from experiments.cli import command, shared_flags
+
+def main(_):
+  print('started', flush=True)
+  input()
+
+command.run(main, shared_flags.define())
+"""
+  ignoring = ['sh', '-c', 'trap "" INT; exec "$0" "$@"']
+  with subprocess.Popen(
+    [*ignoring, sys.executable, '-c', waiting],
+    cwd=_ROOT,
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  ) as process:
+    assert process.stdout.readline() == b'started\n'
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(b'\n', timeout=60)
+  assert (process.returncode, errors) == (0, b'')
 
 
 def test_demo_trains_and_scores_with_the_settings_that_it_is_given(

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipelines.arc.voting import Candidate
 from data_pipelines.errors import ConfigError
 from data_pipelines.questions.sudoku import Sudoku
 from experiments import predict
 from experiments.reporting import evaluation_files, gallery
-from hrm_jax.solver import Fitting, Solver
+from hrm_jax.settings import Width
+from hrm_jax.solver import Answer, Fitting, Solver
 from tests.run_fixtures import random_task
 
 SEGMENTS = 2
@@ -113,6 +115,44 @@ def test_a_sudoku_is_predicted_as_text(trained_run, tmp_path, capsys):
   shown = capsys.readouterr().out
   assert 'with the checkpoint as it is' in shown
   assert '1 . 3 4' in shown and '1 2 3 4' in shown
+
+
+def test_it_is_predicted_as_often_as_asked(trained_run, tmp_path):
+  width = Width(symmetries=3)
+  found = predict.run(trained_run, SUDOKU, out=tmp_path, width=width)
+  assert found.answers[0].cast == (3,)
+
+
+def _told(domain, grids, truth, valid=None):
+  attempts = [
+    Candidate(grid, 4 - number, 0.75 - number / 4)
+    for number, grid in enumerate(grids)
+  ]
+  answer = Answer(
+    'a', (truth,), (truth,), (tuple(attempts),), (4,), (valid,), 'its way'
+  )
+  asked = types.SimpleNamespace(left_out=())
+  found = types.SimpleNamespace(asked=asked, answers=[answer], domain=domain)
+  (text,) = predict.tell(found, colour=False)
+  return text.splitlines()
+
+
+def test_what_is_right_is_told_so():
+  truth = np.array([[1, 2], [3, 4]], np.uint8)
+  told = _told(None, [truth.T, truth], truth)
+  assert told[:3] == [
+    'a, test 1 of 1, with its way',
+    'attempt 1: 4 of 4 votes, confidence 0.75, wrong',
+    'attempt 2: 3 of 4 votes, confidence 0.50, right',
+  ]
+  truth = np.array([[1, 2, 3, 4], [3, 4, 1, 2], [2, 1, 4, 3], [4, 3, 2, 1]])
+  for grid, valid, mark in (
+    (truth, True, 'right, 100% of the cells'),
+    (truth.T, True, 'valid, another solution, 50% of the cells'),
+    (truth.T, False, 'wrong, 50% of the cells'),
+  ):
+    told = _told(Sudoku(2, 2), [grid], truth, valid)
+    assert told[:2] == ['a, with its way', f'{mark}, confidence 0.75']
 
 
 def test_only_what_was_written_is_told(trained_run, tmp_path, capsys):

@@ -422,21 +422,22 @@ def test_any_case_of_the_ending_and_companions_of_macos(tmp_path):
 
 def test_json_files_beside_tasks_are_left_out_and_named(tmp_path, caplog):
   _write(tmp_path / 'a.json', TASK)
-  for name, contents in (
-    ('about.json', {'author': 'x'}),
-    ('index.json', ['a']),
-    ('z.json', 3),
-  ):
-    _write(tmp_path / name, contents)
-  assert _names(tmp_path) == ['a']
-  assert (
-    'left out 3 of 4 files, which are no tasks: about.json, index.json, z.json'
-    in caplog.text
-  )
+  _write(tmp_path / 'list.json', [PAIR, PAIR])
+  others = {'about.json': {'author': 'x'}, 'in\tdex.json': ['a'], 'z.json': 3}
+  for count, more in ((3, ''), (4, ', …')):
+    for name, contents in others.items():
+      _write(tmp_path / name, contents)
+    caplog.clear()
+    assert _names(tmp_path) == ['a', 'list']
+    assert caplog.messages[-1].endswith(
+      f'left out {count} of {2 + count} files, which are no tasks: about.json, '
+      rf"'in\tdex.json', z.json{more}"
+    )
+    others = {'zz.json': 4}
   # A task that is damaged is none of them.
   _write(tmp_path / 'b.json', {'train': [PAIR]})
   assert 'has no test' in _error(tmp_path)
-  for name in ('a.json', 'b.json'):
+  for name in ('a.json', 'b.json', 'list.json'):
     (tmp_path / name).unlink()
   assert 'must be an object' in _error(tmp_path)
 

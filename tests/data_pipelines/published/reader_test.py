@@ -3,6 +3,8 @@
 import itertools
 import json
 import os
+import pathlib
+import re
 import shutil
 import tracemalloc
 
@@ -651,6 +653,18 @@ def test_is_published(tmp_path):
   assert not published_set.is_published(tmp_path)
 
 
+def test_names_are_as_many_as_there_are_rows_or_none(tmp_path):
+  directory = write_arc(tmp_path / 'arc')
+  for half in published_set.SPLITS:
+    metadata_of(directory / half / 'dataset.json', num_puzzle_identifiers=1)
+    path = directory / half / 'all__puzzle_identifiers.npy'
+    array_of(path, lambda a: a * 0)
+  with pytest.raises(DataError, match=r'names, .* is 1; both must'):
+    PublishedSet(directory, True, True)
+  (directory / 'identifiers.json').unlink()
+  assert PublishedSet(directory, True, True).names == ['<blank>']
+
+
 def test_an_array_of_a_claimed_size_takes_no_memory(tmp_path):
   for name in ('inputs', 'labels'):
     np.save(tmp_path / f'all__{name}.npy', np.ones((2, 4), np.uint8))
@@ -668,3 +682,28 @@ def test_an_array_of_a_claimed_size_takes_no_memory(tmp_path):
     file.truncate(file.tell() + 8 * count)
   with pytest.raises(DataError, match='100,000,000,000 entries for 2 examples'):
     splits.open_split(tmp_path)
+
+
+def _resident_bytes():
+  """Of the files that this process has mapped."""
+  try:
+    status = pathlib.Path('/proc/self/status').read_text()
+  except FileNotFoundError:
+    status = ''
+  # The second one is of files in memory, as /tmp may be.
+  found = re.findall(r'Rss(?:File|Shmem):\s+(\d+) kB', status)
+  if not found:
+    pytest.skip('this system does not tell')
+  return 1024 * sum(map(int, found))
+
+
+def test_rows_that_were_read_do_not_stay_in_memory(tmp_path):
+  path, count, cells = tmp_path / 'all__inputs.npy', 2**16, 2**8
+  np.save(path, np.ones((count, cells), np.uint8))
+  array, before = np.load(path, mmap_mode='r'), _resident_bytes()
+  for begin in range(0, count, splits.CHUNK):
+    splits._read_rows(array, np.arange(begin, begin + splits.CHUNK))
+  assert _resident_bytes() - before < count * cells / 4
+  # Without it they would.
+  assert array[:].sum() == count * cells
+  assert _resident_bytes() - before > count * cells / 2

@@ -74,6 +74,7 @@ def test_a_line_that_was_cut_off_comes_again(workdir, caplog):
     # By hand, in the middle: the later ones come once nevertheless.
     (lambda data: b''.join(data.splitlines(True)[::3]), [1, 4]),
     (lambda data: data.replace(b'"step": 3', b'"step": 1e400'), [1, 2, 4]),
+    (lambda data: data.replace(b'"step": 3', b'"step": 3.0'), [1, 2, 4]),
     # Not a number of 64 bits.
     (
       lambda data: data.replace(b'"step": 3', b'"step": %d' % 2**63),
