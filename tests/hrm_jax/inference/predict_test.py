@@ -259,15 +259,20 @@ def test_noise_is_of_the_row_and_not_of_its_slot(noise_at, weights, predict):
 
 
 def test_noise_has_its_standard_deviation_and_its_place():
-  z = {'z_H': np.ones((3, 50, 40), np.float32)}
+  z = {name: np.ones((3, 50, 40), np.float32) for name in ('z_H', 'z_L')}
   rows, numbers = np.arange(3), np.array([0, 1, 2])
   for noise_at, noised in (('segments', 3), ('initial', 1)):
     width = Width(noise=0.25, noise_at=noise_at)
-    found = inference.noisy(z, width, rows, numbers)['z_H'] - 1
+    found = inference.noisy(z, width, rows, numbers)
+    high, low = ((found[name] - 1) / 0.25 for name in ('z_H', 'z_L'))
     # Of 2000 draws a row, 5σ.
-    spread = np.std(found, axis=(1, 2))
-    assert np.all(np.abs(spread[:noised] / 0.25 - 1) < 5 / 4000**0.5)
-    assert not np.any(found[noised:])
+    for noise in (high, low):
+      spread = np.std(noise, axis=(1, 2))
+      assert np.all(np.abs(spread[:noised] - 1) < 5 / 4000**0.5)
+      assert not np.any(noise[noised:])
+    # And each state has its own.
+    product = np.mean(high * low, axis=(1, 2))
+    assert np.all(np.abs(product) < 5 / 2000**0.5)
 
 
 def test_fixed_does_not_depend_on_q(weights, predict):
