@@ -77,7 +77,7 @@ def table(directory):
 # One answer each.
 
 
-def answer_judge(domain, vocab_size, questions, labels, names):
+def answer_judge(domain, vocab_size, questions, labels, names, **fields):
   """A judge of these puzzles."""
   return AnswerJudge(
     Asked(
@@ -87,7 +87,8 @@ def answer_judge(domain, vocab_size, questions, labels, names):
       len(names),
       lambda rows: (questions[rows], labels[rows]),
       names.__getitem__,
-    )
+    ),
+    **fields,
   )
 
 
@@ -204,6 +205,35 @@ def test_a_second_solution_of_a_sudoku_is_valid():
   )
   assert result.metrics['eval/exact'] == 0.5
   assert result.metrics['eval/valid'] == 1
+
+
+@pytest.mark.parametrize(
+  'rule, taken, votes, exact',
+  [
+    ('frequent', ['b', 'b'], [2, 2], [0.5, 0.5, 0.5]),
+    ('valid', ['a', 'b'], [1, 2], [0.5, 1, 1]),
+  ],
+)
+def test_one_of_several_predictions_is_taken(rule, taken, votes, exact):
+  domain = Sudoku(2, 2)
+  # Each solves its own question alone.
+  answers = {'a': '1234341221434321', 'b': '4321214334121234'}
+  questions = tokens_of(domain, '123434122.4.4.2.', '4321214334121...')
+  labels = tokens_of(domain, *answers.values())
+  judge = answer_judge(
+    domain, 6, questions, labels, ['a', 'b'], votes=3, choose=rule
+  )
+  predicted = tokens_of(domain, *map(answers.get, 'babbab'))
+  found = compared(predicted, np.repeat(labels, 3, axis=0))
+  result = feed(judge, found, [2, 4])
+  expected = tokens_of(domain, *map(answers.get, taken))
+  np.testing.assert_array_equal(result.found['tokens'], expected)
+  np.testing.assert_array_equal(result.found['votes'], votes)
+  curve = [result.metrics[f'eval/exact/{rule}@{n}'] for n in (1, 2, 3)]
+  assert curve == exact and result.metrics['eval/exact'] == exact[-1]
+  assert result.metrics['eval/valid'] == exact[-1]
+  assert result.metrics['eval/exact/possible@1'] == 0.5
+  assert result.metrics['eval/exact/possible@2'] == 1
 
 
 def test_puzzles_that_are_not_known_have_no_validity(tmp_path):

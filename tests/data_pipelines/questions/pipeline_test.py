@@ -246,3 +246,22 @@ def test_a_full_set_with_its_variants_takes_no_memory():
   assert data.examples_per_pass == 4_000_000
   (batch,) = take(data.train_batches(8, 0), 1)
   assert batch['inputs'].shape == (8, 16)
+
+
+@pytest.mark.parametrize('spec', [SUDOKU, MAZE])
+def test_images_come_after_their_puzzle_and_are_turned_back(spec):
+  data = load(spec)
+  count = len(data.evaluate.rows)
+  rows = data.images(data.evaluation_rows(), 3)
+  (batch,) = data.evaluation_batches(rows, 3 * count)
+  np.testing.assert_array_equal(rows.group, np.repeat(np.arange(count), 3))
+  for name, whole in (
+    ('inputs', data.evaluate.questions), ('labels', data.evaluate.answers),
+  ):  # fmt: skip
+    shown = batch[name].astype(np.uint8)
+    np.testing.assert_array_equal(shown[::3], whole)
+    images = shown.reshape(count, 3, -1)
+    assert (images[:, 1:] != whole[:, None]).any(axis=-1).all()
+    np.testing.assert_array_equal(
+      data.undo(shown, rows), np.repeat(whole, 3, axis=0)
+    )
