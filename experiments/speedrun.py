@@ -1,4 +1,4 @@
-"""Times recipes: how long until a fixed score on fixed held-out puzzles.
+"""Times how long recipes take to a score on fixed puzzles.
 
   hrm-jax speedrun [--recipe=CONFIG ...] [--seeds=0,1,2] [--out=DIR]
 
