@@ -35,7 +35,7 @@ from hrm_jax.settings import Width
 from hrm_jax.solver import Answer, Evaluation, Fitting, tokens_of
 
 # Puzzles that are traced at most, and test inputs that are shown as text.
-_MAX_TRACED, _MAX_SHOWN = 10, 10
+_MAX_TRACED, MAX_SHOWN = 10, 10
 _COLOURS = '0123456789'
 
 FLAGS = shared_flags.define(
@@ -108,7 +108,7 @@ def run(
   names = evaluation_files.write(found, directory)
   print()
   for number, text in enumerate(tell(found, colour)):
-    if number == _MAX_SHOWN:
+    if number == MAX_SHOWN:
       print('... more stand in the files')
       break
     print(text + '\n')
@@ -116,8 +116,8 @@ def run(
     print(
       f'Left out, with [[0]] in submission.json: {len(left_out)} of '
       f'{len(given.order)} tasks, larger than the canvas of {solver.canvas} × '
-      f'{solver.canvas}: {", ".join(left_out[:_MAX_SHOWN])}'
-      f'{" …" * (len(left_out) > _MAX_SHOWN)}\n'
+      f'{solver.canvas}: {", ".join(left_out[:MAX_SHOWN])}'
+      f'{" …" * (len(left_out) > MAX_SHOWN)}\n'
     )
   if trace:
     traces = solver.trace(asked, segments=segments, max_puzzles=_MAX_TRACED)
@@ -141,12 +141,13 @@ def tell(found: Evaluation, colour: bool) -> Iterator[str]:
       continue
     for test in range(len(answer.inputs)):
       if found.domain is None:
-        yield _tell_task(answer, test, colour)
+        yield tell_task(answer, test, colour)
       else:
         yield _tell_question(answer, found.domain, colour)
 
 
-def _tell_task(answer: Answer, test: int, colour: bool) -> str:
+def tell_task(answer: Answer, test: int, colour: bool) -> str:
+  """Describes what was predicted for a test input of a task."""
   tests = len(answer.inputs)
   name = shown(answer.name)
   lines = [f'{name}, test {test + 1} of {tests}, with {answer.way}']

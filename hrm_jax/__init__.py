@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from data_pipelines.errors import ConfigError, DataError
+  from hrm_jax.compressarc.solving import compress
   from hrm_jax.models import HRM, TRM, URM, Direct, RecurrentTransformer
   from hrm_jax.settings import (
     ActSettings,
@@ -49,13 +50,15 @@ __all__ = [
   'EvaluationSettings', 'Fitting', 'HRMSettings', 'MeshSettings',
   'OptimizerSettings', 'RecurrentTransformer', 'RecurrentTransformerSettings',
   'Settings', 'Solver', 'TRMSettings', 'URMSettings', 'Width', 'adam_atan2',
-  'load', 'muon', 'scale_by_adam_atan2', 'segment_loss', 'sign_sgd_rows',
-  'softmax_cross_entropy', 'stablemax_cross_entropy', 'train', 'warmup_cosine',
+  'compress', 'load', 'muon', 'scale_by_adam_atan2', 'segment_loss',
+  'sign_sgd_rows', 'softmax_cross_entropy', 'stablemax_cross_entropy', 'train',
+  'warmup_cosine',
 ]  # fmt: skip
 
 # The names that each module has, beside the settings, which are all others.
 _MODULES = {
   'data_pipelines.errors': ('ConfigError', 'DataError'),
+  'hrm_jax.compressarc.solving': ('compress',),
   'hrm_jax.models': ('HRM', 'TRM', 'URM', 'Direct', 'RecurrentTransformer'),
   'hrm_jax.solver': ('Answer', 'Solver', 'load'),
   'hrm_jax.training.losses': (

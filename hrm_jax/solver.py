@@ -23,7 +23,7 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -271,7 +271,7 @@ class Evaluation:
     way = "left out: larger than the model's canvas"
     for task in self.asked.left_out:
       tests = len(task.tests)
-      found.append(_answer(task, [()] * tests, [0] * tests, way))
+      found.append(answer_of(task, [()] * tests, [0] * tests, way))
     named = {answer.name: answer for answer in found}
     return tuple(named[name] for name in self.asked.order)
 
@@ -703,32 +703,12 @@ class Solver:
     """
     if isinstance(puzzles, Asked):
       return puzzles
-    # Both kinds of sets are sequences themselves.
-    is_set = isinstance(puzzles, TaskSet | Questions)
-    if listed := isinstance(puzzles, Sequence) and not isinstance(
-      puzzles, str | TaskSet | Questions
-    ):
-      items = puzzles
-    else:
-      items = [puzzles]
-    if not items:
-      raise DataError('the list of puzzles is empty; give at least one')
-    found = []
-    for number, item in enumerate(items, 1):
-      found.append(_load(item, f'task {number}' if listed else 'task'))
-      self._check_kind(found[-1], item)
-    together = found[0] if len(found) == 1 else _joined(found)
-    path = items[0] if isinstance(items[0], str | os.PathLike) else ''
-    # These name a set of puzzles, though it may hold only one.
-    is_set |= os.path.isdir(path)
-    is_set |= os.fspath(path).lower().endswith(('.csv', 'challenges.json'))
-    single = not listed and not is_set
+    together, single, where = read(puzzles, self._check_kind)
     if isinstance(together, Questions):
-      return Asked(together, single=single and len(together.questions) == 1)
+      return Asked(together, single=single)
     order = tuple(task.name for task in together.tasks)
     large = tuple(task for task in together.tasks if not task.fits(self.canvas))
     if large:
-      where = (path if len(items) == 1 else '') or 'the puzzles given'
       text = (
         f"{where}: task '{large[0].name}' has a grid larger than the "
         f"checkpoint's canvas of {self.canvas} × {self.canvas}"
@@ -742,7 +722,7 @@ class Solver:
       logging.warning('%s; %s', text, told)
       rest = tuple(task for task in together.tasks if task.fits(self.canvas))
       together = together._replace(tasks=rest)
-    return Asked(together, large, order, single and len(order) == 1)
+    return Asked(together, large, order, single)
 
   def _check_kind(self, found: TaskSet | Questions, item: Puzzle) -> None:
     if self.domain is None and self._sizes[0] != encoding.VOCAB_SIZE:
@@ -966,6 +946,53 @@ def place_table(mesh: Mesh, table: np.ndarray) -> chex.Array:
   return jax.device_put(table, sharding.place(mesh, 'puzzles'))
 
 
+class Given(NamedTuple):
+  """Puzzles of one kind, as they were given."""
+
+  puzzles: TaskSet | Questions
+  # Whether they were named as one puzzle, so that one answer is due.
+  single: bool
+  # What names them in a message.
+  where: str
+
+
+def read(
+  puzzles: Puzzles,
+  check: Callable[[TaskSet | Questions, Puzzle], None] | None = None,
+) -> Given:
+  """Reads puzzles; `check` is called with what each item of a list names.
+
+  Raises:
+    DataError: they cannot be used, or not together.
+  """
+  # Both kinds of sets are sequences themselves.
+  is_set = isinstance(puzzles, TaskSet | Questions)
+  if listed := isinstance(puzzles, Sequence) and not isinstance(
+    puzzles, str | TaskSet | Questions
+  ):
+    items = puzzles
+  else:
+    items = [puzzles]
+  if not items:
+    raise DataError('the list of puzzles is empty; give at least one')
+  found = []
+  for number, item in enumerate(items, 1):
+    found.append(_load(item, f'task {number}' if listed else 'task'))
+    if check:
+      check(found[-1], item)
+  together = found[0] if len(found) == 1 else _joined(found)
+  path = items[0] if isinstance(items[0], str | os.PathLike) else ''
+  # These name a set of puzzles, though it may hold only one.
+  is_set |= os.path.isdir(path)
+  is_set |= os.fspath(path).lower().endswith(('.csv', 'challenges.json'))
+  if isinstance(together, TaskSet):
+    count = len(together.tasks)
+  else:
+    count = len(together.questions)
+  where = os.fspath(path if len(items) == 1 else '') or 'the puzzles given'
+  return Given(together, not listed and not is_set and count == 1, where)
+
+
 def _load(item: Puzzle, name: str) -> TaskSet | Questions:
   """What one item of a list of puzzles names."""
   if isinstance(item, TaskSet | Questions):
@@ -1023,9 +1050,10 @@ def _content(task: Task) -> set[Any]:
   }
 
 
-def _answer(
+def answer_of(
   task: Task, attempts: Iterable, cast: Iterable[int], way: str
 ) -> Answer:
+  """The answer to a task of ARC, whose truths are those of its tests."""
   return Answer(
     task.name,
     tuple(test.input for test in task.tests),
@@ -1046,7 +1074,7 @@ def _answers(query: Query, result: Result) -> Iterator[Answer]:
       tests = range(len(task.tests))
       attempts = [result.candidates[task.name, test] for test in tests]
       cast = query.rows.test[query.rows.group == group].tolist()
-      yield _answer(task, attempts, map(cast.count, tests), query.way)
+      yield answer_of(task, attempts, map(cast.count, tests), query.way)
     return
   domain, found = query.puzzles.domain, result.found
   votes = found.get('votes', np.ones(len(result.names)))

@@ -39,12 +39,9 @@ def write(found: Evaluation, directory: pathlib.Path) -> list[str]:
   facts = found.facts | found.metrics
   if found.tasks:
     given = found.asked.tasks or found.tasks
-    write_votes(directory, found.tasks, found.candidates, facts, given)
-    kinds = ['submission.json', 'predictions.json']
-  else:
-    write_answers(directory, *found.results, facts)
-    kinds = ['predictions.csv']
-  return [*kinds, 'scores.json', 'predictions.png']
+    return write_votes(directory, found.tasks, found.candidates, facts, given)
+  write_answers(directory, *found.results, facts)
+  return ['predictions.csv', 'scores.json', 'predictions.png']
 
 
 def promise(tasks: Sequence[Task], directory: pathlib.Path) -> None:
@@ -94,8 +91,8 @@ def distinct_names(titles: Iterable[str]) -> list[str]:
 def write_votes(
   directory: pathlib.Path, tasks: Sequence[Task],
   candidates: voting.Candidates, facts: dict[str, Any], given: Sequence[Task],
-) -> None:  # fmt: skip
-  """Writes the files of predictions of ARC tasks, see `write`.
+) -> list[str]:  # fmt: skip
+  """Writes the files of predictions of ARC tasks, and returns their names.
 
   Those `given` that were not predicted are there too, without candidates.
   """
@@ -115,6 +112,9 @@ def write_votes(
   files.write_json(directory / 'predictions.json', predictions)
   files.write_json(directory / 'scores.json', facts)
   pictures.draw_predictions(tasks, candidates, directory / 'predictions.png')
+  return [
+    'submission.json', 'predictions.json', 'scores.json', 'predictions.png',
+  ]  # fmt: skip
 
 
 def write_answers(

@@ -5,8 +5,9 @@ Arrays are padded to a few sizes, so that one program serves many tasks.
 
 import collections
 import functools
+import importlib.metadata
+import itertools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -15,17 +16,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from data_pipelines.arc.tasks import Task
+from data_pipelines.arc.voting import Candidate
 from hrm_jax.compressarc import loss, multitensor, network
 from hrm_jax.compressarc.multitensor import Multi
 from hrm_jax.compressarc.network import Answer, Latents, Weights
-from hrm_jax.compressarc.problem import Problem, pad, prepare
+from hrm_jax.compressarc.problem import Problem
 
-# Steps of one call of the device.
-_STEPS = 25
 _OPTIMIZER = optax.flatten(optax.adam(0.01, b1=0.5, b2=0.9, eps=1e-8))
-# What E, C, X and Y are rounded up to.
-_ROUND = (2, 3, 3, 3)
+# For CPUs: XLA's older code generator compiles in two thirds of the time, and
+# its library YNNPACK crashes with several tasks. Other versions lack these.
+_OPTIONS: dict[str, Any] = {}
+if importlib.metadata.version('jaxlib').startswith('0.10.'):
+  _OPTIONS['xla_cpu_use_fusion_emitters'] = False
+  _OPTIONS['xla_cpu_experimental_ynn_fusion_type'] = ''
 
 # Grids of all test outputs, colours by value, row by row.
 Grids = tuple[tuple[tuple[int, ...], ...], ...]
@@ -38,7 +41,6 @@ class State(NamedTuple):
   weights: Weights
   optimizer: Any
   average: Answer  # of the test outputs
-  step: chex.Array
 
 
 class Told(NamedTuple):
@@ -76,11 +78,13 @@ def initial(seed: int, problem: Problem, dtype: Any = np.float32) -> State:
   )
   moments = jax.eval_shape(_OPTIMIZER.init, (latents, weights))
   optimizer = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), moments)
-  return State(latents, weights, optimizer, average, np.int32(0))
+  return State(latents, weights, optimizer, average)
 
 
-def step(state: State, problem: Problem, noise: Multi) -> tuple[State, Told]:
-  """One step of a task: a forward pass, two candidates, one update."""
+def step(
+  state: State, problem: Problem, noise: Multi, number: chex.Numeric
+) -> tuple[State, Told]:
+  """Step so and so of a task: a forward pass, two candidates, one update."""
   dtype = state.weights.head.dtype
   grids = loss.inside(problem.shape, *problem.target.shape[1:3])
   scope = multitensor.frame(problem, grids.any(1).astype(dtype))
@@ -88,7 +92,7 @@ def step(state: State, problem: Problem, noise: Multi) -> tuple[State, Told]:
   def objective(trained: tuple[Latents, Weights]):
     answer, kl = network.forward(*trained, scope, problem.sizes[1], noise)
     nats = sum(part.sum() for part in kl)
-    value, error = loss.objective(answer, nats, problem, state.step)
+    value, error = loss.objective(answer, nats, problem, number)
     return value, (answer, kl, error)
 
   trained = state.latents, state.weights
@@ -105,27 +109,43 @@ def step(state: State, problem: Problem, noise: Multi) -> tuple[State, Told]:
   average = loss.average(state.average, tests)
   guesses = [loss.guess(one, problem) for one in (tests, average)]
   both = jax.tree.map(lambda *two: jnp.stack(two), *guesses)
-  scores = loss.score(both.uncertainty, state.step)
-  state = State(latents, weights, optimizer, average, state.step + 1)
+  scores = loss.score(both.uncertainty, number)
+  state = State(latents, weights, optimizer, average)
   return state, Told(kl, error, both, scores)
 
 
-@functools.partial(jax.jit, static_argnames='count', donate_argnums=0)
+@functools.partial(
+  jax.jit, static_argnames='count', donate_argnums=0,
+  compiler_options=_OPTIONS,
+)  # fmt: skip
 def steps(
-  state: State, problem: Problem, key: chex.PRNGKey, count: int
-) -> tuple[State, Told]:
-  """So many steps; what they tell is stacked."""
+  states: State, problems: Problem, key: chex.PRNGKey, first: chex.Numeric,
+  count: int,
+) -> tuple[State, Told]:  # fmt: skip
+  """So many steps of several tasks; all have a first axis of the tasks.
 
-  def one(state, _):
-    keys = jax.random.split(jax.random.fold_in(key, state.step))
+  Args:
+    states: as they are after `first` steps.
+    problems: tasks of one size.
+    key: key of the noise, which is the same for all of the tasks.
+    first: number of the first step.
+    count: number of steps.
+
+  Returns:
+    The states, and what the steps tell, stacked: [count, tasks, ...].
+  """
+
+  def one(states, number):
+    keys = jax.random.split(jax.random.fold_in(key, number))
     noise = multitensor.parts(
-      lambda key, like: jax.random.normal(key, like.shape, like.dtype),
-      Multi(*keys), state.latents.mean,
+      lambda key, like: jax.random.normal(key, like.shape[1:], like.dtype),
+      Multi(*keys), states.latents.mean,
     )  # fmt: skip
-    return step(state, problem, noise)
+    every = jax.vmap(step, in_axes=(0, 0, None, None))
+    return every(states, problems, noise, number)
 
   with jax.default_matmul_precision('float32'):
-    return jax.lax.scan(one, state, length=count)
+    return jax.lax.scan(one, states, first + jnp.arange(count))
 
 
 class Ranking:
@@ -133,12 +153,14 @@ class Ranking:
 
   def __init__(self):
     self.scores = collections.defaultdict[Grids, float](lambda: -math.inf)
+    self.counts = collections.Counter[Grids]()
     self.first: Grids | None = None
     self.second: Grids | None = None
 
   def add(self, grids: Grids, score: float) -> None:
     """Takes in a candidate of a step."""
     self.scores[grids] = float(np.logaddexp(self.scores[grids], score))
+    self.counts[grids] += 1
     if self.first is None or self.second is None:
       self.first = self.second = grids
       return
@@ -152,6 +174,42 @@ class Ranking:
   def best(self) -> list[Grids]:
     """All candidates, the best one first."""
     return sorted(self.scores, key=lambda grids: -self.scores[grids])
+
+  def candidates(self, test: int, at_most: int) -> list[Candidate]:
+    """The two guesses and then the best others, for one test input.
+
+    Votes are how often each was seen, and confidence is its share of the sum of
+    all scores, which are logarithms.
+    """
+    guesses = [x for x in (self.first, self.second) if x is not None]
+    ranked = dict.fromkeys((*guesses, *self.best()))
+    whole = float(np.logaddexp.reduce([*self.scores.values()] or [0.0]))
+    return [
+      Candidate(
+        np.array(grids[test], np.uint8), self.counts[grids],
+        math.exp(self.scores[grids] - whole),
+      )
+      for grids in itertools.islice(ranked, at_most)
+    ]  # fmt: skip
+
+  def record(self) -> dict[str, Any]:
+    """All of it, as JSON takes it."""
+    order = [*self.scores]
+    return {
+      'candidates': [[x, self.scores[x], self.counts[x]] for x in order],
+      'guesses': [order.index(x) for x in (self.first, self.second) if x],
+    }
+
+  @classmethod
+  def of(cls, record: dict[str, Any]) -> 'Ranking':
+    """The inverse of `record`."""
+    found, order = cls(), list[Grids]()
+    for grids, score, count in record['candidates']:
+      order.append(tuple(tuple(map(tuple, grid)) for grid in grids))
+      found.scores[order[-1]], found.counts[order[-1]] = score, count
+    if record['guesses']:
+      found.first, found.second = (order[i] for i in record['guesses'])
+    return found
 
 
 def candidates(told: Told, problem: Problem) -> list[tuple[Grids, float]]:
@@ -167,66 +225,3 @@ def candidates(told: Told, problem: Problem) -> list[tuple[Grids, float]]:
     )
     found.append((grids, float(told.scores[at])))
   return found
-
-
-class Compressed(NamedTuple):
-  """What a network that was trained on one task alone says of it.
-
-  Attributes:
-    attempts: two attempts at each test output, uint8 grids.
-    kl: nats that each of the 18 tensors tells, by its letters, at the end.
-    error: reconstruction error in nats, at the end.
-    ranking: every candidate that was seen.
-  """
-
-  attempts: list[tuple[np.ndarray, np.ndarray]]
-  kl: dict[str, float]
-  error: float
-  ranking: Ranking
-
-
-def compress(
-  task: Task,
-  num_steps: int = 2000,
-  seed: int = 0,
-  progress: Callable[[int, Compressed], None] | None = None,
-) -> Compressed:
-  """Solves a task by a network that is trained on it alone.
-
-  Args:
-    task: its test outputs are not read.
-    num_steps: optimizer steps.
-    seed: seed of the weights and of the noise.
-    progress: called with the steps done and what is known, now and then.
-  """
-  problem, sizes = prepare(task), []
-  for size, unit in zip(problem.sizes, _ROUND, strict=True):
-    sizes.append(-(-max(size, 1) // unit) * unit)
-  problem = pad(problem, tuple(sizes))
-  key = jax.random.key(seed)
-  state, ranking = initial(seed, problem), Ranking()
-  done = 0
-  while done < num_steps:
-    count = min(_STEPS, num_steps - done)
-    state, told = steps(state, problem, jax.random.fold_in(key, 1), count)
-    told = jax.device_get(told)
-    done += count
-    for grids, score in candidates(told, problem):
-      ranking.add(grids, score)
-    found = _compressed(told, ranking)
-    if progress:
-      progress(done, found)
-  return found
-
-
-def _compressed(told: Told, ranking: Ranking) -> Compressed:
-  both = [
-    [np.array(grid, np.uint8) for grid in grids or ()]
-    for grids in (ranking.first, ranking.second)
-  ]
-  kl = {
-    letters: float(getattr(told.kl, part)[-1, kind])
-    for letters, (part, kind) in multitensor.tensors().items()
-  }
-  attempts = list(zip(*both, strict=True))
-  return Compressed(attempts, kl, float(told.error[-1]), ranking)

@@ -157,7 +157,7 @@ norm.defvjp(_norm, _norm_backward)
 
 
 # Kinds with weights of their own: one with Y alone has those of that with X.
-TIED = np.array([0, 2, 2, 3, 4, 5, 7, 7, 8, 9])
+TIED = np.array([0, 2, 2, 3, 4, 5, 7, 7, 8, 9], np.int32)
 
 
 def _edges(a: jax.Array) -> jax.Array:

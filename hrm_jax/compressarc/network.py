@@ -468,7 +468,7 @@ def _direction_matrix(weights: chex.Array) -> chex.Array:
   full = jnp.einsum(
     'tdem,...tmkl->...tekdl',
     which.astype(weights.dtype),
-    jnp.take(weights, TIED.astype(np.int32), axis=-4),
+    jnp.take(weights, TIED, axis=-4),
   )
   size = DIRECTIONS * weights.shape[-1]
   return full.reshape(*full.shape[:-5], KINDS, size, size)

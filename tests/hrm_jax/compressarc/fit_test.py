@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_pipelines.arc.tasks import Pair, load_tasks
-from hrm_jax.compressarc import fit
+from data_pipelines.arc.tasks import Pair, TaskSet, load_tasks
+from hrm_jax.compressarc import solving
+from hrm_jax.compressarc.solving import Plan
 
 
 @pytest.mark.slow
@@ -18,10 +19,8 @@ def test_a_task_is_solved_without_its_answer():
   )
   (test,) = task.tests
   asked = dataclasses.replace(task, tests=(Pair(test.input, None),))
-  seen = []
-  found = fit.compress(asked, 200, seed=1, progress=lambda n, _: seen.append(n))
-  assert seen == [*range(25, 201, 25)]
-  (attempts,) = found.attempts
-  assert any(np.array_equal(grid, test.output) for grid in attempts)
+  (found,) = solving.solve(TaskSet('one', (asked,)), Plan(num_steps=125))
+  first, second, *_ = found.answer().attempts[0]
+  assert any(np.array_equal(x.grid, test.output) for x in (first, second))
   # It begins at 10⁴ nats for each tensor, and few are needed.
-  assert sum(found.kl.values()) < 1000
+  assert sum(found.kl.values()) < 2000

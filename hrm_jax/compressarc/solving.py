@@ -1,0 +1,388 @@
+"""Tasks of ARC solved by CompressARC, many at once, with what is kept on disk.
+
+Tasks whose padded arrays have the same sizes make up groups. A group is trained
+as one program, from its first step to its last, and kept on disk meanwhile: a
+run that is killed goes on from there, and finds bit for bit the same.
+"""
+
+import collections
+import dataclasses
+import functools
+import io
+import json
+import math
+import pathlib
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+import hrm_jax.solver
+from data_pipelines import files
+from data_pipelines.arc.tasks import MAX_SIDE, Task, TaskSet
+from data_pipelines.errors import ConfigError, DataError, first_line
+from data_pipelines.files import shown
+from hrm_jax.compressarc import fit, multitensor
+from hrm_jax.compressarc.fit import Ranking, Told
+from hrm_jax.compressarc.problem import Problem, pad, prepare
+from hrm_jax.solver import Answer, Puzzle, Puzzles
+
+# Steps of one call of the device.
+_STEPS = 25
+# What E, C, X and Y are rounded up to.
+_ROUND = (2, 3, 3, 3)
+# A training step's memory for each position of a task's arrays, and how much of
+# it a group may take on a device that does not tell its own, bytes.
+_POSITION, _MEMORY = 50_000, 2**30
+# Seconds between two savings.
+_SAVE_EVERY = 20.0
+# Candidates that an answer has for each test input, and that are kept.
+_KEPT = 100
+# E, C, X and Y of padded arrays.
+Sizes = tuple[int, int, int, int]
+WAY = 'a network trained on this task alone (CompressARC)'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+  """How tasks are compressed; what is kept on disk goes on by the same alone.
+
+  Attributes:
+    num_steps: optimizer steps for each task.
+    seed: seed of the weights and of the noise.
+    batch_size: most tasks that are trained at a time; None for as many as
+      memory holds.
+  """
+
+  num_steps: int = 1500
+  seed: int = 0
+  batch_size: int | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class Found:
+  """A task, and what is known of it so far.
+
+  Attributes:
+    task: the task.
+    steps: how many were taken.
+    kl: nats that each of the 18 tensors tells, by its letters.
+    error: reconstruction error in nats.
+    ranking: the two guesses, and every candidate that was seen.
+    since: step from which the first guess is what it is.
+  """
+
+  task: Task
+  steps: int = 0
+  kl: dict[str, float] = dataclasses.field(default_factory=dict)
+  error: float = math.nan
+  ranking: Ranking = dataclasses.field(default_factory=Ranking)
+  since: int = 0
+
+  def add(self, told: Told, problem: Problem) -> None:
+    """Takes in what some steps told."""
+    for place, (grids, score) in enumerate(fit.candidates(told, problem)):
+      before = self.ranking.first
+      self.ranking.add(grids, score)
+      if self.ranking.first != before:
+        self.since = self.steps + place // 2
+    self.steps += len(told.error)
+    self.error = float(told.error[-1])
+    self.kl = {
+      letters: float(getattr(told.kl, part)[-1, kind])
+      for letters, (part, kind) in multitensor.tensors().items()
+    }
+
+  def record(self) -> dict[str, Any]:
+    """All but the task and the steps, as JSON takes it."""
+    return {
+      'kl': self.kl, 'error': self.error, 'since': self.since,
+      'ranking': self.ranking.record(),
+    }  # fmt: skip
+
+  def take(self, record: dict[str, Any], steps: int) -> None:
+    """The inverse of `record`."""
+    self.steps, self.kl, self.error = steps, record['kl'], record['error']
+    self.since = record['since']
+    self.ranking = Ranking.of(record['ranking'])
+
+  def answer(self) -> Answer:
+    """The two guesses and then the best candidates, as `Solver` answers."""
+    tests = range(len(self.task.tests))
+    attempts = [self.ranking.candidates(test, _KEPT) for test in tests]
+    cast = [sum(self.ranking.counts.values())] * len(tests)
+    return hrm_jax.solver.answer_of(self.task, attempts, cast, WAY)
+
+
+# Called with what a group's tasks have found, and the seconds that are left for
+# the group and for all.
+Progress = Callable[[Sequence[Found], float, float], None]
+
+
+def compress(
+  puzzles: Puzzles,
+  num_steps: int = 1500,
+  seed: int = 0,
+  seconds: float | None = None,
+) -> Answer | list[Answer]:
+  """Solves tasks of ARC, each by a small network that is trained on it alone.
+
+  This is CompressARC (arXiv 2512.06104): no checkpoint is needed. Answers of
+  test inputs are not read.
+
+  Args:
+    puzzles: a task or a list of them, as `Solver.solve` takes them.
+    num_steps: optimizer steps for each task; the paper's table has 2000.
+    seed: seed of the weights and of the noise.
+    seconds: greatest time for all tasks together; None for no limit.
+
+  Returns:
+    An answer; for a list, or what names a set of tasks, a list of them in the
+    same order. The first two attempts are CompressARC's two guesses.
+
+  Raises:
+    DataError: tasks that cannot be used.
+  """
+  given, single = read(puzzles)
+  plan = Plan(num_steps=num_steps, seed=seed)
+  answers = [one.answer() for one in solve(given, plan, seconds)]
+  return answers[0] if single else answers
+
+
+def read(puzzles: Puzzles) -> tuple[TaskSet, bool]:
+  """Reads tasks, and whether one answer is due for them.
+
+  Raises:
+    DataError: tasks that cannot be used, or puzzles of another kind.
+  """
+
+  def check(found: Any, item: Puzzle) -> None:
+    if not isinstance(found, TaskSet):
+      what = shown(item) if isinstance(item, str) else 'the puzzle given'
+      raise DataError(
+        f'{what}: CompressARC solves tasks of ARC alone; give one of these'
+      )
+
+  together, single, where = hrm_jax.solver.read(puzzles, check)
+  assert isinstance(together, TaskSet)
+  for task in together.tasks:
+    name = f'{shown(where)}: task {task.name!r}'
+    for kind, pairs in (('train', task.demonstrations), ('test', task.tests)):
+      if not pairs:
+        raise DataError(f'{name}: {kind} has no pair; add at least one')
+    if not task.fits(MAX_SIDE):
+      raise DataError(
+        f'{name}: has a grid of more than {MAX_SIDE} rows or columns, which '
+        'tasks of ARC never have; leave the task out'
+      )
+  return together, single
+
+
+def solve(
+  tasks: TaskSet,
+  plan: Plan,
+  seconds: float | None = None,
+  directory: pathlib.Path | None = None,
+  progress: Progress | None = None,
+) -> list[Found]:
+  """Solves tasks, in their order.
+
+  Args:
+    tasks: as `read` gives them.
+    plan: how they are compressed.
+    seconds: greatest time for all; None for no limit.
+    directory: where the work is kept; what is there goes on.
+    progress: called now and then.
+
+  Raises:
+    ConfigError: the directory has other work, or cannot be used.
+  """
+  memory = _memory()
+  if directory:
+    memory = _same_work(directory, tasks, plan, memory)
+  groups = _groups(tasks.tasks, plan, memory)
+  end = math.inf if seconds is None else time.monotonic() + seconds
+  for number, group in enumerate(groups):
+    path = directory and directory / f'group_{number}.npz'
+    if path and path.exists():
+      group.read(path)
+    saved = time.monotonic()
+    # The first steps compile: they tell nothing of the time.
+    first = group.steps + _STEPS
+    # What is left of the time is for all groups that are left.
+    until = saved + (end - saved) / (len(groups) - number)
+    while group.steps < plan.num_steps and (now := time.monotonic()) < until:
+      group.advance()
+      each, now = (time.monotonic() - now) / _STEPS, time.monotonic()
+      stops = group.steps >= plan.num_steps or now >= until
+      if path and (now - saved > _SAVE_EVERY or stops):
+        group.write(path)
+        saved = now
+      if progress and group.steps > first:
+        left = each * (plan.num_steps - group.steps)
+        later = sum(
+          x.volume * (plan.num_steps - x.steps) for x in groups[number + 1 :]
+        )
+        whole = left + each * later / group.volume
+        progress(group.found, min(left, until - now), min(whole, end - now))
+    group.forget()
+  named = {one.task.name: one for group in groups for one in group.found}
+  return [named[task.name] for task in tasks.tasks]
+
+
+class _Group:
+  """Tasks that are trained together, as one program."""
+
+  def __init__(
+    self, tasks: Sequence[Task], sizes: Sizes, lanes: int, plan: Plan
+  ):
+    self.found = [Found(task) for task in tasks]
+    self.steps = 0
+    self.volume = lanes * _positions(sizes)
+    self._sizes, self._lanes, self._plan = sizes, lanes, plan
+    self._states: Any = None
+
+  @functools.cached_property
+  def _problems(self) -> list[Problem]:
+    return [pad(prepare(one.task), self._sizes) for one in self.found]
+
+  def _stacked(self, parts: Sequence[Any]) -> Any:
+    """As many as there are lanes, the last one being there again and again."""
+    parts = [*parts, *[parts[-1]] * (self._lanes - len(parts))]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+
+  def advance(self) -> None:
+    """Takes some steps; fewer count where all that are due are taken."""
+    seed = self._plan.seed
+    if self._states is None:
+      first = fit.initial(seed, self._problems[0])
+      self._states = self._stacked([first])
+    self._states, told = fit.steps(
+      self._states, self._stacked(self._problems), jax.random.key(seed),
+      self.steps, _STEPS,
+    )  # fmt: skip
+    count = min(_STEPS, self._plan.num_steps - self.steps)
+    told = jax.tree.map(lambda a: a[:count], jax.device_get(told))
+    self.steps += count
+    for lane, one in enumerate(self.found):
+      mine = jax.tree.map(lambda a, lane=lane: a[:, lane], told)
+      one.add(mine, self._problems[lane])
+
+  def forget(self) -> None:
+    """Gives up the memory of what is trained."""
+    self._states = None
+
+  def write(self, path: pathlib.Path) -> None:
+    """Keeps all that is needed to go on; of what is done, what was found."""
+    record = {'steps': self.steps, 'found': [x.record() for x in self.found]}
+    leaves = []
+    if self.steps < self._plan.num_steps:
+      leaves = jax.tree.leaves(jax.device_get(self._states))
+    with (
+      files.writing(path, 'mend that and start again'),
+      files.replacing(path) as part,
+      part.open('wb') as file,
+    ):
+      np.savez(file, *leaves, record=json.dumps(record))
+
+  def read(self, path: pathlib.Path) -> None:
+    """The inverse of `write`."""
+    try:
+      with files.reading(path), np.load(io.BytesIO(files.read(path))) as file:
+        record = json.loads(str(file['record']))
+        leaves = [file[f'arr_{i}'] for i in range(len(file.files) - 1)]
+      self.steps = record['steps']
+      for one, kept in zip(self.found, record['found'], strict=True):
+        one.take(kept, self.steps)
+      if leaves:
+        like = self._stacked([fit.initial(0, self._problems[0])])
+        places = jax.tree.structure(like)
+        self._states = jax.tree.unflatten(places, leaves)
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+      raise DataError(
+        f'{shown(path)}: cannot be used ({first_line(error)}); remove it, and '
+        'its tasks begin anew'
+      ) from None
+
+
+def _positions(sizes: Sizes) -> int:
+  """Those of a task's arrays."""
+  E, C, X, Y = sizes
+  return E * (C + 1) * (X + 1) * (Y + 2)
+
+
+def _memory() -> int:
+  """Bytes that a group may take."""
+  told = jax.devices()[0].memory_stats() or {}
+  return told['bytes_limit'] // 2 if 'bytes_limit' in told else _MEMORY
+
+
+def _groups(tasks: Sequence[Task], plan: Plan, memory: int) -> list[_Group]:
+  """Tasks by the sizes of their padded arrays, small ones first."""
+  of_sizes = collections.defaultdict[Sizes, list[Task]](list)
+  lone, guessed = [], []
+  for task in tasks:
+    problem = prepare(task)
+    E, C, X, Y = (
+      -(-max(size, 1) // unit) * unit
+      for size, unit in zip(problem.sizes.tolist(), _ROUND, strict=True)
+    )
+    sizes = E, C, X, Y
+    of_sizes[sizes].append(task)
+    if not problem.sizes[1]:
+      lone.append(task.name)
+    if problem.uncertain[1]:
+      guessed.append(task.name)
+  for names, what in (
+    (lone, 'black alone, and so have their answers'),
+    (guessed, 'outputs whose sizes follow no rule that is known; these are '
+     'guessed'),
+  ):  # fmt: skip
+    if names:
+      some = ', '.join(map(shown, names[:5])) + ' …' * (len(names) > 5)
+      logging.warning('%d of the tasks (%s) have %s', len(names), some, what)
+  groups = []
+  for sizes in sorted(of_sizes, key=_positions):
+    mine = of_sizes[sizes]
+    most = plan.batch_size or memory // (_POSITION * _positions(sizes))
+    parts = -(-len(mine) // max(1, most))
+    lanes = -(-len(mine) // parts)
+    for start in range(0, len(mine), lanes):
+      groups.append(_Group(mine[start : start + lanes], sizes, lanes, plan))
+  return groups
+
+
+def _same_work(
+  directory: pathlib.Path, tasks: TaskSet, plan: Plan, memory: int
+) -> int:
+  """Begins work in a directory, or sees to it that it is the same.
+
+  Returns:
+    The memory that its groups were made for.
+  """
+  path = directory / 'work.json'
+  names = [task.name for task in tasks.tasks]
+  work = {
+    'tasks': tasks.version, 'names': names, **dataclasses.asdict(plan),
+    'jax': jax.__version__, 'device': jax.devices()[0].device_kind,
+  }  # fmt: skip
+  if not path.exists():
+    with files.writing(path, 'name another directory'):
+      directory.mkdir(parents=True, exist_ok=True)
+      files.write_json(path, work | {'memory': memory})
+    return memory
+  kept = files.parse_json(files.read(path), path)
+  if not isinstance(kept, dict) or not isinstance(kept.get('memory'), int):
+    raise DataError(f'{shown(path)}: is no record of work; remove {directory}')
+  for name, value in work.items():
+    if kept.get(name) != value:
+      given = '' if name == 'names' else f' {value!r}, not {kept.get(name)!r}'
+      raise ConfigError(
+        f'{shown(directory)}: has work with other {name}{given}; name another '
+        'directory, or remove this one to begin anew'
+      )
+  return kept['memory']

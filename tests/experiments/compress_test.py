@@ -1,0 +1,50 @@
+"""CompressARC on the command line."""
+
+import json
+
+import pytest
+
+from experiments import compress
+from hrm_jax.compressarc import solving
+from hrm_jax.compressarc.solving import Plan
+from tests.run_fixtures import random_task
+
+
+@pytest.mark.slow
+def test_files_tell_what_was_found_and_how(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(solving, '_STEPS', 2)
+  tasks = tmp_path / 'tasks'
+  tasks.mkdir()
+  for name, known in (('known', True), ('new', False)):
+    contents = json.dumps(random_task(1, known=known))
+    (tasks / f'{name}.json').write_text(contents)
+  out = tmp_path / 'out'
+  plan = Plan(num_steps=3)
+  compress.run(str(tasks), out, plan)
+  told = capsys.readouterr().out
+  assert 'known, test 1 of 1, with a network trained on this task' in told
+  assert 'attempt 1: ' in told and ' of 6 votes' in told
+  assert '0/1' in told
+  names = {path.name for path in out.iterdir()}
+  assert names == {
+    'submission.json', 'predictions.json', 'predictions.png', 'scores.json',
+    'work',
+  }  # fmt: skip
+  before = (out / 'submission.json').read_bytes()
+  assert list(json.loads(before)) == ['known', 'new']
+  scores = json.loads((out / 'scores.json').read_text())
+  assert scores['num_steps'] == 3 and scores['eval/pass@2/outputs'] == 0
+  assert scores['tasks']['new']['steps'] == 3
+  assert len(scores['tasks']['new']['kl']) == 18
+  # The same command once more has nothing to do.
+  monkeypatch.setattr(solving, '_Group', _refuse(solving._Group))
+  compress.run(str(tasks), out, plan)
+  assert (out / 'submission.json').read_bytes() == before
+
+
+def _refuse(group):
+  class Idle(group):
+    def advance(self):
+      raise AssertionError('it was done')
+
+  return Idle

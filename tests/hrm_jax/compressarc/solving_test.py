@@ -1,0 +1,204 @@
+"""Tasks that are trained together, killed and begun again, or odd."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import hrm_jax
+from data_pipelines.arc.tasks import Pair, Task, TaskSet, load_tasks
+from data_pipelines.errors import ConfigError, DataError
+from hrm_jax.compressarc import fit, solving
+from hrm_jax.compressarc.problem import pad, prepare
+from hrm_jax.compressarc.solving import Plan
+
+_PLAN = Plan(num_steps=5)
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+  """Steps of one call of the device: all tests compile the same program."""
+  monkeypatch.setattr(solving, '_STEPS', 2)
+
+
+def _task(name, seed, *shapes, colours=4):
+  """Random pairs of grids of these shapes; the last one is the test.
+
+  Of two colours beside black the gradient of the tensor C is rounding alone.
+  """
+  rng = np.random.default_rng(seed)
+  pairs = [
+    Pair(*(rng.integers(0, colours, shape, np.uint8) for shape in both))
+    for both in shapes
+  ]
+  return Task(name, tuple(pairs[:-1]), tuple(pairs[-1:]))
+
+
+def _together():
+  """Two tasks of one group: black alone, and outputs of unknown sizes."""
+  square = (3, 3), (3, 3)
+  black = _task('black', 0, square, square, square, colours=1)
+  odd = _task('odd', 1, ((2, 3), (1, 2)), ((3, 3), (3, 1)), ((3, 2), (2, 2)))
+  return TaskSet('two tasks', (black, odd))
+
+
+def _embed(small, large):
+  """Puts an array of a task into a padded one; the last slot of Y stays so."""
+  out = np.array(large)
+  if small.ndim < 4:
+    return np.array(small)
+  E, C, X, Y = small.shape[:4]
+  out[:E, :C, :X, : Y - 1] = small[:, :, :, :-1]
+  out[:E, :C, :X, -1] = small[:, :, :, -1]
+  return out
+
+
+@pytest.mark.slow
+def test_tasks_together_are_what_they_are_alone():
+  three = ((2, 3), (2, 3)), ((3, 3), (3, 3)), ((2, 2), (2, 2))
+  tasks = [
+    _task('same', 2, *three),
+    _task('out', 3, *[((3, 2), (1, 3))] * 4),
+    _task('free', 4, ((2, 3), (1, 2)), ((1, 3), (2, 2)), ((2, 1), (1, 1))),
+  ]
+  sizes = 4, 3, 3, 3
+  # Rounding grows a hundredfold a step; with these draws it grows least.
+  rng = np.random.default_rng(8)
+  problems = [prepare(task) for task in tasks]
+  assert len({tuple(problem.sizes) for problem in problems}) == 3
+  padded = [pad(problem, sizes) for problem in problems]
+  with jax.enable_x64(True):
+    alone = [fit.initial(10, problem, np.float64) for problem in problems]
+    # Whatever stands where there is nothing, nothing comes of it.
+    states = []
+    for own, problem in zip(alone, padded, strict=True):
+      whole = fit.initial(8, problem, np.float64)
+      latents = jax.tree.map(_embed, own.latents, whole.latents)
+      states.append(whole._replace(latents=latents, weights=own.weights))
+    stacked = jax.tree.map(lambda *x: np.stack(x), *states)
+    problem = jax.tree.map(lambda *x: np.stack(x), *padded)
+    every = jax.jit(jax.vmap(fit.step, in_axes=(0, 0, 0, None)))
+    step = jax.jit(fit.step)
+    for number in range(5):
+      drawn = [
+        jax.tree.map(lambda x: rng.normal(size=x.shape), own.latents.mean)
+        for own in alone
+      ]
+      like = jax.tree.map(
+        lambda x: rng.normal(size=x.shape[1:]), stacked.latents.mean
+      )
+      noise = [jax.tree.map(_embed, one, like) for one in drawn]
+      noise = jax.tree.map(lambda *x: np.stack(x), *noise)
+      stacked, told = jax.device_get(every(stacked, problem, noise, number))
+      for lane, own in enumerate(alone):
+        alone[lane], mine = jax.device_get(
+          step(own, problems[lane], drawn[lane], number)
+        )
+        theirs = jax.tree.map(lambda x, lane=lane: x[lane], told)
+        for name in ('kl', 'error', 'scores'):
+          for a, b in zip(
+            jax.tree.leaves(getattr(theirs, name)),
+            jax.tree.leaves(getattr(mine, name)),
+            strict=True,
+          ):
+            np.testing.assert_allclose(a, b, rtol=1e-9, err_msg=name)
+        grids = [fit.candidates(theirs, padded[lane])]
+        grids.append(fit.candidates(mine, problems[lane]))
+        assert [x for x, _ in grids[0]] == [x for x, _ in grids[1]]
+
+
+def _records(found):
+  return json.dumps([one.record() for one in found])
+
+
+@pytest.mark.slow
+def test_what_is_killed_goes_on_to_the_same_end(tmp_path, monkeypatch):
+  tasks = _together()
+  undisturbed = _records(solving.solve(tasks, _PLAN))
+
+  class Killed(Exception):
+    pass
+
+  def kill(found, *_):
+    if found[0].steps >= least:
+      raise Killed
+
+  place = tmp_path
+  # Seconds between savings, and the step from which it is killed.
+  for number, case in enumerate([(0, 3), (0, 5), (1e9, 3)]):
+    every, least = case
+    monkeypatch.setattr(solving, '_SAVE_EVERY', every)
+    place = tmp_path / str(number)
+    with pytest.raises(Killed):
+      solving.solve(tasks, _PLAN, directory=place, progress=kill)
+    assert (place / 'group_0.npz').exists() == (every == 0)
+    found = solving.solve(tasks, _PLAN, directory=place)
+    assert _records(found) == undisturbed
+    assert [one.steps for one in found] == [5, 5]
+    # What is done is not done again.
+    again = solving.solve(tasks, _PLAN, directory=place, progress=kill)
+    assert _records(again) == undisturbed
+  with pytest.raises(ConfigError, match='other num_steps 6, not 5'):
+    solving.solve(tasks, Plan(num_steps=6), directory=place)
+  others = tasks._replace(version='others')
+  with pytest.raises(ConfigError, match="other tasks 'others', not 'two tasks"):
+    solving.solve(others, _PLAN, directory=place)
+  (place / 'group_0.npz').write_bytes(b'PK')
+  with pytest.raises(DataError, match=r'group_0\.npz: cannot be used .*remove'):
+    solving.solve(tasks, _PLAN, directory=place)
+
+
+@pytest.mark.slow
+def test_odd_tasks_are_answered_and_told_of(caplog):
+  tasks = _together()
+  black, odd = hrm_jax.compress([*tasks.tasks], num_steps=2)
+  assert (black.name, odd.name) == ('black', 'odd')
+  assert not black.grids[0].any()
+  assert odd.grids[0] is not None and odd.grids[0].size
+  assert sum(one.votes for one in odd.attempts[0]) == odd.cast[0] == 4
+  assert odd.confidence[0] <= 1
+  assert '1 of the tasks (black) have black alone' in caplog.text
+  assert '1 of the tasks (odd) have outputs whose sizes' in caplog.text
+
+
+def test_without_time_nothing_is_answered():
+  (black, _) = solving.solve(_together(), _PLAN, seconds=0)
+  assert black.steps == 0
+  assert black.answer().grids == (None,)
+
+
+def _without(task, **fields):
+  return dataclasses.replace(task, **fields)
+
+
+@pytest.mark.parametrize(
+  'puzzles, message',
+  [
+    ('1.34341221434321', 'solves tasks of ARC alone'),
+    (_without(_task('t', 0, *[((1, 1), (1, 1))] * 2), demonstrations=()),
+     "task 't': train has no pair"),
+    (_without(_task('t', 0, *[((1, 1), (1, 1))] * 2), tests=()),
+     "task 't': test has no pair"),
+    (_task('t', 0, *[((1, 1), (31, 1))] * 2), 'more than 30 rows or columns'),
+    ({'train': [], 'test': []}, 'at least one pair'),
+    ({'train': [{'input': [[1]], 'output': [[1]]}],
+      'test': [{'output': [[1]]}]},
+     r'test\[0\] has no input'),
+    ([], 'the list of puzzles is empty'),
+  ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_named(puzzles, message):
+  with pytest.raises(DataError, match=message):
+    hrm_jax.compress(puzzles)
+
+
+def test_tasks_of_similar_sizes_make_up_groups():
+  tasks = load_tasks('arc1:training').tasks
+  groups = solving._groups(tasks, _PLAN, 2**32)
+  grouped = [one.task.name for group in groups for one in group.found]
+  assert sorted(grouped) == sorted(task.name for task in tasks)
+  assert len(groups) < len(tasks) * 3 / 4
+  alone = solving._groups(tasks, Plan(batch_size=1), 2**32)
+  assert len(alone) == len(tasks)
