@@ -10,9 +10,9 @@ from experiments.cli import command, interrupts
 
 # As they are listed: what a newcomer wants first.
 COMMANDS = (
-  'demo', 'train', 'evaluate', 'predict', 'compress', 'report', 'analyze',
-  'compare', 'show', 'leaks', 'export_puzzles', 'convert', 'compile',
-  'verify_parity', 'benchmark', 'speedrun', 'device_check',
+  'demo', 'train', 'evaluate', 'predict', 'adapt', 'compress', 'report',
+  'analyze', 'compare', 'show', 'leaks', 'export_puzzles', 'convert',
+  'compile', 'verify_parity', 'benchmark', 'speedrun', 'device_check',
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import sys
 
 from experiments import evaluate, train
 from experiments.cli import command, launch, shared_flags
+from hrm_jax.settings import Settings
 
 FLAGS = shared_flags.define(
   'config', *shared_flags.JAX, workdir=pathlib.Path('runs/demo')
@@ -39,7 +40,7 @@ Next, in Python:
 
 def main(_) -> int | None:
   workdir = FLAGS.workdir
-  if code := train.to_end(FLAGS.config, workdir):
+  if code := train.to_end(Settings.from_config(FLAGS.config), workdir):
     return code
   evaluate.run(workdir)
   pictures = (workdir / 'evaluation').glob('step_*/predictions.png')

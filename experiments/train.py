@@ -9,7 +9,6 @@ import pathlib
 import re
 
 import jax
-import ml_collections
 from absl import flags, logging
 
 from data_pipelines.errors import ConfigError
@@ -32,9 +31,9 @@ flags.DEFINE_string(
 
 
 def main(_) -> int | None:
-  return to_end(
-    FLAGS.config, FLAGS.workdir, FLAGS.wandb, traced_steps(FLAGS.profile)
-  )
+  settings = Settings.from_config(FLAGS.config)
+  profile = traced_steps(FLAGS.profile)
+  return to_end(settings, FLAGS.workdir, FLAGS.wandb, profile)
 
 
 def traced_steps(text: str | None) -> tuple[int, int] | None:
@@ -51,13 +50,12 @@ def traced_steps(text: str | None) -> tuple[int, int] | None:
 
 
 def to_end(
-  config: ml_collections.ConfigDict,
+  settings: Settings,
   workdir: pathlib.Path,
   wandb: str | None = None,
   profile: tuple[int, int] | None = None,
 ) -> int | None:
   """Trains until the end or a signal; returns the exit code."""
-  settings = Settings.from_config(config)
   with preemption.listening(jax.default_backend()) as notice:
     try:
       state = train(settings, workdir, notice, wandb, profile)

@@ -400,6 +400,8 @@ class OptimizerSettings(_Group):
     min_ratio: fraction of the peak rates left at the last step; 1 for constant.
     ema_decay: decay of the moving average of the dense parameters that
       predicts (TRM: 0.999); 0 for none, the parameters themselves predict.
+    rows_first: fraction of the steps, the first ones, in which the puzzle table
+      learns alone: the dense parameters have a rate of 0.
   """
 
   prefix: ClassVar[str] = 'optimizer.'
@@ -415,19 +417,22 @@ class OptimizerSettings(_Group):
   first_step: int = 1
   min_ratio: float = 1.0
   ema_decay: float = 0.0
+  rows_first: float = 0.0
 
   def _check(self) -> None:
     for name, value in dataclasses.asdict(self).items():
       if isinstance(value, str):
         continue
       below_one = name in ('b1', 'b2', 'ema_decay')
-      at_most_one = below_one or name in ('min_ratio', 'first_step')
+      at_most_one = below_one or name in (
+        'min_ratio', 'first_step', 'rows_first',
+      )  # fmt: skip
       limit = 1.0 if at_most_one else math.inf
       if not 0 <= value <= limit or (below_one and value == 1):
         raise ConfigError(
           f'optimizer.{name}={value} is out of range: rates, decays and steps '
-          'are not negative, b1, b2 and ema_decay lie in [0, 1), min_ratio and '
-          'first_step in [0, 1]'
+          'are not negative, b1, b2 and ema_decay lie in [0, 1), min_ratio, '
+          'first_step and rows_first in [0, 1]'
         )
 
 
@@ -621,6 +626,11 @@ class Settings(_Group):
   Attributes:
     seed: seed of the parameters, the order of the puzzles and exploration.
     batch_size: number of rows of a training step.
+    start_from: run, or checkpoint of the published code, whose weights the
+      first step starts from; '' for fresh ones. Puzzles that it knows by name,
+      and tasks by their demonstrations too, keep their rows of the table.
+    new_rows: what the rows of other puzzles start from: zeros, or the mean of
+      the rows that `start_from` has.
     epochs: length of the run by the paper's rule, floor(epochs × groups × mean
       examples per puzzle / batch size), where `total_steps` is 0.
     total_steps: length of the run in optimizer steps; 0 for `epochs`.
@@ -657,6 +667,8 @@ class Settings(_Group):
 
   seed: int = 0
   batch_size: int = 768
+  start_from: str = ''
+  new_rows: Literal['zero', 'mean'] = 'zero'
   epochs: int = 100_000
   total_steps: int = 0
   steps_per_call: int = 1

@@ -519,7 +519,7 @@ class Solver:
       whole, way = QuestionSet(None, found, 0, 0), 'the checkpoint as it is'
       query = self.query(whole, whole.evaluation_rows(), way)
       return dataclasses.replace(asked, queries=(query,))
-    known, new = self._split(found.tasks)
+    known, new = self.split(found.tasks)
     queries = []
     if known:
       # TensorFlow takes half a gigabyte: only what uses it imports it.
@@ -738,7 +738,7 @@ class Solver:
         f'{domain or "ARC tasks"}: give it puzzles of its own kind and size'
       )
 
-  def _split(self, tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
+  def split(self, tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
     """Tasks that are known by name and by content, and all others."""
     named = {encoding.parse_augmentation_name(name)[0] for name in self.names}
     trained = {}

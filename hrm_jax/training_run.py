@@ -12,7 +12,7 @@ from absl import logging
 
 from data_pipelines import files
 from data_pipelines.errors import Abandoned, ConfigError, first_line
-from hrm_jax import build
+from hrm_jax import build, warm_start
 from hrm_jax.inference import evaluation, predict
 from hrm_jax.models import kernel_check
 from hrm_jax.models.attention import dispatch as attention
@@ -139,6 +139,12 @@ class _Run:
           f'best_metric={settings.best_metric!r} is none of the metrics of '
           f'these puzzles; use one of {known}'
         )
+    started = checkpoints.Checkpoints(workdir).steps()
+    self._warm_start: warm_start.WarmStart | None = None
+    if settings.start_from and not started:
+      self._warm_start = warm_start.prepare(
+        settings, setup, self.puzzles, self.mesh
+      )
     model, self.attention = kernel_check.settled(setup.model, self.mesh)
     logging.info('Attention: %s', self.attention)
     self.setup = dataclasses.replace(setup, model=model)
@@ -149,6 +155,9 @@ class _Run:
   def stop(self) -> bool:
     self.held()
     return self._asked()
+
+  def start(self, fresh: TrainState) -> TrainState:
+    return self._warm_start(fresh) if self._warm_start else fresh
 
   def batches(self, position: int):
     size, seed = self.settings.batch_size, self.settings.seed

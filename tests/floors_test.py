@@ -20,6 +20,7 @@ _PLAIN = {'errors', 'files', 'progress', 'batches'}
 _LOW = ('models', 'training', 'parallel')
 _HIGH = (
   'inference', 'workdir', 'published', 'build', 'training_run', 'solver',
+  'warm_start',
 )  # fmt: skip
 
 

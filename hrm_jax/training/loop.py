@@ -45,6 +45,9 @@ class Run(Protocol):
   def position(self, number: int) -> Position:
     """Gives what is saved beside the state at a data position."""
 
+  def start(self, fresh: TrainState) -> TrainState:
+    """The state of the first step, given a fresh one."""
+
   def evaluate(self, state: TrainState) -> Metrics | None:
     """Metrics of the held-out puzzles; None where `stop` ended it early."""
 
@@ -282,7 +285,8 @@ def _start(run: Run, saved: 'Checkpoints') -> _Start:
   setup, mesh = run.setup, run.mesh
   if not saved.steps():
     run.forget(0, 0)
-    return _Start(train_step.sharded_init(setup, mesh), 0, Record())
+    fresh = train_step.sharded_init(setup, mesh)
+    return _Start(run.start(fresh), 0, Record())
   step = saved.find()
   position = saved.position(step)
   expected = run.position(position.data_position)

@@ -34,6 +34,7 @@ _CHANGEABLE = (
   'stop_at_accuracy',
   'stop_at_score',
   'divergence',
+  'start_from',
 )
 
 # Facts that stand beside the settings.

@@ -128,6 +128,9 @@ class Run:
     names = ['<blank>', 'a']
     return checkpoints.Position(number, names, '', self.setup.batch_size)
 
+  def start(self, fresh):
+    return fresh
+
   def evaluate(self, state):
     self.calls.append(f'evaluate {state.step}')
     score = self.scores.pop(0) if self.scores else 1.0

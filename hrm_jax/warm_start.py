@@ -1,0 +1,122 @@
+"""A training that starts from the weights of another."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+
+from data_pipelines.arc import encoding
+from data_pipelines.batches import BLANK_IDENTIFIER
+from data_pipelines.errors import ConfigError
+from data_pipelines.puzzle_set import PuzzleSet
+from hrm_jax import solver as solvers
+from hrm_jax.settings import Settings, flat
+from hrm_jax.solver import Solver
+from hrm_jax.training.state import TrainState, abstract_weights
+from hrm_jax.training.step import TrainSetup
+
+# Settings of a model that say how the same numbers are computed.
+_FREE = ('attention', 'fusion', 'dtype')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WarmStart:
+  """Weights to start from.
+
+  Attributes:
+    solver: the trained model.
+    rows: row of its puzzle table of each puzzle identifier, int32 [N]; -1 for
+      puzzles that it does not know.
+    mean: whether rows of these start from the mean of those it has, or at zero.
+    setup: what the training is.
+    mesh: devices of the training.
+  """
+
+  solver: Solver
+  rows: np.ndarray
+  mean: bool
+  setup: TrainSetup
+  mesh: Mesh
+
+  def __call__(self, fresh: TrainState) -> TrainState:
+    """A fresh state with the weights of the checkpoint."""
+    known = self.rows >= 0
+    # All of them have a part in the mean, which may be of fewer than these.
+    needed = np.unique(self.rows[known])
+    if self.mean:
+      needed = np.arange(len(self.solver.names), dtype=np.int32)
+    like = abstract_weights(self.setup.model, len(self.solver.names), self.mesh)
+    found = self.solver.weights(like, needed)
+    old = np.asarray(found.puzzle_table)[: len(needed)]
+    table = np.zeros(fresh.puzzle_table.shape, np.float32)
+    if self.mean and len(needed) > 1:
+      table[1 : len(self.rows)] = old[needed != BLANK_IDENTIFIER].mean(axis=0)
+    table[np.flatnonzero(known)] = old[
+      np.searchsorted(needed, self.rows[known])
+    ]
+    params = found.variables['params']
+    return fresh.replace(
+      params=params,
+      # The step takes its state's buffers for its own, each once.
+      ema=None if fresh.ema is None else jax.tree.map(jnp.copy, params),
+      constants=found.variables['constants'],
+      puzzle_table=solvers.place_table(self.mesh, table),
+    )
+
+
+def prepare(
+  settings: Settings, setup: TrainSetup, puzzles: PuzzleSet, mesh: Mesh
+) -> WarmStart:
+  """Finds what `settings.start_from` names; its weights are read later.
+
+  Raises:
+    ConfigError: there is no such checkpoint, or it is of another model.
+  """
+  solver = solvers.load(settings.start_from)
+  theirs, ours = (flat(one.to_dict()) for one in (solver.settings, settings))
+  differing = [
+    f'{key} ({theirs.get(key)!r} there, {ours.get(key)!r} here)'
+    for key in sorted(theirs.keys() | ours.keys())
+    if key.startswith('model.')
+    and key.removeprefix('model.') not in _FREE
+    and theirs.get(key) != ours.get(key)
+  ]
+  if differing:
+    raise ConfigError(
+      f'start_from={settings.start_from}: is another model: '
+      f'{", ".join(differing)}'
+    )
+  shapes = [
+    jax.tree.map(lambda leaf: leaf.shape, weights.variables)
+    for weights in (solver.shapes, abstract_weights(setup.model, 1, mesh))
+  ]
+  if shapes[0] != shapes[1]:
+    raise ConfigError(
+      f'start_from={settings.start_from}: was trained on {solver.puzzle_kind}; '
+      f'here are {puzzles.describe()}'
+    )
+  rows = rows_of(solver, puzzles.identifier_names(), puzzles)
+  logging.info(
+    'Starts from %s, step %d, which has rows of %d of %d puzzles',
+    solver.origin, solver.step, np.count_nonzero(rows[1:] >= 0), len(rows) - 1,
+  )  # fmt: skip
+  return WarmStart(solver, rows, settings.new_rows == 'mean', setup, mesh)
+
+
+def rows_of(
+  solver: Solver, names: Sequence[str], puzzles: PuzzleSet
+) -> np.ndarray:
+  """The row that a model has of each puzzle identifier, int32; -1 for none."""
+  # Of the name of one that it knows, and not the same.
+  _, new = solver.split(getattr(puzzles, 'tasks', ()))
+  others = {task.name for task in new}
+  known = {
+    name: row
+    for row, name in enumerate(solver.names)
+    if encoding.parse_augmentation_name(name)[0] not in others
+  }
+  return np.array([known.get(name, -1) for name in names], np.int32)
