@@ -1,4 +1,4 @@
-"""Trains a model further, on new tasks of ARC and all of them at once.
+"""Trains a model further, on new ARC tasks all at once.
 
   hrm-jax adapt --workdir=DIR --task=SPEC --out=NEW [--steps=N]
       [--rows_first=0.25] [--new_rows=zero|mean] [--num_aug=N]

@@ -71,20 +71,23 @@ class TrainSetup:
       settings.first_step,
     )
 
-  def dense_rate(self, count: chex.Numeric) -> chex.Numeric:
-    """Rate of the dense parameters after a number of steps."""
-    rate = self.optimizer.learning_rate * self.schedule(count)
+  def dense_rate(self, count: chex.Numeric, ratio: chex.Numeric) -> Any:
+    """Rate of the dense parameters where `schedule` gives `ratio`."""
+    rate = self.optimizer.learning_rate * ratio
     frozen = round(self.optimizer.rows_first * self.total_steps)
     return jnp.where(count < frozen, 0.0, rate) if frozen else rate
 
   def transform(self) -> optax.GradientTransformation:
     """The optimizer of the dense parameters."""
-    settings = self.optimizer
+    settings, schedule = self.optimizer, self.schedule
     decays = settings.b1, settings.b2, settings.weight_decay
 
+    def rate(count):
+      return self.dense_rate(count, schedule(count))
+
     if settings.kind == 'muon':
-      return optimizers.muon(self.dense_rate, specs_of, *decays)
-    return optimizers.adam_atan2(self.dense_rate, *decays)
+      return optimizers.muon(rate, specs_of, *decays)
+    return optimizers.adam_atan2(rate, *decays)
 
   def init(self, table_rows: int | None = None) -> TrainState:
     """A fresh state, pure; a row of the table for each identifier, or more."""
@@ -283,7 +286,7 @@ def _step_of_rows(
   ema, new = state.ema, 1 - setup.optimizer.ema_decay
   if ema is not None:
     ema = keep(optax.incremental_update(params, ema, new), ema)
-  metrics['learning_rate'] = setup.dense_rate(count)
+  metrics['learning_rate'] = setup.dense_rate(count, ratio)
   metrics['gradient_norm'] = diagnosis.gradient_norm
   new_state = state.replace(
     step=state.step + 1,

@@ -17,6 +17,7 @@ from absl.testing import flagsaver
 from data_pipelines.errors import ConfigError
 from experiments import __main__ as script
 from experiments.cli import command, shared_flags
+from hrm_jax.settings import Settings
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _DEMO = '--config=experiments/configs/arc1.py:demo'
@@ -384,6 +385,7 @@ from experiments.cli import interrupts
 interrupts.end_at_once()
 
 from experiments.cli import command, shared_flags
+from hrm_jax.settings import Settings
 
 def main(_):
   try:
@@ -418,6 +420,7 @@ from experiments.cli import interrupts
 interrupts.end_at_once()
 
 from experiments.cli import command, shared_flags
+from hrm_jax.settings import Settings
 
 def main(_):
   print('started', flush=True)
@@ -446,7 +449,8 @@ def test_demo_trains_and_scores_with_the_settings_that_it_is_given(
   path = tmp_path / 'evaluation' / 'step_3' / 'predictions.png'
   path.parent.mkdir(parents=True)
   path.touch()
-  config, code = object(), 75
+  settings, code = Settings(), 75
+  config = settings.to_dict()
   monkeypatch.setattr(
     demo, 'FLAGS', types.SimpleNamespace(workdir=tmp_path, config=config)
   )
@@ -455,10 +459,10 @@ def test_demo_trains_and_scores_with_the_settings_that_it_is_given(
   )
   monkeypatch.setattr(demo.evaluate, 'run', seen.append)
   assert demo.main([]) == 75
-  assert seen == [(config, tmp_path)]
+  assert seen == [(settings, tmp_path)]
   code = None
   assert demo.main([]) is None
-  assert seen[1:] == [(config, tmp_path), tmp_path]
+  assert seen[1:] == [(settings, tmp_path), tmp_path]
   printed = capsys.readouterr().out
   assert str(path) in printed
   assert f'report --workdir={tmp_path}\n' in printed

@@ -182,6 +182,7 @@ class Run:
         profile=self.profile,
         batches=self.batches,
         position=self.position_of_data,
+        start=self.start,
         evaluate=self.evaluate,
         write=self.write,
         sync=self.sync,
