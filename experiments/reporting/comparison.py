@@ -190,10 +190,12 @@ def quoted() -> str:
     f'*{letter} {figure.system}, {figure.benchmark}: {figure.note}'
     for figure, letter in letters.items()
   )
+  commands = (f'* {name}: `{run}`' for name, run in published.COMMANDS.items())
   sources = (f'* {source}' for source in published.SOURCES.values())
   parts = ['## Published, quoted', _QUOTED, _table(header, rows)]
   for title, lines in (
-    ('Rules', rules), ('Notes', notes), ('Sources', sources),
+    ('Rules', rules), ('Notes', notes), ('To run one on ARC-1', commands),
+    ('Sources', sources),
   ):  # fmt: skip
     parts += [f'{title}:', '\n'.join(lines)]
   return '\n\n'.join(parts)

@@ -18,6 +18,10 @@ _TABLE = tomllib.loads(
 # The rule of each benchmark's figures, and where they come from.
 BENCHMARKS: dict[str, str] = _TABLE['benchmarks']
 SOURCES: dict[str, str] = _TABLE['sources']
+# The command that runs a system on ARC-1, of those that this code has.
+COMMANDS: dict[str, str] = {
+  row['name']: row['run'] for row in _TABLE['systems'] if 'run' in row
+}
 
 
 class Figure(NamedTuple):

@@ -81,10 +81,20 @@ def initial(seed: int, problem: Problem, dtype: Any = np.float32) -> State:
   return State(latents, weights, optimizer, average)
 
 
-def step(
+class Gradient(NamedTuple):
+  """What one forward and backward pass gives."""
+
+  answer: Answer  # of all examples
+  kl: Multi  # nats, [KINDS] of each part
+  error: chex.Array  # reconstruction error, nats
+  loss: chex.Array
+  of: tuple[Latents, Weights]
+
+
+def gradient(
   state: State, problem: Problem, noise: Multi, number: chex.Numeric
-) -> tuple[State, Told]:
-  """Step so and so of a task: a forward pass, two candidates, one update."""
+) -> Gradient:
+  """The gradient of a task's loss at step so and so."""
   dtype = state.weights.head.dtype
   grids = loss.inside(problem.shape, *problem.target.shape[1:3])
   scope = multitensor.frame(problem, grids.any(1).astype(dtype))
@@ -95,23 +105,39 @@ def step(
     value, error = loss.objective(answer, nats, problem, number)
     return value, (answer, kl, error)
 
+  (value, told), found = jax.value_and_grad(objective, has_aux=True)(
+    (state.latents, state.weights)
+  )
+  answer, kl, error = told
+  return Gradient(answer, kl, error, value, found)
+
+
+def update(
+  state: State, problem: Problem, found: Gradient, number: chex.Numeric
+) -> tuple[State, Told]:
+  """Two candidates, and one update."""
   trained = state.latents, state.weights
-  (_, (answer, kl, error)), gradient = jax.value_and_grad(
-    objective, has_aux=True
-  )(trained)
-  updates, optimizer = _OPTIMIZER.update(gradient, state.optimizer)
+  updates, optimizer = _OPTIMIZER.update(found.of, state.optimizer)
   latents, weights = optax.apply_updates(trained, updates)
   # Outputs of the examples behind the demonstrations, as far as there may be.
   place = problem.demonstrations + jnp.arange(len(state.average.logits))
   tests = jax.tree.map(
-    lambda a: jnp.take(a[..., 1], place, axis=0, mode='clip'), answer
+    lambda a: jnp.take(a[..., 1], place, axis=0, mode='clip'), found.answer
   )
   average = loss.average(state.average, tests)
   guesses = [loss.guess(one, problem) for one in (tests, average)]
   both = jax.tree.map(lambda *two: jnp.stack(two), *guesses)
   scores = loss.score(both.uncertainty, number)
   state = State(latents, weights, optimizer, average)
-  return state, Told(kl, error, both, scores)
+  return state, Told(found.kl, found.error, both, scores)
+
+
+def step(
+  state: State, problem: Problem, noise: Multi, number: chex.Numeric
+) -> tuple[State, Told]:
+  """Step so and so of a task: a forward pass, two candidates, one update."""
+  found = gradient(state, problem, noise, number)
+  return update(state, problem, found, number)
 
 
 @functools.partial(
@@ -171,6 +197,10 @@ class Ranking:
     if reached >= self.scores[self.first]:
       self.first, self.second = grids, self.first
 
+  def guesses(self) -> list[Grids]:
+    """The two guesses, if any candidate was seen."""
+    return [x for x in (self.first, self.second) if x is not None]
+
   def best(self) -> list[Grids]:
     """All candidates, the best one first."""
     return sorted(self.scores, key=lambda grids: -self.scores[grids])
@@ -181,8 +211,7 @@ class Ranking:
     Votes are how often each was seen, and confidence is its share of the sum of
     all scores, which are logarithms.
     """
-    guesses = [x for x in (self.first, self.second) if x is not None]
-    ranked = dict.fromkeys((*guesses, *self.best()))
+    ranked = dict.fromkeys((*self.guesses(), *self.best()))
     whole = float(np.logaddexp.reduce([*self.scores.values()] or [0.0]))
     return [
       Candidate(
@@ -197,7 +226,7 @@ class Ranking:
     order = [*self.scores]
     return {
       'candidates': [[x, self.scores[x], self.counts[x]] for x in order],
-      'guesses': [order.index(x) for x in (self.first, self.second) if x],
+      'guesses': [order.index(x) for x in self.guesses()],
     }
 
   @classmethod

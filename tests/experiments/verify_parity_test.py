@@ -23,6 +23,13 @@ def test_published_numbers(name):
   assert errors.ok, verify_parity.report(name, errors)
 
 
+def test_guesses_of_compressarc():
+  path = str(_GOLDEN / 'compressarc' / 'guesses.npz')
+  errors = verify_parity.replay(path)
+  assert errors.ok
+  assert '"ok": true' in verify_parity.report(path, errors)
+
+
 def test_all_golden_files_are_there():
   assert len(_FILES) == 9
 
