@@ -1,8 +1,9 @@
 """Tasks of ARC solved by CompressARC, many at once, with what is kept on disk.
 
 Tasks whose padded arrays have the same sizes make up groups. A group is trained
-as one program, from its first step to its last, and kept on disk meanwhile: a
-run that is killed goes on from there, and finds bit for bit the same.
+as one program, from its first step to its last, each device having some of its
+tasks, and kept on disk meanwhile: a run that is killed goes on from there, and
+finds bit for bit the same.
 """
 
 import collections
@@ -20,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import hrm_jax.solver
 from data_pipelines import files
@@ -261,10 +263,15 @@ class _Group:
     if self._states is None:
       first = fit.initial(seed, self._problems[0])
       self._states = self._stacked([first])
+    # Each device has some of the tasks, and needs nothing of the others.
+    mesh = Mesh(np.array(jax.devices()[: self._lanes]), ('tasks',))
+    states, problems = jax.device_put(
+      (self._states, self._stacked(self._problems)),
+      NamedSharding(mesh, PartitionSpec('tasks')),
+    )
     self._states, told = fit.steps(
-      self._states, self._stacked(self._problems), jax.random.key(seed),
-      self.steps, _STEPS,
-    )  # fmt: skip
+      states, problems, jax.random.key(seed), self.steps, _STEPS
+    )
     count = min(_STEPS, self._plan.num_steps - self.steps)
     told = jax.tree.map(lambda a: a[:count], jax.device_get(told))
     self.steps += count
@@ -316,7 +323,7 @@ def _positions(sizes: Sizes) -> int:
 
 
 def _memory() -> int:
-  """Bytes that a group may take."""
+  """Bytes that a group may take on each device."""
   told = jax.devices()[0].memory_stats() or {}
   return told['bytes_limit'] // 2 if 'bytes_limit' in told else _MEMORY
 
@@ -345,12 +352,15 @@ def _groups(tasks: Sequence[Task], plan: Plan, memory: int) -> list[_Group]:
     if names:
       some = ', '.join(map(shown, names[:5])) + ' …' * (len(names) > 5)
       logging.warning('%d of the tasks (%s) have %s', len(names), some, what)
-  groups = []
+  groups, devices = [], len(jax.devices())
   for sizes in sorted(of_sizes, key=_positions):
     mine = of_sizes[sizes]
-    most = plan.batch_size or memory // (_POSITION * _positions(sizes))
-    parts = -(-len(mine) // max(1, most))
-    lanes = -(-len(mine) // parts)
+    held = devices * memory // (_POSITION * _positions(sizes))
+    most = plan.batch_size or max(1, held)
+    # As many for each device.
+    spread = min(devices, len(mine), most)
+    parts = -(-len(mine) // most)
+    lanes = -(-len(mine) // (parts * spread)) * spread
     for start in range(0, len(mine), lanes):
       groups.append(_Group(mine[start : start + lanes], sizes, lanes, plan))
   return groups
@@ -368,7 +378,8 @@ def _same_work(
   names = [task.name for task in tasks.tasks]
   work = {
     'tasks': tasks.version, 'names': names, **dataclasses.asdict(plan),
-    'jax': jax.__version__, 'device': jax.devices()[0].device_kind,
+    'jax': jax.__version__,
+    'devices': [device.device_kind for device in jax.devices()],
   }  # fmt: skip
   if not path.exists():
     with files.writing(path, 'name another directory'):
