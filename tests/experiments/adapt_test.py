@@ -12,6 +12,8 @@ from experiments import adapt
 from tests import builders
 from tests.run_fixtures import random_task
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def tasks(tmp_path_factory):
@@ -51,7 +53,6 @@ def _files(directory):
   }
 
 
-@pytest.mark.slow
 def test_rows_learn_first_and_then_the_network(
   call, random_arc_run, tasks, tmp_path
 ):
@@ -83,7 +84,6 @@ def test_rows_learn_first_and_then_the_network(
   }
 
 
-@pytest.mark.slow
 def test_known_tasks_keep_their_rows(call, random_arc_run, tmp_path):
   """The task a is the same as before; b has the name of one, and is not."""
   call(steps=1, new_rows='mean', rows_first=1.0)
@@ -103,7 +103,6 @@ def test_known_tasks_keep_their_rows(call, random_arc_run, tmp_path):
   assert sum(name in old.names for name in still.names) > 2
 
 
-@pytest.mark.slow
 def test_another_model_is_refused_before_anything_is_written(
   call, random_arc_run, tmp_path
 ):
