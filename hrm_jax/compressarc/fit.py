@@ -8,6 +8,7 @@ import functools
 import importlib.metadata
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -140,10 +141,6 @@ def step(
   return update(state, problem, found, number)
 
 
-@functools.partial(
-  jax.jit, static_argnames='count', donate_argnums=0,
-  compiler_options=_OPTIONS,
-)  # fmt: skip
 def steps(
   states: State, problems: Problem, key: chex.PRNGKey, first: chex.Numeric,
   count: int,
@@ -160,7 +157,18 @@ def steps(
   Returns:
     The states, and what the steps tell, stacked: [count, tasks, ...].
   """
+  return _program(jax.default_backend())(states, problems, key, first, count)
 
+
+@functools.cache
+def _program(backend: str) -> Callable[..., tuple[State, Told]]:
+  return jax.jit(
+    _steps, static_argnames='count', donate_argnums=0,
+    compiler_options=_OPTIONS if backend == 'cpu' else None,
+  )  # fmt: skip
+
+
+def _steps(states, problems, key, first, count):
   def one(states, number):
     keys = jax.random.split(jax.random.fold_in(key, number))
     noise = multitensor.parts(
