@@ -665,6 +665,7 @@ def test_settings_of_the_run_are_those_of_its_file(sizes, tmp_path):
       first_step=1,
       min_ratio=1.0,
       ema_decay=0.98,
+      rows_first=0.0,
     )
     assert config.loss == 'stablemax'
     assert (config.batch_size, config.epochs, config.seed) == (96, 1234, 6)
