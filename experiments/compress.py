@@ -12,7 +12,6 @@ also has the nats that each of a task's 18 tensors tells.
 
 import dataclasses
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 
@@ -32,7 +31,7 @@ from hrm_jax.compressarc.solving import Found, Plan
 # Seconds between two lines of progress, and tasks that they tell of at most.
 _TELL_EVERY, _MAX_TOLD = 10.0, 8
 
-FLAGS = shared_flags.define('task', 'seed', *shared_flags.JAX)
+FLAGS = shared_flags.define('task', 'seed', 'color', *shared_flags.JAX)
 shared_flags.require(FLAGS, 'task', 'my_task.json')
 shared_flags.path(
   'out',
@@ -54,14 +53,10 @@ flags.DEFINE_integer(
   'batch_size', None, 'Greatest number of tasks that are trained at a time, as '
   'many as memory holds if unset.', lower_bound=1, flag_values=FLAGS,
 )  # fmt: skip
-flags.DEFINE_bool(
-  'color', None, 'Colours the text; unset, where it goes to a terminal.',
-  flag_values=FLAGS,
-)  # fmt: skip
 
 
 def main(_) -> None:
-  colour = sys.stdout.isatty() if FLAGS.color is None else FLAGS.color
+  colour = command.coloured(FLAGS.color)
   plan = Plan(
     num_steps=FLAGS.steps, seed=FLAGS.seed, batch_size=FLAGS.batch_size
   )

@@ -18,7 +18,6 @@ answer as it forms, for each test input.
 import dataclasses
 import os
 import pathlib
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,6 +41,7 @@ FLAGS = shared_flags.define(
   'workdir',
   'task',
   'step',
+  'color',
   *shared_flags.JAX,
   **(dataclasses.asdict(Width()) | dataclasses.asdict(Fitting())),
 )
@@ -57,14 +57,10 @@ flags.DEFINE_integer(
   'trace_segments', None, "Number of segments of a trace, the run's "
   'act.halt_max_steps if unset.', lower_bound=1, flag_values=FLAGS,
 )  # fmt: skip
-flags.DEFINE_bool(
-  'color', None, 'Colours the text; unset, where it goes to a terminal.',
-  flag_values=FLAGS,
-)  # fmt: skip
 
 
 def main(_) -> None:
-  colour = sys.stdout.isatty() if FLAGS.color is None else FLAGS.color
+  colour = command.coloured(FLAGS.color)
   fitting = Fitting(**shared_flags.values(FLAGS, shared_flags.FITTING))
   width = Width(**shared_flags.values(FLAGS, shared_flags.WIDTH))
   run(

@@ -203,6 +203,11 @@ def fail(message: str) -> NoReturn:
   sys.exit(2)
 
 
+def coloured(wanted: bool | None) -> bool:
+  """Whether text has colours: as --color says, else on a terminal."""
+  return sys.stdout.isatty() if wanted is None else wanted
+
+
 def plain(text: str) -> str:
   """A text without what a terminal acts on, such as names may hold."""
   return re.sub(

@@ -240,6 +240,8 @@ _SHARED = {
   'cpu_devices': (_INT, None,
     'Number of devices that the CPU is split into, which share the batch; as '
     'many as there are cores make small models faster.', 1),
+  'color': (_BOOL, None,
+    'Colours the text; unset, where it goes to a terminal.'),
   'distributed': (_BOOL, False,
     'Joins the other processes of this run, which find each other by '
     'themselves on Cloud TPU slices, under Slurm and under Open MPI.'),
