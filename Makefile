@@ -23,7 +23,7 @@ demo: .venv/installed
 speedrun: .venv/installed
 	$(BIN)/python -m experiments.speedrun $(SPEEDRUN_FLAGS)
 
-# What RESULTS.md reports of its first four, and URM: five systems, three seeds each.
+# Five systems, three seeds each; RESULTS.md reports four of them, of TASK=4x4.
 comparison: .venv/installed
 	set -e; runs=; \
 	for system in hrm recurrent_transformer trm urm direct; do \

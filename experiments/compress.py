@@ -14,6 +14,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags, logging
 
@@ -81,7 +82,18 @@ def run(
     # Whole from now on, whatever ends the work.
     evaluation_files.promise(given.tasks, out)
   found = solving.solve(given, plan, seconds, out / 'work', _Progress())
-  names = _write(found, given, plan, out, time.monotonic() - began)
+  candidates = {
+    (one.task.name, test): ranked
+    for one in found
+    for test, ranked in enumerate(one.answer().attempts)
+  }
+  scores = voting.score(candidates, given.tasks)
+  facts = _facts(found, given, plan, time.monotonic() - began)
+  if scores[1].outputs.scored:
+    facts |= score_metrics(scores)
+  names = evaluation_files.write_votes(
+    out, given.tasks, candidates, facts, given.tasks
+  )
   print()
   texts = [
     predict.tell_task(answer, test, colour)
@@ -92,18 +104,16 @@ def run(
     print(text + '\n')
   if len(texts) > predict.MAX_SHOWN or len(found) > predict.MAX_SHOWN:
     print('... more stand in the files')
-  print(voting.format_scores(voting.score(_candidates(found), given.tasks)))
+  print(voting.format_scores(scores))
   command.say(f'Written to {out}: {", ".join(names)}')
   return found
 
 
-def _write(
-  found: Sequence[Found], given: TaskSet, plan: Plan, out: pathlib.Path,
-  seconds: float,
-) -> list[str]:  # fmt: skip
-  candidates = _candidates(found)
-  scores = voting.score(candidates, given.tasks)
-  facts = {
+def _facts(
+  found: Sequence[Found], given: TaskSet, plan: Plan, seconds: float
+) -> dict[str, Any]:
+  """What scores.json has beside the scores."""
+  return {
     'puzzles': given.version,
     'way': solving.WAY,
     'seconds': seconds,
@@ -116,19 +126,6 @@ def _write(
       for one in found
     },
   }  # fmt: skip
-  if scores[1].outputs.scored:
-    facts |= score_metrics(scores)
-  return evaluation_files.write_votes(
-    out, given.tasks, candidates, facts, given.tasks
-  )
-
-
-def _candidates(found: Sequence[Found]) -> voting.Candidates:
-  return {
-    (one.task.name, test): ranked
-    for one in found
-    for test, ranked in enumerate(one.answer().attempts)
-  }
 
 
 class _Progress:

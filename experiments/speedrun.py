@@ -22,7 +22,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 from absl import flags, logging
@@ -105,7 +104,7 @@ def _settings(recipe: str) -> Settings:
   return settings
 
 
-def _timed(recipe: str, settings: Settings, seed: int) -> dict[str, Any]:
+def _timed(recipe: str, settings: Settings, seed: int) -> Timed:
   """Trains to the end, and tells how long it took."""
   # Generated now, and read from the cache by the run.
   build.puzzle_set(settings)

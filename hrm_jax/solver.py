@@ -22,7 +22,14 @@ import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Container,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 from typing import Any, NamedTuple
 
 import chex
@@ -481,10 +488,7 @@ class Solver:
       )
     fitted = self._fit(found, fitting)
     tasks = {task.name: task for task in found.tasks}
-    old = [
-      _REPLACED if encoding.parse_augmentation_name(name)[0] in tasks else name
-      for name in self.names
-    ]
+    old = self.names_without(tasks)
     first = len(old)
     return dataclasses.replace(
       self,
@@ -492,6 +496,13 @@ class Solver:
       weights=lambda _, rows: self._beside(fitted, first, rows),
       adapted={**self.adapted, **tasks},
     )
+
+  def names_without(self, tasks: Container[str]) -> list[str]:
+    """Names of its rows, of which those of some tasks stand for nothing."""
+    return [
+      _REPLACED if encoding.parse_augmentation_name(name)[0] in tasks else name
+      for name in self.names
+    ]
 
   def _beside(self, fitted: Query, first: int, rows: np.ndarray) -> Weights:
     """Fitted weights; rows from `first` on are those that were fitted."""

@@ -139,9 +139,8 @@ class _Run:
           f'best_metric={settings.best_metric!r} is none of the metrics of '
           f'these puzzles; use one of {known}'
         )
-    started = checkpoints.Checkpoints(workdir).steps()
     self._warm_start: warm_start.WarmStart | None = None
-    if settings.start_from and not started:
+    if settings.start_from and not checkpoints.Checkpoints(workdir).steps():
       self._warm_start = warm_start.prepare(
         settings, setup, self.puzzles, self.mesh
       )

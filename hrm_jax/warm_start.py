@@ -1,7 +1,6 @@
 """A training that starts from the weights of another."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +8,11 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from data_pipelines.arc import encoding
 from data_pipelines.batches import BLANK_IDENTIFIER
 from data_pipelines.errors import ConfigError
 from data_pipelines.puzzle_set import PuzzleSet
 from hrm_jax import solver as solvers
+from hrm_jax.inference import evaluation
 from hrm_jax.settings import Settings, flat
 from hrm_jax.solver import Solver
 from hrm_jax.training.state import TrainState, abstract_weights
@@ -99,24 +98,12 @@ def prepare(
       f'start_from={settings.start_from}: was trained on {solver.puzzle_kind}; '
       f'here are {puzzles.describe()}'
     )
-  rows = rows_of(solver, puzzles.identifier_names(), puzzles)
+  # Tasks of a name that it knows, and not the same, are new.
+  _, new = solver.split(getattr(puzzles, 'tasks', ()))
+  known = solver.names_without({task.name for task in new})
+  rows = evaluation.rows_of(puzzles.identifier_names(), known)
   logging.info(
     'Starts from %s, step %d, which has rows of %d of %d puzzles',
     solver.origin, solver.step, np.count_nonzero(rows[1:] >= 0), len(rows) - 1,
   )  # fmt: skip
   return WarmStart(solver, rows, settings.new_rows == 'mean', setup, mesh)
-
-
-def rows_of(
-  solver: Solver, names: Sequence[str], puzzles: PuzzleSet
-) -> np.ndarray:
-  """The row that a model has of each puzzle identifier, int32; -1 for none."""
-  # Of the name of one that it knows, and not the same.
-  _, new = solver.split(getattr(puzzles, 'tasks', ()))
-  others = {task.name for task in new}
-  known = {
-    name: row
-    for row, name in enumerate(solver.names)
-    if encoding.parse_augmentation_name(name)[0] not in others
-  }
-  return np.array([known.get(name, -1) for name in names], np.int32)

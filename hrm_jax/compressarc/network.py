@@ -140,42 +140,37 @@ def decode(
   return parts(biased, x, weights.decode_bias, scope.masks), kl
 
 
-def layer(x: Multi, weights: Layer, scope: Frame) -> tuple[Multi, list[Multi]]:
-  """One layer; returns the stream, and as it was after each part."""
-  stages = []
+def layer(x: Multi, weights: Layer, scope: Frame) -> Multi:
+  """The residual stream after one layer."""
 
-  def add(change: Multi) -> None:
-    nonlocal x
+  def add(x: Multi, change: Multi) -> Multi:
     x = parts(
       lambda a, b, mask: a + jnp.where(mask, b, 0), x, change, scope.masks
     )
-    x = multitensor.once(x, scope)
-    stages.append(x)
+    return multitensor.once(x, scope)
 
   def normed(a: Multi) -> Multi:
     return parts(norm, a, scope.masks, scope.counts)
 
   up = multitensor.share_up(tied_linear(x, weights.share_up.into), scope)
-  add(tied_linear(normed(up), weights.share_up.out))
+  x = add(x, tied_linear(normed(up), weights.share_up.out))
   scores = tied_linear(x, weights.softmax.into)
   chances = parts(_softmax, scores, scope.masks, SUBSETS)
-  add(parts(lambda a, w: linear(a, w, False), chances, weights.softmax.out))
+  x = add(
+    x, parts(lambda a, w: linear(a, w, False), chances, weights.softmax.out)
+  )
   for function, pair in ((_cummax, weights.cummax), (_shift, weights.shift)):
     x = x._replace(d=x.d + _moved(function, x.d, pair, scope))
-    stages.append(x)
   z = norm(x.d, scope.masks.d, scope.counts.d)
   flat = z.reshape(*z.shape[:-2], -1)
   shared = linear(flat, weights.direction_share, False).reshape(z.shape)
   x = x._replace(d=x.d + jnp.where(scope.masks.d, shared, 0))
-  stages.append(x)
   hidden = parts(jax.nn.silu, tied_linear(x, weights.nonlinear.into))
-  add(tied_linear(hidden, weights.nonlinear.out))
+  x = add(x, tied_linear(hidden, weights.nonlinear.out))
   down = tied_linear(x, weights.share_down.into)
   down = multitensor.share_down(down, scope)
-  add(tied_linear(normed(down), weights.share_down.out))
-  x = normed(x)
-  stages.append(x)
-  return x, stages
+  x = add(x, tied_linear(normed(down), weights.share_down.out))
+  return normed(x)
 
 
 def _of_sets(weights: chex.Array, sets: list[str]) -> chex.Array:
@@ -509,7 +504,7 @@ def forward(
   )
 
   def body(x, weights):
-    return layer(x, weights, scope)[0], None
+    return layer(x, weights, scope), None
 
   x, _ = jax.lax.scan(body, x, layers)
   return heads(x, weights, colours), kl

@@ -16,6 +16,12 @@ from data_pipelines.puzzles import Result, judge_of
 from hrm_jax.inference import predict as inference
 
 
+def rows_of(names: Sequence[str], saved_names: Sequence[str]) -> np.ndarray:
+  """Finds by name a checkpoint's row for each, int32; -1 for none."""
+  saved = {name: row for row, name in enumerate(saved_names)}
+  return np.array([saved.get(name, -1) for name in names], np.int32)
+
+
 def match_identifiers(
   puzzles: PuzzleSet, chosen: EvaluationRows, saved_names: Sequence[str]
 ) -> np.ndarray:
@@ -24,9 +30,8 @@ def match_identifiers(
   Raises:
     ConfigError: the checkpoint does not know some of the chosen puzzles.
   """
-  saved = {name: row for row, name in enumerate(saved_names)}
   names = puzzles.identifier_names()
-  rows = np.array([saved.get(name, -1) for name in names], np.int32)
+  rows = rows_of(names, saved_names)
   wanted = np.unique(chosen.identifier)
   missing = wanted[rows[wanted] < 0]
   if len(missing):

@@ -277,7 +277,7 @@ def _is_best(
 def _good_enough(record: Record, settings: Settings) -> bool:
   """Whether an evaluation had the score that ends the training."""
   wanted = settings.stop_at_score
-  return 0 < wanted <= max((score for _, score in record.scores), default=0)
+  return wanted > 0 and any(score >= wanted for _, score in record.scores)
 
 
 def _start(run: Run, saved: 'Checkpoints') -> _Start:
