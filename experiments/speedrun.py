@@ -143,7 +143,7 @@ def _timed(recipe: str, settings: Settings, seed: int) -> Timed:
     seconds=round(seconds, 1),
     cpu_seconds=round(cpu, 1),
     commit=command.commit(),
-    machine=f'{jax.device_count()} × {device}, {os.cpu_count()} cores',
+    machine=f'{jax.device_count()} × {device}, {command.cores()} cores',
   )
 
 

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import pathlib
 import statistics
 import tempfile
@@ -18,6 +17,7 @@ import numpy as np
 import hrm_jax.solver
 from experiments.benchmarks import step as benchmark_step
 from experiments.benchmarks import timing
+from experiments.cli import command
 from experiments.configs import sudoku
 from hrm_jax import build
 from hrm_jax.inference import predict as inference
@@ -36,7 +36,7 @@ def training_step() -> None:
   """
   for size in ('32x81x512x4x8', '64x100x128x2x4', '2x900x512x4x8'):
     rows = int(size.split('x')[0])
-    for devices in sorted({1, math.gcd(rows, len(os.sched_getaffinity(0)))}):
+    for devices in sorted({1, math.gcd(rows, command.cores())}):
       with tempfile.TemporaryDirectory() as empty:
         cold, cached = (
           json.loads(

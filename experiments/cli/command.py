@@ -183,6 +183,13 @@ def commit() -> str | None:
     return None
 
 
+def cores() -> int:
+  """How many cores this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 @contextlib.contextmanager
 def writing(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Makes the directory of `path`; a failure to write is one line of error."""
