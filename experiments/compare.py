@@ -11,7 +11,9 @@ spread. The last line is the same as JSON.
 With --out, DIR gets comparison.md, comparison.json and, of the runs that were
 evaluated during training (--config.evaluate_every), learning_curves.png: a
 metric of these evaluations against optimizer steps, a line for each row with
-the band of its seeds.
+the band of its seeds. Where runs were evaluated with several predictions of
+each puzzle (evaluate --rollouts, --symmetries), a table gives the score by
+their number, and width.png shows it.
 """
 
 import json
@@ -20,7 +22,13 @@ from absl import flags
 
 from data_pipelines import files
 from experiments.cli import command, launch, shared_flags
-from experiments.reporting import charts, comparison, learning_curves, runs
+from experiments.reporting import (
+  charts,
+  comparison,
+  learning_curves,
+  runs,
+  width_curves,
+)
 
 FLAGS = shared_flags.define('runs', *shared_flags.JAX)
 shared_flags.path(
@@ -37,23 +45,29 @@ def main(_) -> None:
   measured = comparison.measure(found)
   metric = FLAGS.metric.removeprefix('eval/')
   curves = learning_curves.read([r for r in found if r.evaluations], metric)
-  text = command.plain(comparison.report(measured))
+  width = width_curves.read(found)
+  more = [width_curves.report(width)] if width else []
+  text = command.plain(comparison.report(measured, more))
   record = {
     'measured': [one.record() for one in measured],
     'metric': metric,
     'curves': [curve.record() for curve in curves],
+    'width': [one._asdict() for one in width],
   }
   print(text)
   if directory := FLAGS.out:
-    with command.writing(directory / 'comparison.md') as path:
+    names = ['comparison.md', 'comparison.json']
+    with command.writing(directory / names[0]) as path:
       files.write_text(path, f'# Comparison\n\n{text}\n')
-      files.write_json(directory / 'comparison.json', record)
-    if curves:
-      drawn = learning_curves.draw(curves, metric)
-      charts.save(drawn, directory / 'learning_curves.png')
-    names = 'comparison.md, comparison.json'
-    names += ', learning_curves.png' * bool(curves)
-    command.say(f'\nWritten to {directory}: {names}')
+      files.write_json(directory / names[1], record)
+    for name, drawn in (
+      ('learning_curves.png', curves and learning_curves.draw(curves, metric)),
+      ('width.png', width and width_curves.draw(width)),
+    ):
+      if drawn:
+        charts.save(drawn, directory / name)
+        names.append(name)
+    command.say(f'\nWritten to {directory}: {", ".join(names)}')
   print(json.dumps(record))
 
 

@@ -29,10 +29,13 @@ from absl import flags, logging
 from data_pipelines import files
 from data_pipelines.errors import ConfigError
 from experiments.cli import command, launch, shared_flags
-from experiments.reporting import runs
+from experiments.reporting import comparison, runs
 from hrm_jax import build
 from hrm_jax.settings import Settings
 
+_HEADER = (
+  'recipe', 'seconds', 'of each seed', 'CPU seconds', 'steps', 'score',
+)  # fmt: skip
 FLAGS = shared_flags.define(*shared_flags.JAX)
 flags.DEFINE_multi_string(
   'recipe', ['speedrun:fastest'], 'Config to time, such as speedrun:hrm; the '
@@ -176,10 +179,8 @@ def _table(recipes: dict[str, list[Timed]]) -> str:
       ', '.join(str(one.steps) for one in timed),
       ', '.join(f'{one.score:.1%}' for one in timed),
     )
-    rows.append((not reached, seconds, f'| {" | ".join(row)} |'))
-  head = 'recipe | seconds | of each seed | CPU seconds | steps | score'
-  lines = [f'| {head} |', '| --- ' * 6 + '|']
-  return '\n'.join(lines + [text for *_, text in sorted(rows)])
+    rows.append((not reached, seconds, row))
+  return comparison.table(_HEADER, [row for *_, row in sorted(rows)])
 
 
 if __name__ == '__main__':

@@ -2,12 +2,16 @@
 
 import logging
 import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import Any
 
 from data_pipelines import files
 from experiments.cli import command
 
 # The first start of matplotlib builds a cache of fonts and says so.
 logging.getLogger('matplotlib').setLevel(logging.ERROR)
+from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.axis import Axis  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import PercentFormatter  # noqa: E402
@@ -28,6 +32,20 @@ def figure(width: float, height: float) -> Figure:
 def show_percent(axis: Axis) -> None:
   """Labels an axis of fractions in percent."""
   axis.set_major_formatter(PercentFormatter(1.0))
+
+
+def line(
+  axes: Axes, places: Sequence[float], values: Sequence[Sequence[float]],
+  colour: str, **style: Any,
+) -> None:  # fmt: skip
+  """Draws the means of several runs' values at each place, and their band."""
+  means = list(map(statistics.mean, values))
+  axes.plot(places, means, color=colour, marker='o', markersize=3.5, **style)
+  if len(values[0]) > 1:
+    low, high = list(map(min, values)), list(map(max, values))
+    axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
+  axes.grid(alpha=0.3)
+  axes.spines[['top', 'right']].set_visible(False)
 
 
 def save(drawn: Figure, path: pathlib.Path) -> None:

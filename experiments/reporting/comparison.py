@@ -144,8 +144,8 @@ def _leaking(run: runs.Run) -> str:
   return f'{answers} ({leave})'
 
 
-def report(measured: Sequence[Measured]) -> str:
-  """The tables in Markdown, with their notes and sources."""
+def report(measured: Sequence[Measured], more: Sequence[str] = ()) -> str:
+  """The tables in Markdown, with notes and sources; `more` was measured too."""
   parts = ['## Measured here', _MEASURED]
   tables: dict[tuple[str, str], list[tuple[int, Measured]]] = {}
   for numbered in enumerate(measured, 1):
@@ -153,11 +153,11 @@ def report(measured: Sequence[Measured]) -> str:
     tables.setdefault(key, []).append(numbered)
   for (held_out, metric), some in tables.items():
     parts.append(f'Held out: {held_out}\n\nMetric: {metric}')
-    parts.append(_table(_HEADER, [_row(*numbered) for numbered in some]))
+    parts.append(table(_HEADER, [_row(*numbered) for numbered in some]))
     parts.append('\n'.join(_note(*numbered) for numbered in some))
   if not measured:
     parts.append('No run was given; --runs=DIR,DIR adds some.')
-  return '\n\n'.join([*parts, quoted()])
+  return '\n\n'.join([*parts, *more, quoted()])
 
 
 def quoted() -> str:
@@ -192,7 +192,7 @@ def quoted() -> str:
   )
   commands = (f'* {name}: `{run}`' for name, run in published.COMMANDS.items())
   sources = (f'* {source}' for source in published.SOURCES.values())
-  parts = ['## Published, quoted', _QUOTED, _table(header, rows)]
+  parts = ['## Published, quoted', _QUOTED, table(header, rows)]
   for title, lines in (
     ('Rules', rules), ('Notes', notes), ('To run one on ARC-1', commands),
     ('Sources', sources),
@@ -224,7 +224,7 @@ def _note(number: int, one: Measured) -> str:
   return f'* [{number}] {"; ".join(facts)}; runs: {", ".join(one.runs)}'
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   """Makes a table in Markdown whose columns are aligned."""
   # A bar would end the cell.
   cells = [

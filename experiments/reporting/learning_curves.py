@@ -128,33 +128,23 @@ def _draw_panel(
   for number, curve in enumerate(curves):
     # Where the colours begin again, the lines look otherwise.
     turn, place = divmod(number, len(charts.LINES))
-    colour, count, size = (
-      charts.LINES[place],
-      len(curve.values),
-      'no checkpoint',
-    )
+    colour, count = charts.LINES[place], len(curve.values)
+    size = 'no checkpoint'
     if curve.parameters is not None:
       size = f'{curve.parameters:,} parameters'
     unit = (curve.step_flops or 0) * 1e-12 if by_flops else 1
     places = [unit * step for step in curve.steps]
-    axes.plot(
-      places, curve.over_runs(statistics.mean), color=colour, marker='o',
-      markersize=3.5, linestyle=('-', '--', ':', '-.')[turn % 4],
+    charts.line(
+      axes, places, list(zip(*curve.values, strict=True)), colour,
+      linestyle=('-', '--', ':', '-.')[turn % 4],
       label=f'{curve.label}, {size}, {count} seed{"s" * (count > 1)}',
     )  # fmt: skip
-    if count > 1:
-      axes.fill_between(
-        places, curve.over_runs(min), curve.over_runs(max), color=colour,
-        alpha=0.18, linewidth=0,
-      )  # fmt: skip
   axes.set_xlabel('TFLOP of training' if by_flops else 'optimizer steps')
   axes.set_ylabel(f'{metric} of what is held out')
   if metric not in _COUNTS:
     charts.show_percent(axes.yaxis)
   axes.set_xlim(left=0)
   axes.set_ylim(bottom=0)
-  axes.grid(alpha=0.3)
-  axes.spines[['top', 'right']].set_visible(False)
   # Below the axes, where no line can run behind it.
   axes.legend(
     loc='upper center', bbox_to_anchor=(0.5, -0.12), fontsize=9, frameon=False
