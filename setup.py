@@ -15,6 +15,7 @@ _VERSION = re.search(
 _JAX = 'jax[{}]>=0.10.2,<0.13'
 _HUB = 'huggingface_hub>=2.4,<3'
 _WANDB = 'wandb>=0.22,<1'
+_OPENAI = 'openai>=3.50,<4'
 _GCS = ('gcsfs>=2026.10,<2028', 'google-cloud-storage>=3.17,<4')
 
 setup(
@@ -73,6 +74,8 @@ setup(
     'hub': [_HUB],
     # train --wandb=PROJECT.
     'wandb': [_WANDB],
+    # llm.
+    'llm': [_OPENAI],
     # --workdir=gs://BUCKET/RUN.
     'gcs': [*_GCS],
     # The docs site (make docs).
@@ -90,6 +93,7 @@ setup(
       'ipykernel>=7,<8',
       'nbclient>=0.11,<0.12',
       'nbformat>=5.10,<6',
+      _OPENAI,
       'pytest>=8,<10',
       # A worker for each core.
       'pytest-xdist>=3.6,<4',

@@ -10,8 +10,8 @@ from experiments.cli import command, interrupts
 
 # As they are listed: what a newcomer wants first.
 COMMANDS = (
-  'demo', 'train', 'evaluate', 'predict', 'adapt', 'compress', 'report',
-  'analyze', 'compare', 'show', 'leaks', 'export_puzzles', 'convert',
+  'demo', 'train', 'evaluate', 'predict', 'adapt', 'compress', 'llm',
+  'report', 'analyze', 'compare', 'show', 'leaks', 'export_puzzles', 'convert',
   'compile', 'verify_parity', 'benchmark', 'speedrun', 'device_check',
 )  # fmt: skip
 

@@ -56,6 +56,11 @@ class Domain(abc.ABC):
     """The character of each token in a file; `?` for the padding."""
 
   @property
+  def instructions(self) -> str:
+    """What a reader of the puzzle as text is to do, where `.` is a blank."""
+    return f'This is one of the {self}. Solve it.'
+
+  @property
   def max_variants(self) -> int | None:
     """Number of variants that `augment` knows; None for no end."""
     return None

@@ -120,6 +120,15 @@ class Maze(Domain):
     shape = (self.height, self.width)
     return Style(colours, ['', '', '', 'S', 'G', ''], RULE, shape=shape)
 
+  @property
+  def instructions(self) -> str:
+    return (
+      f'This is a maze of {self.height} rows and {self.width} columns: # is a '
+      'wall, a dot a free cell, S the start and G the goal. A step goes up, '
+      'down, left or right. Find a shortest path from S to G, and write o in '
+      'each free cell that it goes through. Leave all other cells as they are.'
+    )
+
   def __str__(self) -> str:
     return f'mazes of {self.height} × {self.width}'
 

@@ -115,6 +115,15 @@ class Sudoku(Domain):
     box = (self.box_rows, self.box_columns)
     return Style([PAPER] * self.vocab_size, ['', '', *digits], RULE, box)
 
+  @property
+  def instructions(self) -> str:
+    return (
+      f'This is a Sudoku of {self.side} × {self.side} cells, in boxes of '
+      f'{self.box_rows} rows and {self.box_columns} columns. A dot is an empty '
+      f'cell. Fill in digits from 1 to {self.side}, so that each row, each '
+      'column and each box has every digit once.'
+    )
+
   def __str__(self) -> str:
     return f'Sudokus of {self.side} × {self.side}'
 

@@ -245,8 +245,8 @@ def _holder(text: bytes) -> str:
 
 def _in_use(path: pathlib.Path, text: bytes) -> ConfigError:
   return ConfigError(
-    f'--workdir={path.parent} is in use by {_holder(text)}; use another '
-    '--workdir, or stop that run'
+    f'{path.parent} is in use by {_holder(text)}; name another directory, or '
+    'stop that run'
   )
 
 

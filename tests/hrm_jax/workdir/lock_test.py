@@ -131,7 +131,7 @@ def test_a_second_run_is_refused_at_once_and_told_by_whom(tmp_path, at_once):
         pass
     message = str(error.value)
     assert re.fullmatch(
-      f'--workdir={tmp_path} is in use by process {process.pid} on '
+      f'{tmp_path} is in use by process {process.pid} on '
       rf'{socket.gethostname()} \(since .*\+00:00\); .* stop that run',
       message,
     )
