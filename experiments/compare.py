@@ -6,7 +6,8 @@
 Prints tables in Markdown: what the runs measured, a table for each set of
 held-out puzzles, and apart from it every published figure with its rule and its
 source. Runs that differ in their seed alone make one row: their mean and
-spread. The last line is the same as JSON.
+spread. What `hrm-jax llm` and `hrm-jax compress` wrote is named in --runs too
+and makes rows of its own. The last line is the same as JSON.
 
 With --out, DIR gets comparison.md, comparison.json and, of the runs that were
 evaluated during training (--config.evaluate_every), learning_curves.png: a
@@ -23,6 +24,7 @@ from absl import flags
 from data_pipelines import files
 from experiments.cli import command, launch, shared_flags
 from experiments.reporting import (
+  answered,
   charts,
   comparison,
   learning_curves,
@@ -41,18 +43,23 @@ flags.DEFINE_string(
 
 
 def main(_) -> None:
-  found = runs.read_all(FLAGS.runs)
+  places = {name: files.place(name) for name in FLAGS.runs}
+  others = [name for name, place in places.items() if answered.is_one(place)]
+  answers = [answered.read(places[name]) for name in others]
+  found = runs.read_all([name for name in FLAGS.runs if name not in others])
   measured = comparison.measure(found)
   metric = FLAGS.metric.removeprefix('eval/')
   curves = learning_curves.read([r for r in found if r.evaluations], metric)
   width = width_curves.read(found)
   more = [width_curves.report(width)] if width else []
+  more += [answered.report(answers)] if answers else []
   text = command.plain(comparison.report(measured, more))
   record = {
     'measured': [one.record() for one in measured],
     'metric': metric,
     'curves': [curve.record() for curve in curves],
     'width': [one._asdict() for one in width],
+    'answered': [one._asdict() for one in answers],
   }
   print(text)
   if directory := FLAGS.out:

@@ -12,7 +12,7 @@ from hrm_jax.workdir import checkpoints
 
 _PASS = 'eval/pass@2/'
 # Rules to count two attempts by, see `voting.Score`.
-_RULES = {
+RULES = {
   'outputs': 'test outputs (Kaggle)',
   'tasks': 'tasks (ARC Prize, TRM)',
   'whole_tasks': 'whole tasks (HRM notebook)',
@@ -25,13 +25,18 @@ _MEASURED = (
   'Percent solved, mean over runs that differ in their seed alone. Parameters '
   'are\nwithout puzzle embeddings.'
 )
+_TO_RUN = (
+  'To run one on ARC-1 (another SPEC or config: other puzzles; language models '
+  'need a\nkey or a server of their own, and none of theirs was run here)'
+)
 _QUOTED = (
   'Percent solved, as the authors published it; nothing of it was measured '
   'here. Only\nrows whose note says "published scale" were measured on the '
   'same data, with the\nsame model and length of training. Attempts (p@k) and '
   'training set (1k, full) stand\nbeside a figure where they are told; † is '
   'from an abstract or a readme, not from a table\nof the paper. "Trained on '
-  'the task" means at test time; "alone", on nothing else.'
+  'the task" means at test time; "alone", on nothing else. Where none is '
+  'quoted, none is\nknown here; ‡ cannot be run.'
 )
 
 
@@ -105,11 +110,11 @@ def _measured(
   return Measured(
     label=label,
     held_out=_held_out(run),
-    metric=f'pass@2, {_RULES["outputs"]}' if is_arc else 'exact',
+    metric=f'pass@2, {RULES["outputs"]}' if is_arc else 'exact',
     percent=percent(f'{_PASS}outputs' if is_arc else 'eval/exact'),
     by_rule={
       name: statistics.mean(percent(_PASS + rule))
-      for rule, name in _RULES.items()
+      for rule, name in RULES.items()
       if is_arc
     },
     parameters=runs.parameters(group),
@@ -155,7 +160,7 @@ def report(measured: Sequence[Measured], more: Sequence[str] = ()) -> str:
     parts.append(f'Held out: {held_out}\n\nMetric: {metric}')
     parts.append(table(_HEADER, [_row(*numbered) for numbered in some]))
     parts.append('\n'.join(_note(*numbered) for numbered in some))
-  if not measured:
+  if not measured and not more:
     parts.append('No run was given; --runs=DIR,DIR adds some.')
   return '\n\n'.join([*parts, *more, quoted()])
 
@@ -168,17 +173,16 @@ def quoted() -> str:
     for figure, letter in zip(noted, string.ascii_lowercase, strict=False)
   }
   rows = []
-  for system in dict.fromkeys(figure.system for figure in published.FIGURES):
-    figures = [f for f in published.FIGURES if f.system == system]
+  for system in published.SYSTEMS:
+    figures = [f for f in published.FIGURES if f.system == system.name]
     cells = {f.benchmark: f.text + letters.get(f, '') for f in figures}
-    source = published.SOURCES[figures[0].source].split(', ')[0]
     rows.append(
       [
-        system,
-        figures[0].parameters,
-        figures[0].test_time_training,
+        system.name + ' ‡' * (system.name in published.UNAVAILABLE),
+        system.parameters,
+        system.test_time_training,
         *(cells.get(benchmark, '') for benchmark in published.BENCHMARKS),
-        source,
+        published.SOURCES.get(system.source, '').split(', ')[0],
       ]
     )
   header = [
@@ -190,11 +194,12 @@ def quoted() -> str:
     f'*{letter} {figure.system}, {figure.benchmark}: {figure.note}'
     for figure, letter in letters.items()
   )
-  commands = (f'* {name}: `{run}`' for name, run in published.COMMANDS.items())
+  commands = [f'* {name}: `{run}`' for name, run in published.COMMANDS.items()]
+  commands += [f'* ‡ {x}: {why}' for x, why in published.UNAVAILABLE.items()]
   sources = (f'* {source}' for source in published.SOURCES.values())
   parts = ['## Published, quoted', _QUOTED, table(header, rows)]
   for title, lines in (
-    ('Rules', rules), ('Notes', notes), ('To run one on ARC-1', commands),
+    ('Rules', rules), ('Notes', notes), (_TO_RUN, commands),
     ('Sources', sources),
   ):  # fmt: skip
     parts += [f'{title}:', '\n'.join(lines)]

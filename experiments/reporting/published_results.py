@@ -18,10 +18,25 @@ _TABLE = tomllib.loads(
 # The rule of each benchmark's figures, and where they come from.
 BENCHMARKS: dict[str, str] = _TABLE['benchmarks']
 SOURCES: dict[str, str] = _TABLE['sources']
-# The command that runs a system on ARC-1, of those that this code has.
+# The command that runs a system on ARC-1, of those that this code has, and why
+# nobody can run one.
 COMMANDS: dict[str, str] = {
   row['name']: row['run'] for row in _TABLE['systems'] if 'run' in row
 }
+UNAVAILABLE: dict[str, str] = {
+  row['name']: row['unavailable']
+  for row in _TABLE['systems']
+  if 'unavailable' in row
+}
+
+
+class System(NamedTuple):
+  """A row of the table; fields are those of `Figure`, '' where not told."""
+
+  name: str
+  parameters: str
+  test_time_training: str
+  source: str
 
 
 class Figure(NamedTuple):
@@ -44,13 +59,17 @@ class Figure(NamedTuple):
   note: str
 
 
+SYSTEMS = tuple(
+  System(*(row.get(field, '') for field in System._fields))
+  for row in _TABLE['systems']
+)
 FIGURES = tuple(
   Figure(
     row['name'], row['parameters'], row.get('test_time_training', ''),
     benchmark, text, row['source'], row.get('notes', {}).get(benchmark, ''),
   )
   for row in _TABLE['systems']
-  for benchmark, text in row['figures'].items()
+  for benchmark, text in row.get('figures', {}).items()
 )  # fmt: skip
 
 # The settings that a paper publishes for a system, and the number of examples

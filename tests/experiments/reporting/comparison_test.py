@@ -1,12 +1,19 @@
 """The tables: what was published, and apart from it what was measured."""
 
+import importlib
 import json
 import re
+import shlex
+import sys
 
 import pytest
+from absl.testing import flagsaver
 
 from data_pipelines.errors import ConfigError
+from experiments.__main__ import COMMANDS
+from experiments.cli import command
 from experiments.configs import arc1, arc2, maze, sudoku
+from experiments.language_models.asking import Plan
 from experiments.reporting import comparison, runs
 from experiments.reporting import published_results as published
 
@@ -37,6 +44,8 @@ Liao & Gu | 0.076M | alone | 20.0 p@2 | ~4 | | | 2512.06104
 o3-mini-high | not public | no | 34.5 p@2 | 3.0 p@2 | 0 | 0 | 2506.21734
 Claude 3.7, 8K | not public | no | 21.2 p@2 | 0.9 p@2 | 0 | 0 | 2506.21734
 DeepSeek R1 | 671B | no | 15.8 p@2 | 1.3 p@2 | 0 | 0 | 2506.21734
+GPT-4o | not public | no | | | | |
+AlphaGeometry 2 ‡ | not public | | | | | |
 """
 
 _ARC_SCORES = {
@@ -114,6 +123,41 @@ def test_every_published_row_is_there_with_its_source():
     bare = [re.sub(r' \([a-zA-Z].*\)$', '', cell) for cell in found[1:7]]
     assert bare == cells
     assert source in found[7]
+
+
+def test_every_row_of_the_papers_table_runs_but_one():
+  text = comparison.quoted()
+  run = {**published.COMMANDS, **published.UNAVAILABLE}
+  for system in (
+    'HRM', 'direct prediction', 'Liao & Gu', 'o3-mini-high', 'Claude 3.7',
+    'DeepSeek R1', 'GPT-4o', 'AlphaGeometry 2',
+  ):  # fmt: skip
+    (how,) = (
+      run[name] for name in run if name.split(',')[0].startswith(system)
+    )
+    assert how in text
+  assert [*published.UNAVAILABLE] == ['AlphaGeometry 2']
+  assert '* ‡ AlphaGeometry 2: nobody outside can run it' in text
+
+
+@pytest.mark.parametrize('system', published.COMMANDS)
+def test_the_command_of_a_row_has_its_flags(system, monkeypatch):
+  script, name, *words = shlex.split(published.COMMANDS[system])
+  assert (script, name in COMMANDS) == ('hrm-jax', True)
+  module = importlib.import_module(f'experiments.{name}')
+  monkeypatch.setattr(sys, 'argv', ['', *words])
+  saved = flagsaver.save_flag_values(module.FLAGS)
+  try:
+    command.parse(module.FLAGS, name)
+    if name == 'llm':
+      plan = Plan(
+        model=module.FLAGS.model,
+        base_url=module.FLAGS.base_url,
+        extra=json.loads(module.FLAGS.extra),
+      )
+      plan.check('sk-0123456789')
+  finally:
+    flagsaver.restore_flag_values(saved, module.FLAGS)
 
 
 def test_published_figures_are_numbers_with_a_source_that_is_listed():
