@@ -172,6 +172,13 @@ class PuzzleSet(abc.ABC):
     many puzzles, spread evenly over the set.
     """
 
+  def demonstration_rows(self) -> EvaluationRows:
+    """Rows of the demonstrations of the ARC tasks that are scored, in order.
+
+    Each is asked by the task itself, unaugmented; other puzzles have none.
+    """
+    return EvaluationRows(*np.zeros((4, 0), np.int64))
+
   def evaluation_batches(
     self, chosen: EvaluationRows, batch_size: int, rows: slice = slice(None)
   ) -> Iterator[Batch]:

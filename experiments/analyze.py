@@ -12,6 +12,7 @@ and NAME.json (the definition, the settings, the numbers), and summary.json:
   halting        all segments against each row's own halt
   identifiers    the puzzle identifier blanked, or swapped for another task's
   calibration    sigmoid(q_halt) against the fraction that is exact
+  agreement      how far votes agree, against the fraction that is right
 
 What cannot be said of a checkpoint (direct prediction has no segments) is left
 out with one line.

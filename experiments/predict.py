@@ -102,15 +102,10 @@ def run(
   asked = solver.ask(given, fitting or Fitting())
   found = solver.evaluate(asked, width=width or Width())
   names = evaluation_files.write(found, directory)
-  print()
-  for number, text in enumerate(tell(found, colour)):
-    if number == MAX_SHOWN:
-      print('... more stand in the files')
-      break
-    print(text + '\n')
+  show(found, colour)
   if left_out := [shown(task.name) for task in given.left_out]:
     print(
-      f'Left out, with [[0]] in submission.json: {len(left_out)} of '
+      f'Left out, with fallbacks in submission.json: {len(left_out)} of '
       f'{len(given.order)} tasks, larger than the canvas of {solver.canvas} × '
       f'{solver.canvas}: {", ".join(left_out[:MAX_SHOWN])}'
       f'{" …" * (len(left_out) > MAX_SHOWN)}\n'
@@ -127,6 +122,16 @@ def run(
         one.save(directory / names[-1], test)
   command.say(f'Written to {directory}: {", ".join(names)}')
   return found
+
+
+def show(found: Evaluation, colour: bool) -> None:
+  """Prints what was predicted, of the first puzzles."""
+  print()
+  for number, text in enumerate(tell(found, colour)):
+    if number == MAX_SHOWN:
+      print('... more stand in the files')
+      break
+    print(text + '\n')
 
 
 def tell(found: Evaluation, colour: bool) -> Iterator[str]:

@@ -599,17 +599,20 @@ class Width(_Group):
 
 @dataclasses.dataclass(frozen=True)
 class Fitting(_Group):
-  """How a task that was never trained on gets rows of the puzzle table.
+  """How tasks that were never trained on get rows of the puzzle table.
 
   Attributes:
     adapt: 'rows' fits new rows with the trunk frozen; 'all' fits rows and a
       copy of the trunk; 'none' fits nothing and uses the blank row.
-    steps: number of training steps for each new task.
-    seconds: time limit of these steps for each new task, compilation included;
-      None for no limit.
+    steps: number of training steps, for all new tasks together.
+    seconds: time limit of the fitting, compilation included; None for none.
     num_aug: number of augmentations of a new task besides itself, each with a
       row and a vote of its own.
     seed: seed of the augmentations and of the order of the demonstrations.
+    rows_first: of 'all', fraction of the steps in which rows alone learn.
+    new_rows: what new rows start from, as `Settings.new_rows`.
+    old_share: fraction of each batch that is of tasks that the model knows, as
+      `Settings.old_share`.
   """
 
   adapt: Literal['rows', 'all', 'none'] = 'rows'
@@ -617,6 +620,12 @@ class Fitting(_Group):
   seconds: float | None = None
   num_aug: int = 30
   seed: int = 0
+  rows_first: float = 0.25
+  new_rows: Literal['zero', 'mean'] = 'zero'
+  old_share: float = 0.0
+
+  def _check(self) -> None:
+    self._at_least(1, 'steps')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -631,6 +640,8 @@ class Settings(_Group):
       and tasks by their demonstrations too, keep their rows of the table.
     new_rows: what the rows of other puzzles start from: zeros, or the mean of
       the rows that `start_from` has.
+    old_share: fraction of each batch that is of the tasks of ARC that
+      `start_from` was trained on, whose rows then stay in the table.
     epochs: length of the run by the paper's rule, floor(epochs × groups × mean
       examples per puzzle / batch size), where `total_steps` is 0.
     total_steps: length of the run in optimizer steps; 0 for `epochs`.
@@ -669,6 +680,7 @@ class Settings(_Group):
   batch_size: int = 768
   start_from: str = ''
   new_rows: Literal['zero', 'mean'] = 'zero'
+  old_share: float = 0.0
   epochs: int = 100_000
   total_steps: int = 0
   steps_per_call: int = 1
@@ -709,6 +721,10 @@ class Settings(_Group):
     for name in ('stop_at_accuracy', 'stop_at_score'):
       if not 0 <= (value := getattr(self, name)) <= 1:
         raise ConfigError(f'{name}={value} must lie in [0, 1]; 0 is never')
+    if not 0 <= self.old_share < 1 or (self.old_share and not self.start_from):
+      raise ConfigError(
+        f'old_share={self.old_share} must lie in [0, 1), and needs start_from'
+      )
     if self.stop_at_accuracy and not self.log_every:
       raise ConfigError(
         f'stop_at_accuracy={self.stop_at_accuracy} is looked at once in '
@@ -731,6 +747,18 @@ class Settings(_Group):
   def scored(self) -> bool:
     """Whether `best_metric` of the evaluations counts for something."""
     return bool(self.keep_best or self.stop_at_score)
+
+  def of_length(self, steps: int) -> 'Settings':
+    """The settings for so many steps: rates rise for a tenth of them, a tenth
+    of the rates is left at the end, and ten checkpoints are made."""
+    return self.replace(
+      {
+        'total_steps': steps,
+        'checkpoint_every': max(1, steps // 10, self.steps_per_call),
+        'optimizer.warmup_steps': round(0.1 * steps),
+        'optimizer.min_ratio': 0.1,
+      }
+    )
 
   @classmethod
   def published(cls, kind: str = 'hrm') -> 'Settings':

@@ -63,7 +63,6 @@ from hrm_jax.models import ReasoningModel, kernel_check
 from hrm_jax.parallel import sharding
 from hrm_jax.published import convert
 from hrm_jax.settings import Fitting, Halting, Settings, Width
-from hrm_jax.training import adaptation
 from hrm_jax.training.state import Weights, abstract_weights
 from hrm_jax.workdir import checkpoints
 from hrm_jax.workdir import config as workdir_config
@@ -76,8 +75,6 @@ _Q_NAMES = {
 }
 _FITTING, _ONCE = Fitting(), Width()
 _OWN_ROWS = 'its own rows, which the checkpoint has'
-# Stands for the names of puzzle identifiers whose task was fitted anew.
-_REPLACED = '<replaced>'
 
 # Solvers of the same model share their compiled programs.
 _predict_function = functools.cache(inference.sharded_predict)
@@ -430,23 +427,81 @@ class Solver:
       self.predict(query, mode, segments, batch_size, width)
       for query in asked.queries
     )
-    cost = sum(
-      result.metrics['eval/steps'] * len(query.rows)
-      for query, result in zip(asked.queries, results, strict=True)
-    )
-    facts = {
-      'step': self.step,
-      'data_version': version,
-      'trained_on': self.trained_on,
+    facts: dict[str, Any] = {
       'halting': mode,
       'segments': segments or self.settings.act.halt_max_steps,
-      'rows': rows,
-      'segments_run': round(cost),
       'seconds': round(time.perf_counter() - begin, 2),
-      'attention': self._settled[1],
     }
     if width != _ONCE:
       facts['width'] = dataclasses.asdict(width)
+    return self._evaluation(asked, results, facts)
+
+  def evaluate_in_rounds(
+    self, puzzles: Asking, stop: Callable[[], bool]
+  ) -> Iterator[Evaluation]:
+    """Predicts tasks of ARC that the model knows, some votes at a time.
+
+    Yields what is known after each round of `evaluation.in_rounds`, until all
+    is done or `stop`, which is asked after each batch, says so.
+    """
+    asked, begin = self.ask(puzzles), time.perf_counter()
+    mode, act = self.settings.evaluation.halting, self.settings.act
+    run = _predict_function(self.model, act, mode, self.mesh, _ONCE)
+    facts: dict[str, Any] = {'halting': mode, 'segments': act.halt_max_steps}
+    done = list[Result]()
+    for number, query in enumerate(asked.queries, 1):
+      some = dataclasses.replace(asked, queries=asked.queries[:number])
+      rounds = evaluation.in_rounds(query, run, self.batch_size(), stop)
+      for found in rounds:
+        seconds = {'seconds': round(time.perf_counter() - begin, 2)}
+        yield self._evaluation(some, (*done, found), facts | seconds)
+      done.append(found)
+
+  def reproduced(
+    self, puzzles: Asking, stop: Callable[[], bool]
+  ) -> dict[str, tuple[int, int]]:
+    """How many demonstrations of tasks are answered right, out of how many.
+
+    Each is asked once, with the row of the task itself; where `stop` says so
+    before the end, nothing is told.
+    """
+    told = dict[str, tuple[int, int]]()
+    for query in self.ask(puzzles).queries:
+      rows = query.puzzles.demonstration_rows()
+      part = dataclasses.replace(query, rows=rows)
+      mode, act = self.settings.evaluation.halting, self.settings.act
+      run = _predict_function(self.model, act, mode, self.mesh, _ONCE)
+      with contextlib.suppress(evaluation.Stopped):
+        exact = evaluation.exact(part, run, self.batch_size(), stop)
+        for group in np.unique(rows.group):
+          right = exact[rows.group == group]
+          name = query.puzzles.name_of(group)
+          told[name] = int(right.sum()), len(right)
+    return told
+
+  def _evaluation(
+    self, asked: Asked, results: tuple[Result, ...], facts: dict[str, Any]
+  ) -> Evaluation:
+    """The record of results, with the facts that hold for all of them."""
+    counts = [
+      sum(result.cast.values())
+      if isinstance(result, VoteResult)
+      else len(query.rows)
+      for query, result in zip(asked.queries, results, strict=True)
+    ]
+    cost = sum(
+      result.metrics['eval/steps'] * count
+      for result, count in zip(results, counts, strict=True)
+    )
+    facts = {
+      'step': self.step,
+      'data_version': asked.queries[0].puzzles.version,
+      'trained_on': self.trained_on,
+      'rows': sum(counts),
+      'segments_run': round(cost),
+      'attention': self._settled[1],
+      **facts,
+    }
     leaks = None
     if asked.puzzles is None:
       query = asked.queries[0]
@@ -481,14 +536,12 @@ class Solver:
     if fitting.adapt == 'none':
       raise ConfigError("adapt='none' adapts nothing; use 'rows' or 'all'")
     found = self.read(new_tasks).puzzles
-    if not isinstance(found, TaskSet):
-      raise ConfigError(
-        f'{self.origin}: {self.puzzle_kind} have no rows of their own: there '
-        'is nothing to adapt to'
-      )
+    # Refuses puzzles other than tasks, which have no rows.
+    self.further(fitting)
+    assert isinstance(found, TaskSet)
     fitted = self._fit(found, fitting)
     tasks = {task.name: task for task in found.tasks}
-    old = self.names_without(tasks)
+    old = names_without(tasks, self.names)
     first = len(old)
     return dataclasses.replace(
       self,
@@ -497,12 +550,56 @@ class Solver:
       adapted={**self.adapted, **tasks},
     )
 
-  def names_without(self, tasks: Container[str]) -> list[str]:
-    """Names of its rows, of which those of some tasks stand for nothing."""
-    return [
-      _REPLACED if encoding.parse_augmentation_name(name)[0] in tasks else name
-      for name in self.names
-    ]
+  def further(self, fitting: Fitting, evaluate: str = '') -> Settings:
+    """Settings of a run that trains this model further on other tasks.
+
+    Rates, loss, halting and the size of a batch are those of its own run.
+
+    Args:
+      fitting: how it is trained.
+      evaluate: SPEC of the tasks, where they are not at hand.
+
+    Raises:
+      ConfigError: its puzzles have no rows to be fitted.
+    """
+    if self.domain is not None or not self.settings.model.puzzle_emb_ndim:
+      raise ConfigError(
+        f'{self.origin}: its puzzles have no rows of their own: there is '
+        "nothing to adapt to (adapt='none' predicts all the same)"
+      )
+    usual, own = Settings(), self.settings
+    trunk = fitting.adapt == 'all' and fitting.rows_first < 1
+    return own.of_length(fitting.steps).replace(
+      {
+        **{
+          name: getattr(usual, name)
+          for name in (
+            'stop_at_step', 'stop_at_accuracy', 'stop_at_score', 'keep_best',
+            'keep_every', 'evaluate_every',
+          )
+        },
+        'start_from': str(self.origin),
+        'new_rows': fitting.new_rows,
+        'old_share': fitting.old_share,
+        'seed': fitting.seed,
+        'batch_size': sharding.round_up(self.mesh, 'batch', own.batch_size),
+        'evaluation.batch_size': self.batch_size(),
+        **{f'mesh.{k}': x for k, x in dataclasses.asdict(usual.mesh).items()},
+        'model.attention': 'auto',
+        # At a rate of 0 nothing moves or decays, and no gradient is computed.
+        'optimizer.learning_rate': own.optimizer.learning_rate * trunk,
+        'optimizer.rows_first': fitting.rows_first * trunk,
+        'optimizer.ema_decay': 0.0,
+        'data.train': '',
+        'data.evaluate': evaluate,
+        'data.num_aug': fitting.num_aug,
+        'data.seed': fitting.seed,
+        'data.known_leaks': (),
+        # Answered all the same; what leaks is written down.
+        'data.allow_leaks': True,
+        'data.unscored': (),
+      }
+    )  # fmt: skip
 
   def _beside(self, fitted: Query, first: int, rows: np.ndarray) -> Weights:
     """Fitted weights; rows from `first` on are those that were fitted."""
@@ -762,7 +859,7 @@ class Solver:
           self.origin,
         )
         trained = {task.name: (task, 'evaluate') for task in tasks}
-    known, new = list[Task](), list[Task]()
+    known, new, whole = list[Task](), list[Task](), list[str]()
     for task in tasks:
       same, role = trained.get(task.name, (None, ''))
       same = self.adapted.get(task.name, same)
@@ -772,16 +869,18 @@ class Solver:
         and _content(task) == _content(same)
       )
       if is_known and role == 'train' and task.name not in self.adapted:
-        logging.warning(
-          "Task '%s': its test pairs were trained on too (data.train)",
-          task.name,
-        )
+        whole.append(task.name)
       if task.name in named and not is_known:
         logging.info(
           "Task '%s' has the name of one that was trained on, and is not (or "
           'not certainly) the same: it is taken for a new one', task.name,
         )  # fmt: skip
       (known if is_known else new).append(task)
+    if whole:
+      logging.warning(
+        'The test pairs of %d tasks were trained on too (data.train): %s%s',
+        len(whole), ', '.join(whole[:3]), ', …' * (len(whole) > 3),
+      )  # fmt: skip
     return known, new
 
   @functools.cached_property
@@ -804,13 +903,17 @@ class Solver:
         'The data of the run are not what they were: %s then, %s now', then, now
       )
       return {}
-    return {t.name: (t, role) for role in sets for t in sets[role].tasks}
+    own = {t.name: (t, role) for role in sets for t in sets[role].tasks}
+    if self.settings.old_share:
+      # A part of each batch was theirs, and their rows are here.
+      return load(self.settings.start_from)._trained_tasks | own
+    return own
 
   def _fit(self, tasks: TaskSet, fitting: Fitting) -> Query:
     """New tasks with rows of their own, fitted to their demonstrations."""
     from data_pipelines.arc.pipeline import ArcSet
 
-    count = len(tasks.tasks)
+    count, trunk = len(tasks.tasks), fitting.adapt == 'all'
     unseen = ArcSet(None, tasks, self.canvas, fitting.num_aug, fitting.seed)
     rows = unseen.evaluation_rows()
     identifiers = np.arange(unseen.num_identifiers, dtype=np.int32)
@@ -820,32 +923,20 @@ class Solver:
         'the blank row: nothing was fitted, and the model cannot know the task'
       )
       return Query(unseen, rows, 0 * identifiers, variables, blank, way)
-    trunk = fitting.adapt == 'all'
-    setup = adaptation.setup_for(
-      self.settings,
-      self.model,
-      unseen.num_identifiers,
-      sharding.round_up(self.mesh, 'batch', self.settings.batch_size),
-      fitting.steps * count,
-      trunk,
-    )
+    # Which imports this module.
+    from hrm_jax import training_run
+
+    settings = self.further(fitting)
     logging.info(
       'Fitting %d new rows to %d demonstrations of %d task%s; the trunk %s',
       len(unseen.members), sum(len(t.demonstrations) for t in unseen.tasks),
       count, 's' * (count > 1), 'learns too' if trunk else 'is frozen',
     )  # fmt: skip
-    state = adaptation.fit(
-      setup,
-      self.mesh,
-      variables,
-      unseen.train_batches(setup.batch_size, fitting.seed),
-      fitting.seconds and fitting.seconds * count,
-    )
+    state = training_run.fit(settings, unseen, self, fitting.seconds)
     way = (
       f'new rows{" and a copy of the trunk" * trunk}, fitted in '
       f'{int(state.step)} steps on the demonstrations'
-      + '; the trunk frozen'
-      * (not trunk)
+      f'{"" if trunk else "; the trunk frozen"}'
     )
     return Query(unseen, rows, identifiers, *state.weights, way)
 
@@ -955,6 +1046,16 @@ def place_table(mesh: Mesh, table: np.ndarray) -> chex.Array:
   parts = sharding.count(mesh, 'puzzles')
   table = np.pad(table, ((0, -len(table) % parts), (0, 0)))
   return jax.device_put(table, sharding.place(mesh, 'puzzles'))
+
+
+def names_without(
+  tasks: Container[str], names: Sequence[str], instead: str = '<replaced>'
+) -> list[str]:
+  """Names of rows, of which those of some tasks stand for nothing."""
+  return [
+    instead if encoding.parse_augmentation_name(name)[0] in tasks else name
+    for name in names
+  ]
 
 
 class Given(NamedTuple):
@@ -1083,9 +1184,11 @@ def _answers(query: Query, result: Result) -> Iterator[Answer]:
     for group in np.unique(query.rows.group):
       task = tasks[group]
       tests = range(len(task.tests))
-      attempts = [result.candidates[task.name, test] for test in tests]
-      cast = query.rows.test[query.rows.group == group].tolist()
-      yield answer_of(task, attempts, map(cast.count, tests), query.way)
+      attempts = [
+        result.candidates.get((task.name, test), []) for test in tests
+      ]
+      cast = [result.cast.get((task.name, test), 0) for test in tests]
+      yield answer_of(task, attempts, cast, query.way)
     return
   domain, found = query.puzzles.domain, result.found
   votes = found.get('votes', np.ones(len(result.names)))

@@ -1,6 +1,7 @@
 """A training that starts from the weights of another."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -57,25 +58,32 @@ class WarmStart:
     table[np.flatnonzero(known)] = old[
       np.searchsorted(needed, self.rows[known])
     ]
-    params = found.variables['params']
-    return fresh.replace(
-      params=params,
+
+    def copied(name):
       # The step takes its state's buffers for its own, each once.
-      ema=None if fresh.ema is None else jax.tree.map(jnp.copy, params),
-      constants=found.variables['constants'],
+      return jax.tree.map(jnp.copy, found.variables[name])
+
+    return fresh.replace(
+      params=copied('params'),
+      ema=None if fresh.ema is None else copied('params'),
+      constants=copied('constants'),
       puzzle_table=solvers.place_table(self.mesh, table),
     )
 
 
 def prepare(
-  settings: Settings, setup: TrainSetup, puzzles: PuzzleSet, mesh: Mesh
-) -> WarmStart:
+  settings: Settings, setup: TrainSetup, puzzles: PuzzleSet,
+  names: Sequence[str], mesh: Mesh, solver: Solver | None = None,
+) -> WarmStart:  # fmt: skip
   """Finds what `settings.start_from` names; its weights are read later.
+
+  `names` are those of the rows of the table, and `solver` is what is named,
+  where that is at hand.
 
   Raises:
     ConfigError: there is no such checkpoint, or it is of another model.
   """
-  solver = solvers.load(settings.start_from)
+  solver = solver or solvers.load(settings.start_from)
   theirs, ours = (flat(one.to_dict()) for one in (solver.settings, settings))
   differing = [
     f'{key} ({theirs.get(key)!r} there, {ours.get(key)!r} here)'
@@ -100,8 +108,8 @@ def prepare(
     )
   # Tasks of a name that it knows, and not the same, are new.
   _, new = solver.split(getattr(puzzles, 'tasks', ()))
-  known = solver.names_without({task.name for task in new})
-  rows = evaluation.rows_of(puzzles.identifier_names(), known)
+  known = solvers.names_without({task.name for task in new}, solver.names)
+  rows = evaluation.rows_of(names, known)
   logging.info(
     'Starts from %s, step %d, which has rows of %d of %d puzzles',
     solver.origin, solver.step, np.count_nonzero(rows[1:] >= 0), len(rows) - 1,

@@ -203,6 +203,19 @@ class ArcSet(PuzzleSet):
         columns += [(task, test, r + 1, pair + test) for r in range(first, end)]
     return EvaluationRows(*np.array(columns, np.int64).reshape(-1, 4).T)
 
+  def demonstration_rows(self) -> EvaluationRows:
+    columns = [
+      (
+        task,
+        number,
+        self.table.start[place] + 1,
+        self._first_pair[place] + number,
+      )
+      for task, place in enumerate(range(self.num_train, len(self.tasks)))
+      for number in range(len(self.tasks[place].demonstrations))
+    ]
+    return EvaluationRows(*np.array(columns, np.int64).reshape(-1, 4).T)
+
   def held_out(self, chosen: EvaluationRows) -> Ballots:
     return Ballots(
       self.evaluation_tasks,

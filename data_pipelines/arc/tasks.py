@@ -125,7 +125,11 @@ class TaskSet(NamedTuple):
 _Loaded = tuple[str, list[tuple[str, Task]]]
 
 
-def load_tasks(spec: str) -> TaskSet:
+# Tasks that cannot be used, by name: what is left of them, and why.
+Damaged = dict[str, tuple[Task, str]]
+
+
+def load_tasks(spec: str, damaged: Damaged | None = None) -> TaskSet:
   """Loads the tasks of one or more sources.
 
   Args:
@@ -146,6 +150,8 @@ def load_tasks(spec: str) -> TaskSet:
         `X_solutions.json` beside it used where there is one;
       * `PATH/TASK.json`, the file of a single task.
       SUBSET is training or evaluation; without it both are loaded.
+    damaged: gets the tasks that cannot be used, which are left out then; None:
+      they raise an error.
 
   The version holds the names of files and directories and a digest of what was
   read, not the path: data that moved are the same data.
@@ -155,14 +161,18 @@ def load_tasks(spec: str) -> TaskSet:
   """
   versions, tasks, origins = [], [], dict[str, str]()
   for source in files.sources(spec):
-    version, found = _load_source(source)
+    version, found = _load_source(source, damaged)
     versions.append(version)
     for where, task in found:
       if task.name in origins:
-        raise DataError(
+        message = (
           f'{where}: task {task.name!r} is in {origins[task.name]} too; '
           'load only one of the two'
         )
+        if damaged is None:
+          raise DataError(message)
+        logging.warning('%s: the first one counts', message)
+        continue
       origins[task.name] = where
       tasks.append(task)
   return TaskSet(', '.join(versions), tuple(tasks))
@@ -217,6 +227,30 @@ def parse_task(name: str, contents: Any, where: str) -> Task:
   return Task(name, *pairs)
 
 
+def _parsed(
+  name: str, contents: Any, where: str, damaged: Damaged | None
+) -> Iterator[tuple[str, Task]]:
+  """The task with where it came from, or none if it is noted as damaged."""
+  try:
+    yield where, parse_task(name, contents, where)
+  except DataError as error:
+    if damaged is None:
+      raise
+    tests = contents.get('test') if isinstance(contents, dict) else None
+    if not isinstance(tests, list) or not tests:
+      tests = [{}]
+    left = Task(name, (), tuple(map(_remains, tests)))
+    damaged[name] = left, str(error)
+
+
+def _remains(test: Any) -> Pair:
+  """The input of a test, or a single cell where it has none that is sound."""
+  try:
+    return Pair(_parse_grid(test['input'], ''), None)
+  except (DataError, TypeError, LookupError):
+    return Pair(np.zeros((1, 1), np.uint8), None)
+
+
 def _parse_pairs(task: dict, kind: str, where: str) -> tuple[Pair, ...]:
   if kind not in task:
     raise DataError(f'{where}: has no {kind}; add the list of its pairs')
@@ -260,9 +294,9 @@ def _parse_grid(rows: Any, where: str) -> np.ndarray:
   return np.array(rows, np.uint8)
 
 
-def _load_source(source: str) -> _Loaded:
+def _load_source(source: str, damaged: Damaged | None) -> _Loaded:
   if re.match(f'{CONCEPT}([@:]|$)', source):
-    return _load_concept(source)
+    return _load_concept(source, damaged)
   path, colon, last = source.rpartition(':')
   subset = last if colon and not os.path.exists(source) else None
   if subset is None:
@@ -280,15 +314,15 @@ def _load_source(source: str) -> _Loaded:
   if name in _BUNDLED:
     return _load_bundled(name, version if at else None, subset)
   if os.path.isdir(path):
-    return _load_directory(pathlib.Path(path), subset)
+    return _load_directory(pathlib.Path(path), subset, damaged)
   if subset is not None:
     raise DataError(
       f'{shown(path)}: a file has no subset; give the path without :{subset}'
     )
-  return _load_file(pathlib.Path(path))
+  return _load_file(pathlib.Path(path), damaged)
 
 
-def _load_concept(source: str) -> _Loaded:
+def _load_concept(source: str, damaged: Damaged | None) -> _Loaded:
   given = source.removeprefix(CONCEPT)
   path = given.removeprefix('@')
   where = repr(source)
@@ -317,10 +351,10 @@ def _load_concept(source: str) -> _Loaded:
   if os.path.isdir(path):
     inside = root / 'corpus'
     version, found = _load_directory(
-      inside if os.path.isdir(inside) else root, None
+      inside if os.path.isdir(inside) else root, None, damaged
     )
   elif _CHALLENGES.fullmatch(root.name):
-    version, found = _load_file(root)
+    version, found = _load_file(root, damaged)
   else:
     raise DataError(f'{where}: not ConceptARC; give {usage}')
   return f'{CONCEPT} {version}', found
@@ -351,7 +385,9 @@ def _load_bundled(
   return label + _suffix(subset), found
 
 
-def _load_directory(root: pathlib.Path, subset: str | None) -> _Loaded:
+def _load_directory(
+  root: pathlib.Path, subset: str | None, damaged: Damaged | None
+) -> _Loaded:
   paths = kept = []
   for folders in _levels(root, subset):
     of_folder = {folder: _task_files(folder) for folder in folders}
@@ -385,8 +421,7 @@ def _load_directory(root: pathlib.Path, subset: str | None) -> _Loaded:
       )
     contents = _read_json(path, path.relative_to(root).as_posix(), digest)
     if _resembles_task(contents) or len(others) == len(kept) - 1:
-      where = shown(path)
-      found.append((where, parse_task(path.stem, contents, where)))
+      found += _parsed(path.stem, contents, shown(path), damaged)
     else:
       others.append(path)
   if others:
@@ -443,7 +478,7 @@ def _listed(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(folder.iterdir())
 
 
-def _load_file(path: pathlib.Path) -> _Loaded:
+def _load_file(path: pathlib.Path, damaged: Damaged | None) -> _Loaded:
   """A task's file, or Kaggle's with the solutions beside it."""
   where = shown(path)
   usage = (
@@ -457,13 +492,20 @@ def _load_file(path: pathlib.Path) -> _Loaded:
   if match := _CHALLENGES.fullmatch(path.name):
     if not isinstance(contents, dict) or not contents:
       raise DataError(f'{where}: must be an object with at least one task')
-    tasks = [parse_task(k, v, where) for k, v in contents.items()]
+    found = [
+      one
+      for name, task in contents.items()
+      for one in _parsed(name, task, where, damaged)
+    ]
     beside = path.with_name(f'{match[1]}solutions.json')
     if os.path.lexists(beside):
       solutions = _read_json(beside, beside.name, digest)
       if not isinstance(solutions, dict):
         raise DataError(f'{shown(beside)}: must be an object of lists of grids')
-      tasks = [_add_solutions(task, solutions, shown(beside)) for task in tasks]
+      found = [
+        (where, _add_solutions(task, solutions, shown(beside)))
+        for where, task in found
+      ]
   # A Kaggle file under another name, or its solutions.
   elif isinstance(contents, dict) and not _resembles_task(contents):
     raise DataError(
@@ -471,9 +513,9 @@ def _load_file(path: pathlib.Path) -> _Loaded:
       f'{usage}'
     )
   else:
-    tasks = [parse_task(path.stem, contents, where)]
+    found = [*_parsed(path.stem, contents, where, damaged)]
   kind = 'kaggle' if match else 'file'
-  return _version(kind, path, digest), [(where, task) for task in tasks]
+  return _version(kind, path, digest), found
 
 
 def _add_solutions(task: Task, solutions: dict, where: str) -> Task:

@@ -8,12 +8,13 @@ Shape letters: N predictions of one test input, C canvas side, G groups of
 equal grids.
 """
 
+import collections
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines.arc.tasks import Task
+from data_pipelines.arc.tasks import MAX_SIDE, Pair, Task
 
 ATTEMPTS = (1, 2, 5, 10, 100, 1000)
 
@@ -112,6 +113,28 @@ def vote(
   ]
 
 
+def merged(
+  first: Sequence[Candidate], second: Sequence[Candidate]
+) -> list[Candidate]:
+  """The candidates of two votes for one test input, as if they were one."""
+  if not first or not second:
+    return [*first, *second]
+  sums: dict[bytes, Candidate] = {}
+  for one in (*first, *second):
+    canvas = np.full((MAX_SIDE, MAX_SIDE), 255, np.uint8)
+    canvas[tuple(map(slice, one.grid.shape))] = one.grid
+    key = canvas.tobytes()
+    votes, sure = one.votes, one.confidence
+    if key in sums:
+      votes += sums[key].votes
+      before = sums[key].confidence * sums[key].votes
+      sure = (before + one.confidence * one.votes) / votes
+    sums[key] = Candidate(one.grid, votes, sure)
+  # Sorted by their bytes at first: that settles the last ties, as in `vote`.
+  ranked = [sums[key] for key in sorted(sums)]
+  return sorted(ranked, key=lambda x: (-x.votes, -x.confidence))
+
+
 def is_solved(
   candidates: Sequence[Candidate], output: np.ndarray, attempts: int
 ) -> bool:
@@ -189,14 +212,31 @@ def submission(
   Returns:
     `{name: [{'attempt_1': grid, 'attempt_2': grid}, ...]}` of plain lists, in
     the order of the tasks. A single candidate is both attempts; without one,
-    both are `[[0]]`.
+    they are those of `fallback`.
   """
   submitted = {}
   for task in tasks:
     tests = []
-    for index in range(len(task.tests)):
+    for index, test in enumerate(task.tests):
       best = candidates.get((task.name, index), ())[:2]
-      grids = [candidate.grid.tolist() for candidate in best] or [[[0]]]
-      tests.append({'attempt_1': grids[0], 'attempt_2': grids[-1]})
+      grids = [candidate.grid for candidate in best] or fallback(task, test)
+      first, second = grids[0].tolist(), grids[-1].tolist()
+      tests.append({'attempt_1': first, 'attempt_2': second})
     submitted[task.name] = tests
   return submitted
+
+
+def fallback(task: Task, test: Pair) -> list[np.ndarray]:
+  """Two answers to a test input that nothing was predicted for.
+
+  They are the input itself and the most frequent output of the demonstrations,
+  the first one where all differ.
+  """
+  outputs = [pair.output for pair in task.demonstrations]
+  seen = collections.Counter(
+    (grid.shape, grid.tobytes()) for grid in outputs if grid is not None
+  )
+  if not seen:
+    return [test.input]
+  ((shape, cells), _), *_ = seen.most_common(1)
+  return [test.input, np.frombuffer(cells, np.uint8).reshape(shape)]

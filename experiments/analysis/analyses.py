@@ -139,9 +139,11 @@ def not_applicable(name: str, subject: Subject) -> str | None:
   model, chosen = subject.solver.model, subject.chosen
   tasks, act = subject.puzzles.evaluation_tasks, subject.solver.settings.act
   answers = [pair.output for task in tasks for pair in task.tests]
-  walks = name in ('residuals', 'segments', 'halting', 'calibration')
+  walks = name in (
+    'residuals', 'segments', 'halting', 'calibration', 'agreement',
+  )  # fmt: skip
   halts = name in ('halting', 'calibration')
-  votes, swaps = name == 'augmentations', name == 'identifiers'
+  votes, swaps = name in ('augmentations', 'agreement'), name == 'identifiers'
   reasons = {
     'nothing is held out: config.data.evaluate names no puzzles': (
       not len(chosen)
@@ -344,7 +346,24 @@ def identifiers(subject: Subject) -> Finding:
 
 def calibration(subject: Subject) -> Finding:
   """Whether q_halt tells how sure an answer may be taken for."""
-  found = subject.walked.calibration
+  return _calibrated(subject.walked.calibration)
+
+
+def agreement(subject: Subject) -> Finding:
+  """Whether votes that agree tell the same of what they agree on."""
+  votes = subject.walked.votes
+  result, found = votes[max(votes)], analysis.Calibration()
+  for task in result.tasks:
+    for test, pair in enumerate(task.tests):
+      key = task.name, test
+      if pair.output is not None and (ranked := result.candidates[key]):
+        right = voting.is_solved(ranked, pair.output, 1)
+        share = ranked[0].votes / result.cast[key]
+        found.add(np.array([share]), np.array([right]))
+  return _calibrated(found)
+
+
+def _calibrated(found: analysis.Calibration) -> Finding:
   rows = int(found.count.sum())
   confidence, exact = (
     float(part.sum() / max(rows, 1)) for part in (found.confidence, found.right)
@@ -369,7 +388,7 @@ def calibration(subject: Subject) -> Finding:
 ANALYSES: dict[str, Callable[[Subject], Finding]] = {
   one.__name__: one for one in (
     dimensions, residuals, segments, augmentations, halting, identifiers,
-    calibration,
+    calibration, agreement,
   )
 }  # fmt: skip
 

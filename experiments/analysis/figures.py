@@ -100,18 +100,26 @@ def _identifiers(figure, numbers, _) -> None:
 
 
 def _calibration(figure, numbers, _) -> None:
+  _calibrated(figure, numbers, 'sigmoid(q_halt)', 'rows')
+
+
+def _agreement(figure, numbers, _) -> None:
+  _calibrated(figure, numbers, 'share of the votes', 'test inputs')
+
+
+def _calibrated(figure, numbers, what, of) -> None:
   axes, histogram = figure.subplots(1, 2)
   pairs = zip(numbers['confidence'], numbers['exact'], strict=True)
   filled = [pair for pair in pairs if pair[1] is not None]
   axes.plot([0, 1], [0, 1], '--', color=charts.QUOTED, label='calibrated')
   axes.plot(*zip(*filled, strict=True), 'o-', color=charts.MEASURED, label='q')
-  axes.set(xlabel='sigmoid(q_halt), mean of the bin', xlim=(0, 1), ylim=(0, 1))
+  axes.set(xlabel=f'{what}, mean of the bin', xlim=(0, 1), ylim=(0, 1))
   axes.set_ylabel('fraction of exact answers')
   axes.set_title(f'expected calibration error {numbers["ece"]:.3f}', fontsize=9)
   histogram.stairs(
     numbers['count'], numbers['edges'], fill=True, color=charts.MEASURED
   )
-  histogram.set(xlabel='sigmoid(q_halt)', ylabel='rows')
+  histogram.set(xlabel=what, ylabel=of)
 
 
 def _line(axes, x, y, colour, label, **style) -> None:
@@ -165,4 +173,5 @@ _FIGURES = {
     _identifiers, 'The puzzle identifier: right, blank or swapped', 7.0, 3.4
   ),
   'calibration': (_calibration, 'Is q_halt a probability?', 7.0, 3.6),
+  'agreement': (_agreement, 'Are votes that agree right?', 7.0, 3.6),
 }  # fmt: skip

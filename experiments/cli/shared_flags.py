@@ -3,6 +3,7 @@
 A SPEC names puzzles, see `data_pipelines.puzzles`.
 """
 
+import dataclasses
 import difflib
 import functools
 import importlib
@@ -27,7 +28,7 @@ PROCESSES = (*JAX, 'distributed', 'coordinator', 'num_processes', 'process_id')
 BOUNDS = ('max_augmentations', 'max_puzzles', 'batch_size', 'segments')
 # How a task that was never trained on gets its rows: `hrm_jax.Fitting`, which
 # has the defaults.
-FITTING = ('adapt', 'steps', 'seconds', 'num_aug', 'seed')
+FITTING = tuple(field.name for field in dataclasses.fields(Fitting))
 # How often a puzzle is predicted: `hrm_jax.settings.Width`, likewise.
 WIDTH = (
   'rollouts', 'noise', 'noise_at', 'symmetries', 'choose', 'seed', 'ensemble',
@@ -171,6 +172,9 @@ _INT, _FLOAT = flags.DEFINE_integer, flags.DEFINE_float
 _ADAPT = functools.partial(
   flags.DEFINE_enum, enum_values=choices(Fitting, 'adapt')
 )
+_NEW_ROWS = functools.partial(
+  flags.DEFINE_enum, enum_values=choices(Fitting, 'new_rows')
+)
 _NOISE_AT, _CHOOSE = (
   functools.partial(flags.DEFINE_enum, enum_values=choices(Width, name))
   for name in ('noise_at', 'choose')
@@ -216,10 +220,19 @@ _SHARED = {
     'What is fitted to a task that was never trained on: new rows with the '
     'trunk frozen, new rows and a copy of the trunk, or nothing, which leaves '
     'the blank row.'),
-  'steps': (_INT, None, 'Number of fitting steps for each new task.', 1),
+  'steps': (_INT, None,
+    'Number of training steps, for all new tasks together.', 1),
   'seconds': (_FLOAT, None,
-    'Greatest time of fitting in seconds, for each new task and not for all of '
-    'them together; unlimited if unset.', 0),
+    'Greatest time of fitting in seconds, for all new tasks together; '
+    'unlimited if unset.', 0),
+  'rows_first': (_FLOAT, None,
+    'Fraction of the steps, the first ones, in which only rows of the puzzle '
+    'table learn, where the network learns too.', 0),
+  'new_rows': (_NEW_ROWS, None,
+    'What new rows start from: zeros or the mean of the rows that there are.'),
+  'old_share': (_FLOAT, None,
+    'Fraction of each batch that is of tasks that the model knows already, so '
+    'that it does not forget them.', 0),
   'rollouts': (_INT, 1,
     'Number of runs of each puzzle, each with noise of its own.', 1),
   'noise': (_FLOAT, 0.0,

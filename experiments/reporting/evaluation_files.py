@@ -29,31 +29,37 @@ _KEPT = 10
 _RUN = ('=', '+', '-', '@', '\t', '\r', "'")
 
 
-def write(found: Evaluation, directory: pathlib.Path) -> list[str]:
+def write(
+  found: Evaluation,
+  directory: pathlib.Path,
+  given: Sequence[Task] | None = None,
+) -> list[str]:
   """Writes the files, each whole or not at all, and returns their names.
 
   They are scores.json (the facts and the metrics) and predictions.png; for ARC
   tasks also submission.json (two attempts, Kaggle's form) and predictions.json
-  (ranked candidates with votes), for other puzzles predictions.csv.
+  (ranked candidates with votes), for other puzzles predictions.csv. Tasks that
+  were `given` and are not predicted have fallback answers.
   """
   facts = found.facts | found.metrics
   if found.tasks:
-    given = found.asked.tasks or found.tasks
+    given = given or found.asked.tasks or found.tasks
     return write_votes(directory, found.tasks, found.candidates, facts, given)
   write_answers(directory, *found.results, facts)
   return ['predictions.csv', 'scores.json', 'predictions.png']
 
 
-def promise(tasks: Sequence[Task], directory: pathlib.Path) -> None:
-  """Writes a submission without answers, which one with them will replace.
+def promise(tasks: Sequence[Task], directory: pathlib.Path) -> bool:
+  """Writes a submission of fallback answers, which predicted ones replace.
 
-  An earlier one of the same tasks stays.
+  An earlier one of the same tasks stays; returns whether there is one.
   """
   path, nothing = directory / 'submission.json', voting.submission({}, tasks)
   with contextlib.suppress(DataError, AttributeError):
     if files.parse_json(files.read(path), path).keys() == nothing.keys():
-      return
+      return True
   files.write_json(path, nothing)
+  return False
 
 
 def name_of(title: str) -> str:
@@ -96,9 +102,7 @@ def write_votes(
 
   Those `given` that were not predicted are there too, without candidates.
   """
-  files.write_json(
-    directory / 'submission.json', voting.submission(candidates, given)
-  )
+  write_submission(directory, candidates, given)
   predictions = {
     task.name: [
       [
@@ -115,6 +119,15 @@ def write_votes(
   return [
     'submission.json', 'predictions.json', 'scores.json', 'predictions.png',
   ]  # fmt: skip
+
+
+def write_submission(
+  directory: pathlib.Path, candidates: voting.Candidates, given: Sequence[Task]
+) -> None:
+  """Writes two attempts at each test of the tasks given, in Kaggle's form."""
+  files.write_json(
+    directory / 'submission.json', voting.submission(candidates, given)
+  )
 
 
 def write_answers(

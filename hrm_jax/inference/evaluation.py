@@ -1,7 +1,8 @@
 """Predicts the held-out puzzles and scores them."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import chex
@@ -9,10 +10,13 @@ import numpy as np
 from absl import logging
 
 from data_pipelines import sampler
+from data_pipelines.arc.scoring import VoteJudge, VoteResult
+from data_pipelines.arc.voting import Ballots
 from data_pipelines.errors import ConfigError
 from data_pipelines.progress import Progress
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 from data_pipelines.puzzles import Result, judge_of
+from data_pipelines.scoring import Judge
 from hrm_jax.inference import predict as inference
 
 
@@ -104,12 +108,47 @@ class Stopped(Exception):
   """An evaluation was asked to stop, and has no result."""
 
 
+def exact(
+  query: Query,
+  predict: inference.PredictFunction,
+  batch_size: int,
+  stop: Callable[[], bool] = lambda: False,
+) -> np.ndarray:
+  """Whether each row is answered right, bool; see `evaluate`."""
+  found = _predictions(query, predict, batch_size, stop)
+  return np.concatenate([part.exact for part in found])
+
+
+def _predictions(
+  query: Query,
+  predict: inference.PredictFunction,
+  batch_size: int,
+  stop: Callable[[], bool],
+  progress: Progress | None = None,
+) -> Iterator[inference.Predictions]:
+  """Predictions in the order of the rows, some at a time; or `Stopped`."""
+
+  def read(size, rows):
+    for batch in query.puzzles.evaluation_batches(query.rows, size, rows):
+      own = query.identifiers[batch['puzzle_identifiers']]
+      yield {**batch, 'puzzle_identifiers': own}
+
+  weights = query.variables, query.puzzle_table
+  for found in predict(*weights, read, len(query.rows), batch_size):
+    if progress:
+      progress.add(len(found.steps))
+    yield found
+    if stop():
+      raise Stopped
+
+
 def evaluate(
   query: Query,
   predict: inference.PredictFunction,
   batch_size: int,
   stop: Callable[[], bool] = lambda: False,
   others: Sequence[tuple[Query, inference.PredictFunction]] = (),
+  judge: Judge | None = None,
 ) -> Result:
   """Predicts and scores; all processes of a mesh get the result.
 
@@ -120,26 +159,17 @@ def evaluate(
     stop: tells whether to stop; asked after each batch, in all processes alike.
     others: queries and functions of other checkpoints of an ensemble; rows of
       `query` are predicted by each of all in turn.
+    judge: who scores; None for one of its own.
 
   Raises:
     Stopped: `stop` said so.
   """
   puzzles, chosen = query.puzzles, query.rows
-  judge = judge_of(puzzles, chosen, query.choose)
+  judge = judge or judge_of(puzzles, chosen, query.choose)
   progress = Progress('Rows predicted', len(chosen))
 
   def predictions(query, predict):
-    def read(size, rows):
-      for batch in puzzles.evaluation_batches(query.rows, size, rows):
-        own = query.identifiers[batch['puzzle_identifiers']]
-        yield {**batch, 'puzzle_identifiers': own}
-
-    weights = query.variables, query.puzzle_table
-    for found in predict(*weights, read, len(query.rows), batch_size):
-      progress.add(len(found.steps))
-      yield found
-      if stop():
-        raise Stopped
+    return _predictions(query, predict, batch_size, stop, progress)
 
   if others:
     own = chosen.take(np.arange(0, len(chosen), 1 + len(others)))
@@ -154,9 +184,55 @@ def evaluate(
   else:
     for found in predictions(query, predict):
       judge.add(found)
-  result = judge.result()
+  result: Any = judge.result()
   logging.info(
     'Predicted %d in %.1f s, %.2f segments each',
     progress.done, progress.passed, result.metrics['eval/steps'],
   )  # fmt: skip
   return result
+
+
+# Rows at a time of a few test inputs, in rounds.
+_FEWEST = 32
+# Votes of a test input after each round; from the third on if they disagree.
+ROUNDS = (1, 8, 32, 128, 512)
+
+
+def in_rounds(
+  query: Query,
+  predict: inference.PredictFunction,
+  batch_size: int,
+  stop: Callable[[], bool],
+) -> Iterator[VoteResult]:
+  """Predicts ARC tasks: some votes for each test input, then more for some.
+
+  The latter are those whose votes disagree, see `ROUNDS`. Yields what is known
+  after each round; where `stop` says so, after a part of one, the last.
+  """
+  place, judge = query.rows.place(), None
+  tests = [
+    (query.puzzles.name_of(group), test)
+    for group, test in zip(query.rows.group, query.rows.test, strict=True)
+  ]
+  # All rounds with as many rows at a time: they are compiled once.
+  count = int(np.count_nonzero(place == 0))
+  batch_size = min(batch_size, max(count, _FEWEST))
+  for begin, end in itertools.pairwise((0, *ROUNDS, len(place))):
+    chosen = (begin <= place) & (place < end)
+    # One vote agrees with itself: all get those of the second round.
+    if judge and begin != ROUNDS[0]:
+      undecided = judge.undecided()
+      chosen &= [test in undecided for test in tests]
+    rows = query.rows.take(np.flatnonzero(chosen))
+    if not len(rows):
+      return
+    ballots = query.puzzles.held_out(rows)
+    assert isinstance(ballots, Ballots)
+    judge = VoteJudge(ballots, judge)
+    part = dataclasses.replace(query, rows=rows)
+    try:
+      evaluate(part, predict, batch_size, stop, judge=judge)
+    except Stopped:
+      yield judge.result()
+      return
+    yield judge.result()

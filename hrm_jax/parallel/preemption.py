@@ -51,6 +51,19 @@ class Notice:
 
   reason = ''
 
+  @contextlib.contextmanager
+  def after(self, seconds: float, reason: str) -> Iterator[None]:
+    """Gives the notice when so much time has passed, if that is inside."""
+    # Longer than any machine lives, and not for ever: that is no time to wait.
+    wait = min(max(0.0, seconds), threading.TIMEOUT_MAX)
+    timer = threading.Timer(wait, self.give, [reason])
+    timer.daemon = True
+    timer.start()
+    try:
+      yield
+    finally:
+      timer.cancel()
+
   @property
   def received(self) -> bool:
     return bool(self.reason)

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.slow
 
 # More than the run's own; and beyond them.
 _SEGMENTS = 4
-_NEVER_IN_DIRECT = {'residuals', 'segments', 'halting', 'calibration'}
+_NEVER_IN_DIRECT = {
+  'residuals', 'segments', 'halting', 'calibration', 'agreement',
+}  # fmt: skip
 
 
 def _write_tasks(directory):
@@ -205,6 +207,19 @@ def test_calibration_counts_every_row(analysed):
   segments = analysed[0]['analyses']['segments']['numbers']
   assert sum(found['count']) == 40
   assert found['mean_exact'] == _at(segments, 'segments', 2)['exact']
+
+
+def test_agreement_is_that_of_the_votes(analysed, run):
+  found = analysed[0]['analyses']['agreement']['numbers']
+  whole = solver.load(run).evaluate()
+  shares, right = [], []
+  for answer in whole.answers:
+    for test, ranked in enumerate(answer.attempts):
+      shares.append(ranked[0].votes / answer.cast[test])
+      right.append(answer.right()[test])
+  assert sum(found['count']) == len(shares) == 8
+  assert found['mean_confidence'] == pytest.approx(np.mean(shares))
+  assert found['mean_exact'] == np.mean(right)
 
 
 def test_direct_prediction_says_what_does_not_apply(

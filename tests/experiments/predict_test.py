@@ -201,7 +201,11 @@ def _kaggle(path, *widths):
   return str(path)
 
 
-NOTHING = [{'attempt_1': [[0]], 'attempt_2': [[0]]}]
+def _fallback(number, width):
+  """The input, and the output of the first demonstration: both differ."""
+  task = random_task(number, width)
+  first, second = task['test'][0]['input'], task['train'][0]['output']
+  return [{'attempt_1': first, 'attempt_2': second}]
 
 
 def test_a_submission_has_every_task_of_the_file(
@@ -215,7 +219,8 @@ def test_a_submission_has_every_task_of_the_file(
     for name in ('submission', 'predictions', 'scores')
   )
   assert list(submission) == list(predictions) == ['t0', 't1', 't2', 't3']
-  assert submission['t1'] == submission['t3'] == NOTHING
+  assert submission['t1'] == _fallback(1, 5)
+  assert submission['t3'] == _fallback(3, 35)
   assert predictions['t1'] == [[]] != predictions['t0']
   assert scores['left_out'] == ['t1', 't3']
   told = capsys.readouterr().out
@@ -236,7 +241,9 @@ def test_a_submission_is_whole_before_the_work(
     patch.setattr(Solver, 'ask', interrupt)
     with pytest.raises(KeyboardInterrupt):
       predict.run(random_arc_run, spec, fitting, out=path.parent)
-    assert json.loads(path.read_text()) == {'t0': NOTHING, 't1': NOTHING}
+    assert json.loads(path.read_text()) == {
+      't0': _fallback(0, 3), 't1': _fallback(1, 5),
+    }  # fmt: skip
   # What an earlier one answered stays until there are other answers.
   path.write_text('{"t0": "mine", "t1": "mine"}')
   with monkeypatch.context() as patch:

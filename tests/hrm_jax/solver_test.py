@@ -13,13 +13,16 @@ from PIL import Image
 
 import hrm_jax
 from data_pipelines.arc import encoding
+from data_pipelines.arc.scoring import VoteJudge
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.leaks import Leak, Verdict
 from data_pipelines.questions.maze import Maze
+from data_pipelines.scoring import Predictions
 from experiments import evaluate
 from experiments.configs import sudoku
 from hrm_jax import build
 from hrm_jax import solver as solvers
+from hrm_jax.inference import evaluation
 from hrm_jax.published import convert
 from hrm_jax.settings import Width
 from hrm_jax.solver import Fitting
@@ -106,7 +109,7 @@ def test_known_tasks_have_their_rows_and_others_new_ones(solver, asked):
   names = ['a_t', 'a_t', 'a_t']
   assert [name[:3] for name in solver.names[2:5]] == names
   assert [task.name for task in new.puzzles.evaluation_tasks] == ['b', 'new']
-  assert 'fitted in 4 steps' in new.way and 'frozen' in new.way
+  assert 'fitted in 2 steps' in new.way and 'frozen' in new.way
   assert new.identifiers.tolist() == list(range(9))
   rows = np.asarray(new.puzzle_table)[:9]
   # In four steps of eight rows not each row need have been shown.
@@ -166,6 +169,68 @@ def test_an_adapted_solver_knows_its_tasks(solver, asked):
   assert len(solver.names) == 9 and 'new' not in solver.adapted
   again = adapted.adapt([new], FITTING)
   assert len(again.names) == 17 and _same(again.solve(new), answer)
+
+
+def test_rounds_end_with_the_votes_of_all(solver, asked):
+  """Of weights like these no two votes for a test agree."""
+  adapted = solver.adapt([{'name': 'new', **random_task(4)}], FITTING)
+  tasks = [{'name': 'new', **random_task(4)}, {'name': 'a', **random_task(1)}]
+  rounds = list(adapted.evaluate_in_rounds(adapted.ask(tasks), lambda: False))
+  assert [one.facts['rows'] for one in rounds] == [2, 8]
+  first, last = (one.answers for one in rounds)
+  assert [answer.cast for answer in first] == [(1,), (1,)]
+  whole = adapted.evaluate(tasks)
+  for found, expected in zip(last, whole.answers, strict=True):
+    assert found.cast == expected.cast == (4,) and _same(found, expected)
+  for name, value in whole.metrics.items():
+    assert rounds[-1].metrics[name] == pytest.approx(value)
+  assert rounds[-1].facts['segments_run'] == whole.facts['segments_run']
+  # Stopped after the first batch, there is what was in it.
+  rounds = list(adapted.evaluate_in_rounds(adapted.ask(tasks), lambda: True))
+  assert [one.facts['rows'] for one in rounds] == [2]
+
+
+def test_a_test_whose_votes_agree_is_asked_no_more(solver, asked, monkeypatch):
+  monkeypatch.setattr(evaluation, 'ROUNDS', (2, 3))
+  known = solver.ask({'name': 'a', **random_task(1)})
+  undecided = VoteJudge.undecided
+  for told, rounds in ((set(), [2, 3]), ({('a', 0)}, [2, 3, 4])):
+    monkeypatch.setattr(VoteJudge, 'undecided', lambda _, told=told: told)
+    found = solver.evaluate_in_rounds(known, lambda: False)
+    assert [sum(one.answers[0].cast) for one in found] == rounds
+  monkeypatch.setattr(VoteJudge, 'undecided', undecided)
+  (query,) = known.queries
+  tokens = encoding.encode(np.array([[1]], np.uint8), 4)
+  other = encoding.encode(np.array([[0]], np.uint8), 4)
+  for second, expected in ((tokens, set()), (other, {('a', 0)})):
+    judge = VoteJudge(query.puzzles.held_out(query.rows.take(np.int64([0, 0]))))
+    one = np.zeros(2, np.float32)
+    judge.add(Predictions(np.stack([tokens, second]), one, one, one, one))
+    assert judge.undecided() == expected
+
+
+def test_demonstrations_are_asked_by_the_task_itself(solver, monkeypatch):
+  task = {'name': 'a', **random_task(1)}
+  asked = solver.ask(task)
+  (query,) = asked.queries
+  rows = query.puzzles.demonstration_rows()
+  (batch,) = query.puzzles.evaluation_batches(rows, 2)
+  for pair, question, answer in zip(
+    task['train'], batch['inputs'], batch['labels'], strict=True
+  ):
+    expected = [
+      encoding.encode(np.array(pair[role], np.uint8), 4)
+      for role in ('input', 'output')
+    ]
+    np.testing.assert_array_equal(question, expected[0])
+    np.testing.assert_array_equal(np.maximum(answer, 0), expected[1])
+  own = np.asarray(solver._weights(np.array([solver.names.index('a')]))[1])[0]
+  table = np.asarray(query.puzzle_table)
+  for identifier in rows.identifier:
+    np.testing.assert_array_equal(table[query.identifiers[identifier]], own)
+  assert solver.reproduced(asked, lambda: False) == {'a': (0, 2)}
+  monkeypatch.setattr(evaluation, 'exact', lambda *_: np.array([True, False]))
+  assert solver.reproduced(asked, lambda: False) == {'a': (1, 2)}
 
 
 def test_adapting_all_moves_the_trunk_of_a_copy(solver):

@@ -184,9 +184,38 @@ def test_submission():
     'z': [
       {'attempt_1': D, 'attempt_2': A},
       {'attempt_1': C, 'attempt_2': C},
-      {'attempt_1': [[0]], 'attempt_2': [[0]]},
+      {'attempt_1': [[9]], 'attempt_2': [[9]]},
     ],
-    'a': [{'attempt_1': [[0]], 'attempt_2': [[0]]}],
+    'a': [{'attempt_1': [[9]], 'attempt_2': [[9]]}],
   }
   assert list(answers) == ['z', 'a']
   assert json.loads(json.dumps(answers)) == answers
+
+
+def test_a_fallback_is_the_input_and_what_comes_most_often():
+  shown = [Pair(grid(A), grid(rows)) for rows in (C, D, B, D)]
+  some = Task('a', tuple(shown), (Pair(grid(B), None),))
+  (test,) = some.tests
+  assert [x.tolist() for x in voting.fallback(some, test)] == [B, D]
+  some = Task('a', tuple(shown[:3]), some.tests)
+  assert [x.tolist() for x in voting.fallback(some, test)] == [B, C]
+
+
+def test_votes_in_two_parts_count_as_one():
+  rng = np.random.default_rng(0)
+  for _ in range(50):
+    grids = [[A, B, C, D, None][i] for i in rng.integers(0, 5, 12)]
+    # Sixteenths, of which no sum is rounded.
+    sure = (rng.integers(1, 16, 12) / 16).tolist()
+    part = rng.integers(0, 13)
+    found = voting.merged(
+      *(
+        [Candidate(grid(rows), votes, q) for rows, votes, q in vote(*half)]
+        for half in ((grids[:part], sure[:part]), (grids[part:], sure[part:]))
+      )
+    )
+    whole = vote(grids, sure)
+    assert [(x.grid.tolist(), x.votes) for x in found] == [x[:2] for x in whole]
+    np.testing.assert_allclose(
+      [x.confidence for x in found], [x[2] for x in whole], rtol=1e-12
+    )
