@@ -120,6 +120,7 @@ def test_tasks_are_scored_as_every_systems_are(tmp_path, capsys):
   assert len(scores['without_answer']) == 3
   assert scores['cost'] is None and scores['cost_per_puzzle'] is None
   submission = json.loads((out / 'submission.json').read_text())
+  last = random_task(3)
   right = [
     [[int(x) for x in line.split()] for line in text.split('\n')]
     for text in truth.values()
@@ -128,8 +129,10 @@ def test_tasks_are_scored_as_every_systems_are(tmp_path, capsys):
     [{'attempt_1': right[0], 'attempt_2': right[0]}],
     [{'attempt_1': [[1, 1]], 'attempt_2': right[1]}],
     [{'attempt_1': right[2], 'attempt_2': right[2]}],
-    [{'attempt_1': [[0]], 'attempt_2': [[0]]}],
-  ]
+    # The fallbacks: the input, and an output.
+    [{'attempt_1': last['test'][0]['input'],
+      'attempt_2': last['train'][0]['output']}],
+  ]  # fmt: skip
   predictions = json.loads((out / 'predictions.json').read_text())
   assert [x['votes'] for x in predictions['t00'][0]] == [2]
   assert [x['votes'] for x in predictions['t01'][0]] == [1, 1]
