@@ -609,7 +609,7 @@ class Fitting(_Group):
     num_aug: number of augmentations of a new task besides itself, each with a
       row and a vote of its own.
     seed: seed of the augmentations and of the order of the demonstrations.
-    rows_first: of 'all', fraction of the steps in which rows alone learn.
+    rows_first: fraction of the steps of 'all' in which rows alone learn.
     new_rows: what new rows start from, as `Settings.new_rows`.
     old_share: fraction of each batch that is of tasks that the model knows, as
       `Settings.old_share`.

@@ -87,6 +87,7 @@ def test_time_ends_the_fitting(fit, monkeypatch):
     fit(Fitting(), seconds=0.0)
 
 
+@pytest.mark.slow
 def test_the_steps_are_those_that_there_is_time_for(fit, monkeypatch):
   told = []
   real = training_run._Run.shorten
