@@ -8,6 +8,7 @@ import email.utils
 import itertools
 import json
 import random
+import signal
 import time
 import urllib.parse
 from collections.abc import Sequence
@@ -81,44 +82,28 @@ class Plan:
       is_url = False
     work = json.dumps(self.work())
     for is_wrong, message in (
-      (
-        {*'@?#'} & {*self.base_url},
-        '--base_url has a name, a password or a query, which would be kept; '
-        'give the address alone, and the key in OPENAI_API_KEY',
-      ),
-      (
-        hide(work, key) != work,
-        'a flag has the key of OPENAI_API_KEY in it; leave it away, it is sent '
-        'all the same',
-      ),
-      (
-        not is_url,
-        f'--base_url={self.base_url} is no address; give one such as '
-        'http://localhost:8000/v1',
-      ),
-      (
-        not key and self.base_url == OPENAI,
-        f'OPENAI_API_KEY is not set; export the key of {OPENAI}, or give '
-        '--base_url of a server that needs none',
-      ),
-      (
-        not (key.isascii() and key.isprintable()) or {*' "\\'} & {*key},
-        'OPENAI_API_KEY has characters that no key has; export it again',
-      ),
-      (
-        _OURS & self.extra.keys(),
-        f'--extra cannot set any of {", ".join(sorted(_OURS))}; leave it away',
-      ),
-      (
-        type(self.longest) is not int or self.longest < 1,
-        '--extra has a max_tokens that is no number; leave it away',
-      ),
-      (
-        self.budget is not None and self.cost(Tokens(0, 0)) is None,
-        '--budget needs --input_price and --output_price, dollars for a '
-        'million tokens; give both',
-      ),
-    ):
+      ({*'@?#'} & {*self.base_url},
+       '--base_url has a name, a password or a query, which would be kept; '
+       'give the address alone, and the key in OPENAI_API_KEY'),
+      (hide(work, key) != work,
+       'a flag has the key of OPENAI_API_KEY in it; leave it away, it is sent '
+       'all the same'),
+      (not is_url,
+       f'--base_url={self.base_url} is no address; give one such as '
+       'http://localhost:8000/v1'),
+      (not key and self.base_url == OPENAI,
+       f'OPENAI_API_KEY is not set; export the key of {OPENAI}, or give '
+       '--base_url of a server that needs none'),
+      (not (key.isascii() and key.isprintable()) or {*' "\\'} & {*key},
+       'OPENAI_API_KEY has characters that no key has; export it again'),
+      (_OURS & self.extra.keys(),
+       f'--extra cannot set any of {", ".join(sorted(_OURS))}; leave it away'),
+      (type(self.longest) is not int or self.longest < 1,
+       '--extra has a max_tokens that is no number; leave it away'),
+      (self.budget is not None and self.cost(Tokens(0, 0)) is None,
+       '--budget needs --input_price and --output_price, dollars for a '
+       'million tokens; give both'),
+    ):  # fmt: skip
       if is_wrong:
         raise ConfigError(message)
 
@@ -147,7 +132,14 @@ def ask(
     ConfigError: the endpoint cannot be used so.
   """
   asking = _Asking(prompts, plan, journal, key)
-  asyncio.run(asking.all())
+  before = signal.getsignal(signal.SIGTERM)
+  try:
+    asyncio.run(asking.all())
+  except asyncio.CancelledError:
+    signal.signal(signal.SIGTERM, before)
+    signal.raise_signal(signal.SIGTERM)
+  finally:
+    signal.signal(signal.SIGTERM, before)
   return asking.stopped
 
 
@@ -181,6 +173,10 @@ class _Asking:
 
   async def all(self) -> None:
     self._ended, self._openai = asyncio.Event(), client_library()
+    # As asyncio does with Ctrl-C: nothing is raised amid a line of the journal.
+    asyncio.get_running_loop().add_signal_handler(
+      signal.SIGTERM, asyncio.current_task().cancel
+    )
     async with self._openai.AsyncOpenAI(
       api_key=self._key or 'none',
       base_url=self._plan.base_url,

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -306,6 +307,41 @@ def test_flags_that_cannot_be_used(flag, message, tmp_path, monkeypatch):
     for name in ('extra', 'budget', 'base_url', 'model', 'out', 'task'):
       llm.FLAGS[name].unparse()
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('number', 'code', 'told'),
+  [
+    (signal.SIGINT, 130, 'interrupted\n'),
+    (signal.SIGTERM, 143, 'terminated\n'),
+  ],
+)
+def test_a_signal_ends_it_in_one_line(number, code, told, tmp_path):
+  spec, out = _write_tasks(tmp_path / 'tasks', 3), tmp_path / 'out'
+  held = threading.Event()
+
+  def reply(_):
+    # The first three replies come at once.
+    if len(endpoint.requests) > 3:
+      held.wait(60)
+    return _form('1')
+
+  with serving(reply) as endpoint:
+    flags = (f'--task={spec}', f'--out={out}', f'--base_url={endpoint.url}')
+    process = _start(*flags)
+    while len(endpoint.requests) < 6:
+      assert process.poll() is None, process.communicate()
+      time.sleep(0.01)
+    process.send_signal(number)
+    assert process.communicate(timeout=60) == ('', told)
+    assert process.returncode == code
+    held.set()
+    assert [*json.loads((out / 'submission.json').read_text())] == [
+      't00', 't01', 't02',
+    ]  # fmt: skip
+    assert llm.run(spec, out, _plan(endpoint)) is None
+  assert _scores(out)['unanswered'] == 0
 
 
 @pytest.mark.slow
