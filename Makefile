@@ -51,10 +51,10 @@ PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile \
 test: .venv/installed
 	$(PYTEST) -m "not slow"
 
-test-slow: .venv/compilers
+test-slow: .venv/compilers .venv/onnx
 	$(PYTEST) -m slow
 
-test-all: .venv/compilers
+test-all: .venv/compilers .venv/onnx
 	$(PYTEST)
 
 # The wheel, alone in an environment and a directory.
@@ -95,6 +95,12 @@ lint: .venv/installed
 .venv/compilers: requirements-aot.txt requirements-aot-gpu.txt .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps \
 	  -r requirements-aot.txt -r requirements-aot-gpu.txt
+	touch $@
+
+# For `hrm-jax export --format=onnx` and its tests.
+.venv/onnx: requirements-onnx.txt .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps \
+	  -r requirements-onnx.txt
 	touch $@
 
 # For the docs site.

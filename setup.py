@@ -33,9 +33,17 @@ setup(
     'console_scripts': ['hrm-jax = experiments.__main__:main'],
   },
   package_data={
+    'hrm_jax.shipped': ['*/*'],
     'experiments.analysis': ['definitions.toml'],
     'experiments.planning': ['h100.txtpb'],
-    'experiments.reporting': ['published_results.toml', 'report.html'],
+    'experiments.reporting': [
+      'published_results.toml',
+      'report.html',
+      'look.css',
+      'grids.mjs',
+      'page/*',
+      'page/runtime/*',
+    ],
   },
   install_requires=[
     'absl-py>=2.4,<3',

@@ -12,7 +12,7 @@ from experiments.cli import command, interrupts
 COMMANDS = (
   'demo', 'train', 'evaluate', 'predict', 'adapt', 'compress', 'llm',
   'report', 'analyze', 'compare', 'show', 'leaks', 'export_puzzles', 'convert',
-  'compile', 'verify_parity', 'benchmark', 'speedrun', 'device_check',
+  'export', 'compile', 'verify_parity', 'benchmark', 'speedrun', 'device_check',
 )  # fmt: skip
 
 

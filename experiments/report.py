@@ -143,7 +143,14 @@ def render(contents: dict[str, Any]) -> str:
 
   Its policy forbids all requests, and all scripts but the template's own.
   """
-  template = _TEMPLATE.read_text()
+  shared = {
+    'STYLE': _TEMPLATE.with_name('look.css').read_text(),
+    # In a page of one file there are no modules.
+    'GRIDS': re.sub(
+      '(?m)^export ', '', _TEMPLATE.with_name('grids.mjs').read_text()
+    ),
+  }
+  template = _filled(_TEMPLATE.read_text(), shared)
   (script,) = re.findall(r'<script>(.*?)</script>', template, re.DOTALL)
   digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
   # No name can end the element that it stands in.
@@ -154,7 +161,11 @@ def render(contents: dict[str, Any]) -> str:
     'TITLE': html.escape(f'{files.shown(contents["name"])}: HRM run report'),
     'DATA': data,
   }
-  return re.sub(r'@(POLICY|TITLE|DATA)@', lambda m: filled[m[1]], template)
+  return _filled(template, filled)
+
+
+def _filled(template: str, parts: dict[str, str]) -> str:
+  return re.sub(rf'@({"|".join(parts)})@', lambda m: parts[m[1]], template)
 
 
 def _told(one: runs.Run, scores: runs.Scores, *of: Any) -> dict[str, Any]:

@@ -55,7 +55,7 @@ from data_pipelines.questions import kinds
 from data_pipelines.questions import loading as questions
 from data_pipelines.questions.domain import Domain, Questions
 from data_pipelines.questions.pipeline import QuestionSet
-from hrm_jax import build
+from hrm_jax import build, shipped
 from hrm_jax.inference import evaluation, probes
 from hrm_jax.inference import predict as inference
 from hrm_jax.inference.evaluation import Query
@@ -979,7 +979,8 @@ def load(path: str | os.PathLike, step: int | None = None) -> Solver:
   """Finds a trained model; a run's weights are read when they are needed.
 
   Args:
-    path: working directory of a run, be it in a bucket (gs://BUCKET/RUN), or a
+    path: working directory of a run, be it in a bucket (gs://BUCKET/RUN), the
+      name of a model that comes with the package, see `hrm_jax.shipped`, or a
       checkpoint of the published code (.pt, .safetensors), see
       `hrm_jax.published.convert`.
     step: which checkpoint of a run; None for the newest whole one.
@@ -990,6 +991,14 @@ def load(path: str | os.PathLike, step: int | None = None) -> Solver:
   if pathlib.PurePath(path).suffix in ('.pt', '.safetensors'):
     return _load_published(files.local(path))
   workdir = files.place(path)
+  if folder := shipped.find(workdir):
+    return _load_packed(folder)
+  if not workdir.exists() and workdir.name == str(path):
+    known = ', '.join(shipped.names())
+    raise ConfigError(
+      f'{path}: no config.json; there is no such directory, and the models '
+      f'that come with the package are {known}'
+    )
   settings, facts = workdir_config.read(workdir)
   with contextlib.closing(checkpoints.Checkpoints(workdir)) as saved:
     step = saved.find(step)
@@ -1007,22 +1016,43 @@ def load(path: str | os.PathLike, step: int | None = None) -> Solver:
 
 def _load_published(path: pathlib.Path) -> Solver:
   found = convert.read(path)
-
-  def weights(like, rows):
-    places = jax.tree.map(lambda leaf: leaf.sharding, like.variables)
-    variables = jax.device_put(found.variables, places)
-    mesh = like.puzzle_table.sharding.mesh
-    return Weights(variables, place_table(mesh, found.puzzle_table[rows]))
-
   return Solver(
     origin=path,
     settings=found.settings,
     step=found.step,
     names=found.identifier_names,
     trained_on=f'{checkpoints.UNKNOWN_DATA}, published as {path.name}',
-    weights=weights,
+    weights=_weights_at_hand(lambda _: found.variables, found.puzzle_table),
     sizes=(found.vocab_size, found.seq_len),
   )
+
+
+def _load_packed(folder: pathlib.Path) -> Solver:
+  settings, facts = workdir_config.read(folder)
+  found = shipped.read(folder)
+  return Solver(
+    origin=folder,
+    settings=settings,
+    step=found.step,
+    names=found.names,
+    trained_on=found.data_version,
+    weights=_weights_at_hand(found.like, found.table),
+    recorded_leaks=facts.get('leaks'),
+  )
+
+
+def _weights_at_hand(
+  variables_like: Callable[[Any], Any], table: np.ndarray
+) -> ReadWeights:
+  """Weights that have been read; variables are given the shapes they have."""
+
+  def weights(like, rows):
+    places = jax.tree.map(lambda leaf: leaf.sharding, like.variables)
+    variables = jax.device_put(variables_like(like.variables), places)
+    mesh = like.puzzle_table.sharding.mesh
+    return Weights(variables, place_table(mesh, table[rows]))
+
+  return weights
 
 
 def _saved_weights(workdir: pathlib.Path, step: int) -> ReadWeights:

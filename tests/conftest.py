@@ -38,7 +38,7 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _COMPILED
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
 # Fixtures of several rooms; imported here, where the environment is set.
-pytest_plugins = ['tests.run_fixtures']
+pytest_plugins = ['tests.run_fixtures', 'tests.browsers']
 # A shell's background job ignores Ctrl-C, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -137,7 +137,7 @@ class _Tasks:
       pair = task.tests[number]
       attempts = [
         {
-          'grid': _text(candidate.grid),
+          'grid': text_of(candidate.grid),
           'votes': candidate.votes,
           'confidence': round(candidate.confidence, 3),
         }
@@ -146,8 +146,8 @@ class _Tasks:
       tests.append(
         {
           'votes': self._votes[group, number],
-          'input': _text(pair.input),
-          'truth': None if pair.output is None else _text(pair.output),
+          'input': text_of(pair.input),
+          'truth': None if pair.output is None else text_of(pair.output),
           'attempts': attempts,
         }
       )
@@ -156,7 +156,7 @@ class _Tasks:
       'concept': arc.concept_of(task.name),
       'status': self.statuses[index],
       'demonstrations': [
-        [_text(pair.input), _text(pair.output)] for pair in task.demonstrations
+        [text_of(grid) for grid in pair.grids] for pair in task.demonstrations
       ],
       'tests': tests,
     }
@@ -224,14 +224,14 @@ class _Questions:
     question = ''.join(self._characters[token] for token in inputs)
     if test.pop('question', question) != question:
       raise self._other_puzzles()
-    test['input'] = _text(picture.canvas_of(inputs, style))
+    test['input'] = text_of(picture.canvas_of(inputs, style))
     test['truth'] = None
     if thought.answer is not None:
-      test['truth'] = _text(picture.canvas_of(thought.answer, style))
+      test['truth'] = text_of(picture.canvas_of(thought.answer, style))
     for attempt in test['attempts']:
       tokens = [self._characters.index(c) for c in attempt['grid']]
       canvas = picture.canvas_of(np.array(tokens, np.uint8), style)
-      attempt['grid'] = _text(canvas)
+      attempt['grid'] = text_of(canvas)
 
   def _other_puzzles(self) -> ConfigError:
     return ConfigError(
@@ -299,14 +299,14 @@ def _trace(thought: Thought, style: picture.Style) -> dict[str, Any]:
   after each update of each segment."""
   frames, rights, order = {}, [], []
   for tokens in thought.tokens.reshape(-1, thought.tokens.shape[-1]):
-    text = _text(picture.canvas_of(tokens, style), trimmed=True)
+    text = text_of(picture.canvas_of(tokens, style), trimmed=True)
     if text not in frames:
       frames[text] = len(frames)
       rights.append(thought.right(tokens))
     order.append(frames[text])
   label = thought.answer
   if label is not None:
-    label = _text(picture.canvas_of(label, style), trimmed=True)
+    label = text_of(picture.canvas_of(label, style), trimmed=True)
   return {
     'levels': thought.levels,
     'frames': list(frames),
@@ -317,7 +317,8 @@ def _trace(thought: Thought, style: picture.Style) -> dict[str, Any]:
   }
 
 
-def _text(grid: np.ndarray, trimmed: bool = False) -> str:
+def text_of(grid: np.ndarray, trimmed: bool = False) -> str:
+  """A grid as text; trimmed at the ends of its rows where that is asked."""
   rows = [_CHARACTERS[row].tobytes().decode() for row in np.asarray(grid)]
   if not trimmed:
     return '/'.join(rows)

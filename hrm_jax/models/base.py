@@ -61,7 +61,7 @@ class ReasoningModel(nn.Module):
 
   def embed(self, inputs_BS: chex.Array, puzzles_BE: chex.Array) -> chex.Array:
     """The scaled input x̃ [B, T, D] from tokens and puzzle embeddings."""
-    B, S = len(inputs_BS), self.seq_len
+    B, S = inputs_BS.shape[0], self.seq_len
     D, P = self.settings.hidden_size, self.settings.prefix_len
     E = self.settings.puzzle_emb_ndim
     chex.assert_shape(inputs_BS, (B, S))

@@ -1,0 +1,133 @@
+"""The web page on which a model solves puzzles, as static files.
+
+A folder of the page has the page itself, the runtime, and `models/NAME` for
+each model that was written there, among which the page offers a choice.
+"""
+
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+
+from data_pipelines import files
+from data_pipelines.arc.encoding import VOCAB_SIZE
+from data_pipelines.batches import padded
+from data_pipelines.drawing import pictures
+from data_pipelines.errors import ConfigError
+from experiments.reporting import gallery
+from hrm_jax.inference import portable
+from hrm_jax.inference.evaluation import Query
+from hrm_jax.solver import Solver
+
+_HERE = pathlib.Path(__file__).parent
+_SHARED = ('look.css', 'grids.mjs')
+# Examples that a page offers at most.
+_EXAMPLES = 60
+
+
+def family(solver: Solver) -> str:
+  """What the page calls a model's puzzles.
+
+  Raises:
+    ConfigError: the page does not know how they are drawn.
+  """
+  domain = solver.puzzles.domain
+  if domain is None and solver.puzzles.vocab_size == VOCAB_SIZE:
+    return 'arc'
+  if domain is None or domain.name not in ('sudoku', 'maze'):
+    raise ConfigError(
+      f'{solver.origin}: the page shows Sudokus, mazes and ARC tasks, and not '
+      f'{solver.puzzle_kind}; use --format=onnx'
+    )
+  return domain.name
+
+
+def place(out: pathlib.Path, solver: Solver) -> pathlib.Path:
+  """The folder of a model on the page."""
+  return out / 'models' / solver.origin.absolute().name
+
+
+def write(
+  out: pathlib.Path,
+  solver: Solver,
+  asked: Query,
+  told: dict[str, Any],
+  found: portable.Difference,
+) -> None:
+  """Writes all but the model's segment.onnx, which stands in `place` already.
+
+  `told` is what `experiments.export` says of the model, `found` how it differs
+  from JAX.
+  """
+  shutil.copytree(_HERE / 'page', out, dirs_exist_ok=True)
+  for name in _SHARED:
+    shutil.copy(_HERE / name, out / name)
+  folder = place(out, solver)
+  sizes = [x.size for x in jax.tree.leaves(asked.variables['params'])]
+  segment = told.pop('graphs')['segment']
+  state = next(iter(told['initial_state']))
+  examples, rows = _examples(solver, asked)
+  contents = {
+    **told,
+    'name': folder.name,
+    'family': family(solver),
+    'style': pictures.style_of(
+      asked.puzzles.domain, asked.puzzles.vocab_size
+    )._asdict(),
+    'parameters': sum(sizes),
+    'state_shape': segment['inputs'][state]['shape'][1:],
+    'examples': examples,
+    'rows': rows,
+    'facts': [
+      ['System', told['kind']],
+      ['Trained on', told['trained_on']],
+      ['Checkpoint', f'step {told["step"]:,}'],
+      ['Weights', told['weights']],
+      ['Compared with JAX', str(found)],
+    ],
+  }
+  files.write_json(folder / 'page.json', contents)
+  names = sorted(path.parent.name for path in out.glob('models/*/page.json'))
+  files.write_json(out / 'models.json', names)
+
+
+def _examples(solver: Solver, asked: Query) -> tuple[list[Any], Any]:
+  """Puzzles to choose from, and the rows of the puzzle table that they use."""
+  puzzles = asked.puzzles
+  rows = asked.originals(_EXAMPLES)
+  style = pictures.style_of(puzzles.domain, puzzles.vocab_size)
+
+  def text(tokens):
+    return gallery.text_of(pictures.canvas_of(tokens, style))
+
+  (batch,) = puzzles.evaluation_batches(rows, len(rows))
+  labels = padded(batch['labels'])
+  numbers = asked.identifiers[batch['puzzle_identifiers']]
+  used, places = np.unique(numbers, return_inverse=True)
+  found = []
+  for i, (group, test) in enumerate(zip(rows.group, rows.test, strict=True)):
+    entry = {
+      'name': f'puzzle {i + 1}',
+      'input': text(batch['inputs'][i]),
+      'truth': text(labels[i]) if labels[i].any() else None,
+      'row': int(places[i]),
+    }
+    if puzzles.domain is None:
+      task = puzzles.evaluation_tasks[group]
+      many = len(task.tests) > 1
+      entry['name'] = task.name + (f', test {test + 1}' if many else '')
+      # In tokens, as everything on the page.
+      entry['demonstrations'] = [
+        [gallery.text_of(grid + 2) for grid in pair.grids]
+        for pair in task.demonstrations
+      ]
+    found.append(entry)
+  if not solver.settings.model.prefix_len:
+    return found, None
+  digits = [
+    [float(f'{value:.5g}') for value in row]
+    for row in np.asarray(asked.puzzle_table)[used].tolist()
+  ]
+  return found, digits
