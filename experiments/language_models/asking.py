@@ -167,7 +167,8 @@ class _Asking:
       not in journal.replies
     )
     self._progress = Progress('replies', len(self._left), 10.0)
-    self._in_flight = self._given_up = self._in_a_row = 0
+    self._in_flight = self._in_a_row = 0
+    self._given_up = list[str]()  # Why there was no reply.
     self._not_before = 0.0
     self.stopped = ''
 
@@ -186,7 +187,8 @@ class _Asking:
       workers = min(self._plan.concurrency, len(self._left))
       await asyncio.gather(*(self._work() for _ in range(workers)))
     if self._given_up and not self.stopped:
-      self.stopped = f'{self._given_up} requests without a reply'
+      count, last = len(self._given_up), self._given_up[-1]
+      self.stopped = f'{count} requests without a reply (the last: {last})'
 
   async def _work(self) -> None:
     while self._left and not self.stopped:
@@ -229,7 +231,7 @@ class _Asking:
       if tries < plan.retries and not self.stopped:
         logging.info('%s; again in %.1f s', why, wait)
         await self._pause(wait)
-    self._given_up += 1
+    self._given_up.append(why)
     self._in_a_row += 1
     if self._in_a_row >= max(3, plan.concurrency):
       self._stop(f'{self._in_a_row} requests in a row without a reply ({why})')

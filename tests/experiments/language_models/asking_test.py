@@ -177,7 +177,8 @@ def test_requests_that_fail_keep_no_other_from_its_reply(tmp_path):
       tmp_path, endpoint.url, 8, attempts=1, retries=2, concurrency=1
     )
     # Never three in a row.
-    assert stopped == '4 requests without a reply'
+    why = 'the last: p7, attempt 1: HTTP 500'
+    assert stopped.startswith(f'4 requests without a reply ({why}')
     assert len(endpoint.requests) == 4 * 3 + 4
     assert {int(x.puzzle[1:]) for x in journal.replies} == {0, 2, 4, 6}
 
