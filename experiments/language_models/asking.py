@@ -31,6 +31,8 @@ _CONNECT, _LONGEST_WAIT, _LONGEST_ASKED = 10.0, 60.0, 3600.0
 _LAST = 5.0
 # Tokens that an endpoint may add to a prompt, whose own are at most its bytes.
 _ADDED = 256
+# Statuses that say that what is behind did not answer: it may have charged.
+_GATEWAYS = {502, 504, *range(520, 528)}
 # Fields of a request that are not for a flag.
 _OURS = {'messages', 'model', 'n', 'stream', 'tools'}
 
@@ -323,7 +325,7 @@ class _Asking:
         # Meant for all requests.
         until = time.monotonic() + seconds
         self._not_before = max(self._not_before, until)
-      raise _Retry(said, True, seconds)
+      raise _Retry(said, status not in _GATEWAYS, seconds)
     elif status in (401, 403):
       fix = 'export a key that it takes in OPENAI_API_KEY'
     elif status in (404, 405):

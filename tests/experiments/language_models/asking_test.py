@@ -80,6 +80,7 @@ def test_each_attempt_is_asked_once_and_its_reply_kept(tmp_path):
     [Status(500)],
     [Status(503, b'<html>'), Status(529), Status(408)],
     [Status(429, _LIMITED)] * 3,
+    [Status(502), Status(504), Status(524)],
     [b'<html>not JSON'],
     [b''],
     [{'object': 'error'}, {'choices': []}, {'choices': [{'message': None}]}],
@@ -97,7 +98,7 @@ def test_what_may_pass_is_asked_again(tmp_path, failures):
     2 * len(failures) + 3, len(failures) + 1,
   ]  # fmt: skip
   # An error is not charged; what is no reply may be.
-  free = isinstance(failures[0], Status)
+  free = isinstance(failures[0], Status) and failures[0].status != 502
   spent = 0 if free else len(failures) * 16_384
   assert journal.total().output == 10 + spent
 
