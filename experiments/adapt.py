@@ -162,23 +162,33 @@ class Answers:
     left = (task for task, _ in damaged.values() if task.name not in sound)
     self.given = [*tasks, *left]
     self._reproduced = dict[str, tuple[int, int]]()
-    self.predicted = False
+    self.predicted = self._earlier = False
+    self._beside = self.path.with_name('tasks.json')
     for why in self._why.values():
       logging.warning('%s; it gets fallback answers', why)
     self._told = self._tasks(None)
 
   def promise(self) -> None:
     """Writes fallback answers, where there are no earlier ones."""
-    told = self.path.with_name('tasks.json')
-    if jax.process_index() == 0 and not (
-      evaluation_files.promise(self.given, self.path.parent) and told.exists()
-    ):
-      files.write_json(told, self._told)
+    if jax.process_index() == 0:
+      stay = evaluation_files.promise(self.given, self.path.parent)
+      # They are worth keeping where something was predicted.
+      self._earlier = stay and (
+        self._beside.exists() and '"votes"' in self._beside.read_text()
+      )
+      self._note()
 
   def leave_out(self, asked: hrm_jax.solver.Asked, solver: Solver) -> None:
     """Notes the tasks that do not fit a solver's canvas."""
     why = f'larger than the canvas of {solver.canvas} × {solver.canvas}'
     self._why |= {task.name: why for task in asked.left_out}
+    self._told = self._tasks(None)
+    self._note()
+
+  def _note(self) -> None:
+    """Writes what is told of the tasks, unless that is of earlier answers."""
+    if jax.process_index() == 0 and not self._earlier:
+      files.write_json(self._beside, self._told)
 
   def update(
     self,
@@ -188,11 +198,12 @@ class Answers:
     """Writes what is known by now."""
     self._reproduced |= reproduced or {}
     self._told, self.predicted = self._tasks(found), bool(found.candidates)
+    self._earlier = False
     if jax.process_index() == 0:
       evaluation_files.write_submission(
         self.path.parent, found.candidates, self.given
       )
-      files.write_json(self.path.with_name('tasks.json'), self._told)
+    self._note()
 
   def _tasks(self, found: Evaluation | None) -> dict[str, Any]:
     answers = {answer.name: answer for answer in found.answers} if found else {}

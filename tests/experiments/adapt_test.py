@@ -257,6 +257,10 @@ def test_the_answers_are_whole_before_the_work(call, kaggle, tmp_path):
   with pytest.raises(ConfigError, match='none: no config'):
     call(task=str(kaggle), workdir=tmp_path / 'none')
   assert _answered(tmp_path / 'new')['sound'] == ['not reached']
+  # Those that are too large are known as soon as the model is.
+  with pytest.raises(ConfigError, match='too short'):
+    call(task=str(kaggle), seconds=1e-3)
+  assert _answered(tmp_path / 'new')['large'][0].startswith('larger than')
 
 
 def test_a_limit_that_is_too_short_is_told(call, tmp_path):
@@ -307,6 +311,14 @@ def test_the_limit_ends_training_and_not_the_answers(
   assert call(seconds=6000.0, steps=50) is None
   assert hrm_jax.load(tmp_path / 'new').step == 3
   assert _answered(tmp_path / 'new') == _all([4])
+
+
+def test_earlier_answers_stay_until_there_are_others(call, tmp_path):
+  assert call(steps=2) is None
+  before = _files(tmp_path / 'new/predictions')
+  with pytest.raises(ConfigError, match='none: no config'):
+    call(workdir=tmp_path / 'none')
+  assert _files(tmp_path / 'new/predictions') == before
 
 
 def test_a_limit_cuts_evenly(call, tmp_path, monkeypatch):
