@@ -1,8 +1,8 @@
-"""Trains a model further, on new ARC tasks all at once, and answers them.
+"""Trains a model further on new ARC tasks, and answers them.
 
   hrm-jax adapt --workdir=DIR --task=SPEC --out=NEW [--steps=N] [--seconds=S]
       [--rows_first=0.25] [--new_rows=zero|mean] [--old_share=0]
-      [--num_aug=N]
+      [--num_aug=N] [--settings=KEY=VALUE,...]
 
 A model knows a task by its rows of the puzzle table. The new tasks get rows
 for themselves and their augmentations; first these alone learn from the
@@ -22,6 +22,7 @@ that cannot be used are named and left out.
 
 import contextlib
 import dataclasses
+import json
 import math
 import os
 import pathlib
@@ -67,6 +68,11 @@ flags.DEFINE_float(
   'seconds', None, 'Time for everything, from the start of the process to the '
   'last file. What is left when the votes are in is not used. No limit if '
   'unset.', lower_bound=0, flag_values=FLAGS,
+)  # fmt: skip
+
+flags.DEFINE_list(
+  'settings', [], "Settings that differ from those of the model's own run, "
+  'as in optimizer.learning_rate=3e-4,batch_size=64.', flag_values=FLAGS,
 )  # fmt: skip
 
 # Of the time that is left when training begins, what predicting gets at most;
@@ -273,7 +279,9 @@ def _train(
     steps=FLAGS.steps or (_DEFAULTS.steps if FLAGS.seconds is None else 10**9),
     **shared_flags.values(FLAGS, _FITTING),
   )
-  settings = solver.further(fitting, str(spec))
+  settings = solver.further(fitting, str(spec)).replace(
+    _changes(FLAGS.settings)
+  )
   tests = sum(len(task.tests) for task in found.tasks)
 
   with contextlib.ExitStack() as stack:
@@ -339,6 +347,22 @@ def _predict(
       if number == 2 and not stop():
         answers.update(evaluation, solver.reproduced(asked, stop))
   return evaluation
+
+
+def _changes(entries: list[str]) -> dict[str, Any]:
+  """The settings that --settings names, by their names."""
+  changes = dict[str, Any]()
+  for entry in entries:
+    key, separator, value = entry.partition('=')
+    if not separator:
+      raise ConfigError(
+        f'--settings={entry} must be KEY=VALUE, e.g. batch_size=64'
+      )
+    try:
+      changes[key] = json.loads(value)
+    except ValueError:
+      changes[key] = value
+  return changes
 
 
 def _as_json(task: Task) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A model is trained further on new tasks, in a run of its own."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -251,6 +252,36 @@ def test_every_task_has_an_answer_whatever_it_is(
     'Fallback answers (larger than the canvas of 4 × 4): 1 tasks, large' in told
   )
   assert 'all 5 tasks, and predictions for 1 of 6 tests' in told
+
+
+def test_a_contests_file_is_answered_whole(call, tmp_path):
+  tasks = arc.load_tasks('arc1:training').tasks[:240]
+  path = tmp_path / 'arc-agi_test-challenges.json'
+  asked = [dataclasses.replace(t, tests=_without_answers(t)) for t in tasks]
+  path.write_text(json.dumps({t.name: adapt._as_json(t) for t in asked}))
+  changes = ['batch_size=16', 'optimizer.ema_decay=0.5', 'loss=stablemax']
+  assert call(task=str(path), steps=2, num_aug=1, settings=changes) is None
+  found = _answered(tmp_path / 'new')
+  assert [*found] == [task.name for task in tasks]
+  for task in asked:
+    expected = 2 if task.fits(4) else 'larger than the canvas of 4 × 4'
+    # Some have no other augmentation than themselves.
+    assert all(x in (expected, 1) for x in found[task.name])
+    assert len(found[task.name]) == len(task.tests)
+  settings = hrm_jax.load(tmp_path / 'new').settings
+  assert (settings.batch_size, settings.loss) == (16, 'stablemax')
+  assert settings.optimizer.ema_decay == 0.5
+  for changes, message in (
+    (['nothing=1'], "setting 'nothing' is not known"),
+    (['batch_size'], 'must be KEY=VALUE'),
+    (['loss=mean'], "loss='mean'"),
+  ):
+    with pytest.raises(ConfigError, match=message):
+      call(task=str(path), out=tmp_path / 'other', settings=changes)
+
+
+def _without_answers(task):
+  return tuple(arc.Pair(test.input, None) for test in task.tests)
 
 
 def test_the_answers_are_whole_before_the_work(call, kaggle, tmp_path):
