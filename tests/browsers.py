@@ -65,7 +65,7 @@ class Page:
       # The browser's own first page is not ours.
       and not message['params']['documentURL'].startswith('chrome:')
     ]
-    assert urls.pop(0) == self._address
+    assert urls.pop(0) == self._address.split('#')[0]
     return urls
 
   def all(self, selector):
