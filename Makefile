@@ -14,7 +14,7 @@ SPEEDRUN_FLAGS ?=
 # Such as --events=50 --kinds=kill; see tests/chaos.py.
 CHAOS_FLAGS ?=
 
-.PHONY: wheel-test demo speedrun comparison notebook test test-slow test-all chaos browser docs lint clean
+.PHONY: wheel-test demo speedrun comparison notebook test test-slow test-all chaos browser page docs lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m experiments.demo --workdir=$(DEMO_WORKDIR) $(DEMO_FLAGS)
@@ -75,6 +75,14 @@ browser:
 	  echo 'error: install Chromium and ChromeDriver so that `chromium` and' \
 	    '`chromedriver` are found; on Debian: sudo make browser' >&2; exit 1; \
 	fi
+
+# The models of the page in docs/solve: those that come with the package.
+page: .venv/onnx
+	rm -rf docs/solve
+	for folder in hrm_jax/shipped/*/weights.safetensors; do \
+	  $(BIN)/python -m experiments.export --format=web --weights=float16 \
+	    --workdir=$$(basename $$(dirname $$folder)) --out=docs/solve || exit 1; \
+	done
 
 # Writes the site into site/; open site/index.html.
 docs: .venv/docs

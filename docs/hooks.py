@@ -9,6 +9,7 @@ import re
 
 from experiments.__main__ import COMMANDS
 from experiments.cli import command
+from experiments.reporting import browser_page
 from hrm_jax import settings
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -23,12 +24,18 @@ ROOT_PAGES = {
 
 
 def on_files(files, config):
-  """Adds the pages that are files at the root."""
+  """Adds the pages that are files elsewhere."""
   from mkdocs.structure.files import File
 
   for name, page in ROOT_PAGES.items():
     text = _relink((_ROOT / name).read_text(), page)
     files.append(File.generated(config, page, content=text))
+  # The page on which models solve puzzles; the models stand in docs/solve.
+  for name, path in browser_page.static_files().items():
+    page = f'solve/{name}'
+    if old := files.get_file_from_path(page):
+      files.remove(old)
+    files.append(File.generated(config, page, abs_src_path=str(path)))
   return files
 
 

@@ -199,7 +199,7 @@ def facts(
   state = model.apply(variables, 1, method='initial_state')
   canvas = pictures.canvas_of(np.arange(puzzles.seq_len), style)
   return {
-    'source': str(solver.origin),
+    'source': solver.origin.absolute().name,
     'step': solver.step,
     'trained_on': solver.trained_on,
     'kind': solver.settings.model.kind,

@@ -44,6 +44,17 @@ def family(solver: Solver) -> str:
   return domain.name
 
 
+def static_files() -> dict[str, pathlib.Path]:
+  """All files of the page but its models, by their paths on it."""
+  page = _HERE / 'page'
+  own = {
+    str(path.relative_to(page)): path
+    for path in page.rglob('*.*')
+    if path.suffix != '.md'
+  }
+  return own | {name: _HERE / name for name in _SHARED}
+
+
 def place(out: pathlib.Path, solver: Solver) -> pathlib.Path:
   """The folder of a model on the page."""
   return out / 'models' / solver.origin.absolute().name
@@ -61,9 +72,9 @@ def write(
   `told` is what `experiments.export` says of the model, `found` how it differs
   from JAX.
   """
-  shutil.copytree(_HERE / 'page', out, dirs_exist_ok=True)
-  for name in _SHARED:
-    shutil.copy(_HERE / name, out / name)
+  for name, path in static_files().items():
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(path, out / name)
   folder = place(out, solver)
   sizes = [x.size for x in jax.tree.leaves(asked.variables['params'])]
   segment = told.pop('graphs')['segment']

@@ -74,12 +74,19 @@ def graphs(
     variables: its variables.
     weights: type in which they are stored, 'float32' or 'float16'.
     segments: number of segments of `predict`.
+
+  Raises:
+    ConfigError: a weight is too large for that type.
   """
   model = in_float32(model)
   # Its other ways of attention are for one platform each.
   settings = dataclasses.replace(model.settings, attention='xla')
   model = model.clone(settings=settings)
   stored = jax.tree.map(lambda x: np.asarray(x.astype(weights)), variables)
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(stored)):
+    raise ConfigError(
+      f'{weights} cannot hold a weight of this model; use --weights=float32'
+    )
   state: Any = model.apply(variables, 1, method='initial_state')
   row: Arrays = {'puzzles': ((settings.puzzle_emb_ndim,), 'float32')}
   tokens: Arrays = {'inputs': ((model.seq_len,), 'int32')}

@@ -97,7 +97,8 @@ def write(
     for path, leaf in jax.tree.leaves_with_path(variables)
   }
   arrays[_TABLE] = np.asarray(table)
-  small = {name: array.astype(np.float16) for name, array in arrays.items()}
+  with np.errstate(over='ignore'):
+    small = {name: array.astype(np.float16) for name, array in arrays.items()}
   for name, array in small.items():
     if not np.isfinite(array).all():
       raise ConfigError(f'{name}: has weights beyond float16')

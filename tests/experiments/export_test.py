@@ -146,6 +146,16 @@ def test_float16_halves_the_file(make_run, tmp_path):
 
 
 @pytest.mark.slow
+def test_weights_that_float16_cannot_hold_are_refused(make_run):
+  solver = hrm_jax.solver.load(make_run('recurrent_transformer'))
+  variables = solver.held_out(1, 1).queries[0].variables
+  large = jax.tree.map(lambda x: x + 1e5, variables)
+  portable.graphs(solver.model, large, 'float32', 1)
+  with pytest.raises(ConfigError, match='float16 cannot hold'):
+    portable.graphs(solver.model, large, 'float16', 1)
+
+
+@pytest.mark.slow
 def test_what_is_not_the_model_is_not_passed(make_run, tmp_path, monkeypatch):
   right = portable.graphs
 

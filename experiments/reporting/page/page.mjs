@@ -48,7 +48,8 @@ async function choose(name) {
   makeBrushes();
   take(0);
   busy('Loading the model …');
-  worker.postMessage({id: ++id, load: folder, model: {initial_state: model.initial_state, state_shape: model.state_shape, halting: model.halting}});
+  const [row] = model.rows || [], size = model.shape[0] * model.shape[1];
+  worker.postMessage({id: ++id, load: folder, row, size, model: {initial_state: model.initial_state, state_shape: model.state_shape, halting: model.halting}});
   $('main').hidden = false;
   paint();
 }

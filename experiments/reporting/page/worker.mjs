@@ -48,7 +48,7 @@ function halts([halt, on]) {
   return model.halting === 'q_learning' ? halt > on : model.halting === 'halt_only' ? halt > 0 : null;
 }
 
-async function solve({id, cells, row, rollouts, noise, segments}) {
+async function solve({id, cells, row, rollouts, noise, segments, quiet}) {
   const repeat = (type, values, kind) => new ort.Tensor(type,
     kind.from({length: rollouts * values.length}, (_, i) => values[i % values.length]), [rollouts, values.length]);
   const feed = {inputs: repeat('int32', cells, Int32Array)};
@@ -72,6 +72,7 @@ async function solve({id, cells, row, rollouts, noise, segments}) {
       }));
     }
     const q = answers.map((_, r) => [...found.q.data.slice(2 * r, 2 * r + 2)]);
+    if (quiet) return;
     postMessage({id, segment, ms, answers, q, halts: q.map(halts), last: segment === segments});
     // A message that stops this is read between segments.
     await new Promise((done) => setTimeout(done));
@@ -90,6 +91,8 @@ onmessage = async ({data}) => {
       const file = await (await fetched(data.load + '/segment.onnx')).arrayBuffer();
       session = await ort.InferenceSession.create(file, {executionProviders: ['wasm'], logSeverityLevel: 3});
       model = data.model;
+      // The first run takes longer than the others.
+      await solve({...data, cells: Array(data.size).fill(0), rollouts: 1, segments: 1, quiet: true});
       postMessage({id: data.id, ready: true});
     } else if (data.cells) await solve(data);
   } catch (error) {
