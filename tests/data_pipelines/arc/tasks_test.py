@@ -782,3 +782,24 @@ def test_damaged_text(tmp_path_factory, data):
     assert str(e).startswith(f'{path}: ')
   else:
     assert _as_json(task) == _without_unknown(json.loads(text))
+
+
+def test_damaged_tasks_are_told_where_that_is_asked_for(tmp_path):
+  """One without tests, one of a name that is there; the last is sound."""
+  for folder in ('one', 'two'):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / 'twice.json').write_text(json.dumps(TASK))
+  bad = tmp_path / 'one' / 'bad.json'
+  bad.write_text(json.dumps({'train': [], 'test': {'input': [[1]]}}))
+  spec = f'{tmp_path}/one,{tmp_path}/two'
+  damaged = {}
+  (task,) = arc.load_tasks(spec, damaged).tasks
+  assert task.name == 'twice'
+  (left, why) = damaged['bad']
+  assert why == f"{bad}: task 'bad': train must be a list of at least one pair"
+  assert [test.input.tolist() for test in left.tests] == [[[0]]]
+  with pytest.raises(DataError, match='at least one pair'):
+    arc.load_tasks(spec)
+  bad.unlink()
+  with pytest.raises(DataError, match=r"'twice' is in .* too"):
+    arc.load_tasks(spec)

@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 import types
 
 import pytest
@@ -84,3 +85,13 @@ def test_answers_to_a_save_that_has_failed_are_not_told(monkeypatch):
   for text in ('Event loop is closed', 'something else'):
     sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(text)))
   assert [str(found.exc_value) for found in told] == ['something else']
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='Linux tells it')
+def test_a_process_is_older_than_what_it_imports(monkeypatch):
+  since_import = time.monotonic() - launch._IMPORTED
+  # JAX is imported before.
+  assert launch.age() > since_import + 0.05
+  # A sandbox that tells the age of the machine is not believed.
+  monkeypatch.setattr(time, 'clock_gettime', lambda _: 1e9)
+  assert since_import <= launch.age() < since_import + 0.05

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.server
+import math
 import os
 import pathlib
 import signal
@@ -183,6 +184,21 @@ def test_outside_of_the_main_thread_nothing_fires():
   thread.start()
   thread.join()
   assert found == [True, False]
+
+
+def test_time_gives_the_notice_and_only_inside():
+  notice, other = preemption.Notice(), preemption.Notice()
+  with notice.after(0.0, 'the limit'):
+    while not notice.received:
+      time.sleep(0.01)
+  assert notice.reason == 'the limit'
+  for seconds in (math.inf, 3600.0):
+    with other.after(seconds, 'late'):
+      pass
+  for timer in threading.enumerate():
+    if isinstance(timer, threading.Timer):
+      timer.join()
+  assert not other.received
 
 
 def test_one_process_asks_its_notice_alone():
