@@ -8,6 +8,8 @@ import threading
 import numpy as np
 import pytest
 from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.actions.action_builder import ActionBuilder
+from selenium.webdriver.common.actions.pointer_input import PointerInput
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
@@ -292,6 +294,34 @@ def test_a_maze_is_drawn_with_the_mouse(browser, address, folder):
   page.solved()
   wanted = _answers(folder.parent / 'tiny-maze', 2)
   np.testing.assert_array_equal(page.cells(), wanted[-1])
+  assert page.errors() == []
+
+
+def test_a_maze_is_drawn_with_a_finger(browser, address):
+  page = _Page(browser, address, 'tiny-maze')
+  page.one('#clear').click()
+  page.all('#brushes .chip')[0].click()
+  board, touch = page.one('#board'), PointerInput('touch', 'finger')
+  actions = ActionBuilder(browser, mouse=touch)
+  actions.pointer_action.move_to(board, *page.at(2, 0)).pointer_down()
+  for column in (1, 2, 3):
+    actions.pointer_action.move_to(board, *page.at(2, column))
+  actions.pointer_action.pointer_up()
+  actions.perform()
+  assert page.cells()[12:18] == [1, 1, 1, 1, 2, 2]
+  assert sum(cell == 1 for cell in page.cells()) == 4
+
+
+def test_models_are_chosen_and_all_controls_have_names(page):
+  Select(page.one('#model')).select_by_visible_text('tiny-maze')
+  page.wait(lambda: page.one('#status').text == 'Ready.')
+  assert 'mazes of 6 × 6' in page.one('#what').text
+  page.one('#solve').click()
+  assert len(page.solved()) == 3
+  assert page.one('#truth').is_displayed()
+  for control in page.all('button, input, select, textarea, canvas'):
+    if control.is_displayed():
+      assert control.accessible_name.strip(), control.get_attribute('outerHTML')
   assert page.errors() == []
 
 

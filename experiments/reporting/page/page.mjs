@@ -1,5 +1,5 @@
 // The page: a puzzle to be chosen or drawn, and how the model solves it.
-import {$, draw, el, plural} from './grids.mjs';
+import {$, draw, el, plural, spoken} from './grids.mjs';
 import {cellsOf, extent, gridOf, parse, rulesOf, textOf} from './rules.mjs';
 
 let model, rules, folder;
@@ -81,10 +81,10 @@ function take(index) {
     figure(`input ${i + 1}`, input), el('span', {class: 'arrow', 'aria-hidden': 'true'}, '→'), figure(`output ${i + 1}`, output)))));
 }
 
-function figure(caption, text, ...notes) {
-  const canvas = el('canvas', {role: 'img', 'aria-label': caption});
-  draw(canvas, text, {style: model.style, side: 140, most: 20});
-  return el('figure', {}, el('figcaption', {}, caption), canvas, ...notes);
+function figure(caption, text, given) {
+  const canvas = el('canvas', {role: 'img', 'aria-label': spoken(caption, text, model.style)});
+  draw(canvas, text, {style: model.style, side: 140, most: 20, given: given && gridOf(model, given)});
+  return el('figure', {}, el('figcaption', {}, caption), canvas);
 }
 
 const isExample = () => gridOf(model, cells) === gridOf(model, cellsOf(model, model.examples[example].input));
@@ -99,6 +99,8 @@ function set(made) {
   const truth = model.examples[example].truth;
   if (same && truth) told.truth = cellsOf(model, truth);
   $('text').value = textOf(model, cells);
+  $('truth').hidden = !told.truth;
+  $('truth').lastElementChild.replaceChildren(told.truth ? figure('true answer', gridOf(model, told.truth, extent(model, told.truth)), cells) : '');
   complain(told.problem);
   ready();
   paint();
