@@ -28,13 +28,19 @@ class Progress:
     """Seconds since the start."""
     return time.monotonic() - self._start
 
-  def add(self, count: int = 1) -> None:
-    """Counts `count` more things as done, and logs a line where one is due."""
+  def add(self, count: int = 1) -> bool:
+    """Counts `count` more things as done, and logs a line where one is due.
+
+    Returns:
+      Whether a line was logged.
+    """
     self.done += count
     now = time.monotonic()
-    if self.done != self._total and now - self._logged > self._seconds:
-      self._logged = now
-      logging.info('%s', self)
+    if self.done == self._total or now - self._logged <= self._seconds:
+      return False
+    self._logged = now
+    logging.info('%s', self)
+    return True
 
   def __str__(self) -> str:
     text = f'{self._what}: {self.done:,}'

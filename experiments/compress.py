@@ -6,8 +6,10 @@ This is CompressARC (Liao & Gu, arXiv 2512.06104): a network of 76,000 weights
 is trained on one task alone, its test inputs too, and read meanwhile. Tasks of
 similar sizes are trained together. The same command goes on with what DIR has.
 
-Writes into DIR what `experiments.predict` writes for tasks of ARC; scores.json
-also has the nats that each of a task's 18 tensors tells.
+Writes into DIR what `experiments.predict` writes for tasks of ARC, and pictures
+of a task's KL and answers over the steps, course_*. Of each task scores.json
+also has the nats that its 18 tensors tell. While this works, submission.json
+has the guesses so far.
 """
 
 import dataclasses
@@ -16,21 +18,25 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from absl import flags, logging
 
 from data_pipelines import files
 from data_pipelines.arc import voting
 from data_pipelines.arc.scoring import score_metrics
 from data_pipelines.arc.tasks import TaskSet
+from data_pipelines.drawing.styles import PALETTE
 from data_pipelines.files import shown
 from experiments import predict
 from experiments.cli import command, launch, shared_flags
-from experiments.reporting import evaluation_files
-from hrm_jax.compressarc import solving
+from experiments.reporting import charts, evaluation_files
+from hrm_jax.compressarc import multitensor, solving
 from hrm_jax.compressarc.solving import Found, Plan
+from hrm_jax.solver import Answer
+from hrm_jax.workdir import lock
 
-# Seconds between two lines of progress, and tasks that they tell of at most.
-_TELL_EVERY, _MAX_TOLD = 10.0, 8
+# Tasks that the log tells of at a time at most, and answers of a course.
+_MAX_TOLD, _ANSWERS = 8, 8
 
 FLAGS = shared_flags.define('task', 'seed', 'color', *shared_flags.JAX)
 shared_flags.require(FLAGS, 'task', 'my_task.json')
@@ -76,17 +82,33 @@ def run(
   Raises:
     ConfigError, DataError: the tasks cannot be used, or `out` has other work.
   """
-  plan, began = plan or Plan(), time.monotonic()
   given, _ = solving.read(spec)
-  with command.writing(out / 'submission.json'):
-    # Whole from now on, whatever ends the work.
-    evaluation_files.promise(given.tasks, out)
-  found = solving.solve(given, plan, seconds, out / 'work', _Progress())
-  candidates = {
-    (one.task.name, test): ranked
-    for one in found
-    for test, ranked in enumerate(one.answer().attempts)
-  }
+  with lock.hold(out):
+    return _run(given, out, plan or Plan(), seconds, colour)
+
+
+def _run(
+  given: TaskSet, out: pathlib.Path, plan: Plan, seconds: float | None,
+  colour: bool,
+) -> list[Found]:  # fmt: skip
+  began, candidates = time.monotonic(), dict[tuple[str, int], Any]()
+
+  def tell(found: Sequence[Found], logged: bool) -> None:
+    answers = [one.answer() for one in found]
+    for one, answer in zip(found, answers, strict=True):
+      for test, ranked in enumerate(answer.attempts):
+        candidates[one.task.name, test] = ranked
+    # Whole at any moment, whatever ends the work.
+    with command.writing(out / 'submission.json') as path:
+      if any(candidates.values()):
+        files.write_json(path, voting.submission(candidates, given.tasks))
+      else:
+        evaluation_files.promise(given.tasks, out)
+    if logged:
+      for one, answer in zip(found[:_MAX_TOLD], answers, strict=False):
+        logging.info('%s', _thought(one, answer))
+
+  found = solving.solve(given, plan, seconds, out / 'work', tell)
   scores = voting.score(candidates, given.tasks)
   facts = _facts(found, given, plan, time.monotonic() - began)
   if scores[1].outputs.scored:
@@ -94,6 +116,11 @@ def run(
   names = evaluation_files.write_votes(
     out, given.tasks, candidates, facts, given.tasks
   )
+  drawn = [one for one in found if one.course][: predict.MAX_SHOWN]
+  titles = evaluation_files.distinct_names(one.task.name for one in drawn)
+  for one, title in zip(drawn, titles, strict=True):
+    names.append(f'course_{title}.png')
+    _draw_course(one, out / names[-1])
   print()
   texts = [
     predict.tell_task(answer, test, colour)
@@ -128,41 +155,45 @@ def _facts(
   }  # fmt: skip
 
 
-class _Progress:
-  """Tells now and then how far the tasks are, and what they think."""
-
-  def __init__(self):
-    self._told = -_TELL_EVERY
-
-  def __call__(self, found: Sequence[Found], left: float, whole: float) -> None:
-    if time.monotonic() - self._told < _TELL_EVERY:
-      return
-    self._told = time.monotonic()
-    steps = found[0].steps
-    logging.info(
-      '%s',
-      f'Step {steps}: {_duration(left)} left for the {len(found)} at work, '
-      f'{_duration(whole)} for all',
-    )
-    for one in found[:_MAX_TOLD]:
-      sizes = ', '.join(
-        ' × '.join(map(str, best[0].grid.shape))
-        for best in one.answer().attempts
-      )
-      logging.info(
-        '%s',
-        f'  {shown(one.task.name)}: {sum(one.kl.values()):,.0f} nats of KL, '
-        f'error {one.error:,.1f}; thinks of {sizes}, the same since step '
-        f'{one.since}',
-      )
+def _thought(one: Found, answer: Answer) -> str:
+  """How far a task is, and what the network thinks of it, for the log."""
+  sizes = ', '.join(
+    ' × '.join(map(str, best[0].grid.shape)) for best in answer.attempts
+  )
+  return (
+    f'  {shown(one.task.name)}, step {one.steps}: {sum(one.kl.values()):,.0f} '
+    f'nats of KL, error {one.error:,.1f}; thinks of {sizes}, the same since '
+    f'step {one.since}'
+  )
 
 
-def _duration(seconds: float) -> str:
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  if hours:
-    return f'{hours} h {minutes:02} min'
-  return f'{minutes} min {seconds:02} s' if minutes else f'{seconds} s'
+def _draw_course(one: Found, path: pathlib.Path) -> None:
+  """Draws the KL of each tensor, and the answer to the first test input."""
+  drawn = charts.figure(10, 6)
+  curves, below = drawn.subfigures(2, 1, height_ratios=(3, 1))
+  axes = curves.subplots()
+  steps = [then.steps for then in one.course]
+  rows = list(zip(*(then.kl for then in one.course), strict=True))
+  # Those that tell most at the end come first.
+  order = sorted(range(len(rows)), key=lambda i: -rows[i][-1])
+  letters = [*multitensor.tensors()]
+  for place, i in enumerate(order):
+    colour = charts.LINES[place] if place < len(charts.LINES) else charts.QUOTED
+    axes.plot(steps, rows[i], color=colour, label=letters[i], zorder=-place)
+  errors = [then.error for then in one.course]
+  axes.plot(steps, errors, 'k--', label='reconstruction error')
+  axes.set(xlabel='step', ylabel='nats', yscale='log', title=one.task.name)
+  axes.legend(ncols=2, fontsize='small', loc='upper right')
+  some = np.linspace(0, len(steps) - 1, min(_ANSWERS, len(steps)))
+  grids = [*one.ranking.scores]
+  colours = np.array([[*bytes.fromhex(x[1:])] for x in PALETTE], np.uint8)
+  panels = below.subplots(1, len(some), squeeze=False)[0]
+  for panel, then in zip(
+    panels, (one.course[i] for i in some.astype(int)), strict=True
+  ):
+    panel.imshow(colours[np.array(grids[then.answer][0])])
+    panel.set(xticks=(), yticks=(), xlabel=f'step {then.steps}')
+  charts.save(drawn, path)
 
 
 if __name__ == '__main__':

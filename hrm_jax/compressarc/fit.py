@@ -15,7 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from jax.flatten_util import ravel_pytree
 
 from data_pipelines.arc.voting import Candidate
 from hrm_jax.compressarc import loss, multitensor, network
@@ -23,7 +23,8 @@ from hrm_jax.compressarc.multitensor import Multi
 from hrm_jax.compressarc.network import Answer, Latents, Weights
 from hrm_jax.compressarc.problem import Problem
 
-_OPTIMIZER = optax.flatten(optax.adam(0.01, b1=0.5, b2=0.9, eps=1e-8))
+# Adam's rate, decays and least root.
+_RATE, _DECAYS, _ROOT = 0.01, (0.5, 0.9), 1e-8
 # For CPUs: XLA's older code generator compiles in two thirds of the time, and
 # its library YNNPACK crashes with several tasks. Other versions lack these.
 _OPTIONS: dict[str, Any] = {}
@@ -40,7 +41,8 @@ class State(NamedTuple):
 
   latents: Latents
   weights: Weights
-  optimizer: Any
+  moments: chex.Array  # [2, all parameters], Adam's
+  powers: chex.Array  # [2], its decays to the power of the steps taken
   average: Answer  # of the test outputs
 
 
@@ -77,9 +79,9 @@ def initial(seed: int, problem: Problem, dtype: Any = np.float32) -> State:
   average = Answer(
     zeros((tests, C, X, Y)), zeros((tests, X)), zeros((tests, Y))
   )
-  moments = jax.eval_shape(_OPTIMIZER.init, (latents, weights))
-  optimizer = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), moments)
-  return State(latents, weights, optimizer, average)
+  count = sum(a.size for a in jax.tree.leaves((latents, weights)))
+  ones = np.ones(2, dtype)
+  return State(latents, weights, zeros((2, count)), ones, average)
 
 
 class Gradient(NamedTuple):
@@ -113,13 +115,28 @@ def gradient(
   return Gradient(answer, kl, error, value, found)
 
 
+def _adam(
+  gradient: chex.Array, state: State
+) -> tuple[chex.Array, chex.Array, chex.Array]:
+  """Adam's change, moments and powers of decays.
+
+  XLA would raise decays to a power, as optax does, for each parameter anew.
+  """
+  decays = np.array(_DECAYS, gradient.dtype)
+  squares = jnp.stack([gradient, gradient * gradient])
+  moments = squares + decays[:, None] * (state.moments - squares)
+  powers = state.powers * decays
+  first, second = moments / (1 - powers)[:, None]
+  return -_RATE * first / (jnp.sqrt(second) + _ROOT), moments, powers
+
+
 def update(
   state: State, problem: Problem, found: Gradient, number: chex.Numeric
 ) -> tuple[State, Told]:
   """Two candidates, and one update."""
-  trained = state.latents, state.weights
-  updates, optimizer = _OPTIMIZER.update(found.of, state.optimizer)
-  latents, weights = optax.apply_updates(trained, updates)
+  trained, unravel = ravel_pytree((state.latents, state.weights))
+  change, moments, powers = _adam(ravel_pytree(found.of)[0], state)
+  latents, weights = unravel(trained + change)
   # Outputs of the examples behind the demonstrations, as far as there may be.
   place = problem.demonstrations + jnp.arange(len(state.average.logits))
   tests = jax.tree.map(
@@ -129,7 +146,7 @@ def update(
   guesses = [loss.guess(one, problem) for one in (tests, average)]
   both = jax.tree.map(lambda *two: jnp.stack(two), *guesses)
   scores = loss.score(both.uncertainty, number)
-  state = State(latents, weights, optimizer, average)
+  state = State(latents, weights, moments, powers, average)
   return state, Told(found.kl, found.error, both, scores)
 
 

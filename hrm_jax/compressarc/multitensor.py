@@ -204,8 +204,9 @@ def _linear_backward(tied, kept, gradient):
     # The first one is transposed: better so the one with fewer channels.
     if a.shape[-1] > b.shape[-1]:
       return product(b, a).T
-    rows = tuple(range(a.ndim - 1))
-    return jnp.tensordot(a, b, (rows, rows))
+    # Of arrays with two axes no transpose is written.
+    a, b = (x.reshape(-1, x.shape[-1]) for x in (a, b))
+    return jnp.tensordot(a, b, (0, 0))
 
   whole, plain = product(a, gradient), product(a[:, :1], gradient[:, :1])
   d = 'd' * (a.ndim - 5)

@@ -8,7 +8,6 @@ finds bit for bit the same.
 
 import collections
 import dataclasses
-import functools
 import io
 import json
 import math
@@ -16,7 +15,7 @@ import pathlib
 import time
 import zipfile
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,6 +27,7 @@ from data_pipelines import files
 from data_pipelines.arc.tasks import MAX_SIDE, Task, TaskSet
 from data_pipelines.errors import ConfigError, DataError, first_line
 from data_pipelines.files import shown
+from data_pipelines.progress import Progress
 from hrm_jax.compressarc import fit, multitensor
 from hrm_jax.compressarc.fit import Ranking, Told
 from hrm_jax.compressarc.problem import Problem, pad, prepare
@@ -36,7 +36,7 @@ from hrm_jax.solver import Answer, Puzzle, Puzzles
 # Steps of one call of the device.
 _STEPS = 25
 # What E, C, X and Y are rounded up to.
-_ROUND = (2, 3, 3, 3)
+_ROUND = (1, 1, 3, 3)
 # A training step's memory for each position of a task's arrays, and how much of
 # it a group may take on a device that does not tell its own, bytes.
 _POSITION, _MEMORY = 50_000, 2**30
@@ -65,6 +65,15 @@ class Plan:
   batch_size: int | None = None
 
 
+class Then(NamedTuple):
+  """What is told after so many steps."""
+
+  steps: int
+  kl: list[float]  # nats that each of the 18 tensors tells
+  error: float  # reconstruction error in nats
+  answer: int  # which of the ranking's candidates, as they were seen
+
+
 @dataclasses.dataclass(eq=False)
 class Found:
   """A task, and what is known of it so far.
@@ -76,6 +85,7 @@ class Found:
     error: reconstruction error in nats.
     ranking: the two guesses, and every candidate that was seen.
     since: step from which the first guess is what it is.
+    course: KL, error and answer of a step now and then.
   """
 
   task: Task
@@ -84,10 +94,12 @@ class Found:
   error: float = math.nan
   ranking: Ranking = dataclasses.field(default_factory=Ranking)
   since: int = 0
+  course: list['Then'] = dataclasses.field(default_factory=list)
 
   def add(self, told: Told, problem: Problem) -> None:
     """Takes in what some steps told."""
-    for place, (grids, score) in enumerate(fit.candidates(told, problem)):
+    seen = fit.candidates(told, problem)
+    for place, (grids, score) in enumerate(seen):
       before = self.ranking.first
       self.ranking.add(grids, score)
       if self.ranking.first != before:
@@ -98,18 +110,23 @@ class Found:
       letters: float(getattr(told.kl, part)[-1, kind])
       for letters, (part, kind) in multitensor.tensors().items()
     }
+    # What the network says, and then what the average of it says.
+    answer = [*self.ranking.scores].index(seen[-2][0])
+    then = Then(self.steps, [*self.kl.values()], self.error, answer)
+    self.course.append(then)
 
   def record(self) -> dict[str, Any]:
     """All but the task and the steps, as JSON takes it."""
     return {
       'kl': self.kl, 'error': self.error, 'since': self.since,
-      'ranking': self.ranking.record(),
+      'course': self.course, 'ranking': self.ranking.record(),
     }  # fmt: skip
 
   def take(self, record: dict[str, Any], steps: int) -> None:
     """The inverse of `record`."""
     self.steps, self.kl, self.error = steps, record['kl'], record['error']
     self.since = record['since']
+    self.course = [Then(*then) for then in record['course']]
     self.ranking = Ranking.of(record['ranking'])
 
   def answer(self) -> Answer:
@@ -120,9 +137,8 @@ class Found:
     return hrm_jax.solver.answer_of(self.task, attempts, cast, WAY)
 
 
-# Called with what a group's tasks have found, and the seconds that are left for
-# the group and for all.
-Progress = Callable[[Sequence[Found], float, float], None]
+# Called with what tasks have found, and whether that was logged.
+Tell = Callable[[Sequence[Found], bool], None]
 
 
 def compress(
@@ -189,7 +205,7 @@ def solve(
   plan: Plan,
   seconds: float | None = None,
   directory: pathlib.Path | None = None,
-  progress: Progress | None = None,
+  tell: Tell | None = None,
 ) -> list[Found]:
   """Solves tasks, in their order.
 
@@ -198,7 +214,8 @@ def solve(
     plan: how they are compressed.
     seconds: greatest time for all; None for no limit.
     directory: where the work is kept; what is there goes on.
-    progress: called now and then.
+    tell: called with all tasks first, and then with those at work, where a line
+      of progress was logged and where they are done.
 
   Raises:
     ConfigError: the directory has other work, or cannot be used.
@@ -208,29 +225,36 @@ def solve(
     memory = _same_work(directory, tasks, plan, memory)
   groups = _groups(tasks.tasks, plan, memory)
   end = math.inf if seconds is None else time.monotonic() + seconds
-  for number, group in enumerate(groups):
-    path = directory and directory / f'group_{number}.npz'
+  paths = [
+    directory and directory / f'group_{i}.npz' for i in range(len(groups))
+  ]
+  for group, path in zip(groups, paths, strict=True):
     if path and path.exists():
       group.read(path)
+      group.forget()
+  tell = tell or (lambda found, logged: None)
+  tell([one for group in groups for one in group.found], False)
+  work = sum(x.volume * (plan.num_steps - x.steps) for x in groups)
+  progress = Progress('array positions trained', work)
+  for number, (group, path) in enumerate(zip(groups, paths, strict=True)):
+    if group.steps == plan.num_steps:
+      continue
+    if group.steps and path:
+      group.read(path)
     saved = time.monotonic()
-    # The first steps compile: they tell nothing of the time.
-    first = group.steps + _STEPS
     # What is left of the time is for all groups that are left.
     until = saved + (end - saved) / (len(groups) - number)
-    while group.steps < plan.num_steps and (now := time.monotonic()) < until:
+    while group.steps < plan.num_steps and time.monotonic() < until:
+      before = group.steps
       group.advance()
-      each, now = (time.monotonic() - now) / _STEPS, time.monotonic()
-      stops = group.steps >= plan.num_steps or now >= until
+      now = time.monotonic()
+      stops = group.steps == plan.num_steps or now >= until
       if path and (now - saved > _SAVE_EVERY or stops):
         group.write(path)
         saved = now
-      if progress and group.steps > first:
-        left = each * (plan.num_steps - group.steps)
-        later = sum(
-          x.volume * (plan.num_steps - x.steps) for x in groups[number + 1 :]
-        )
-        whole = left + each * later / group.volume
-        progress(group.found, min(left, until - now), min(whole, end - now))
+      logged = progress.add(group.volume * (group.steps - before))
+      if logged or stops:
+        tell(group.found, logged)
     group.forget()
   named = {one.task.name: one for group in groups for one in group.found}
   return [named[task.name] for task in tasks.tasks]
@@ -246,32 +270,35 @@ class _Group:
     self.steps = 0
     self.volume = lanes * _positions(sizes)
     self._sizes, self._lanes, self._plan = sizes, lanes, plan
+    self._problems: list[Problem] = []
     self._states: Any = None
-
-  @functools.cached_property
-  def _problems(self) -> list[Problem]:
-    return [pad(prepare(one.task), self._sizes) for one in self.found]
+    self._stacked_problems: Any = None
 
   def _stacked(self, parts: Sequence[Any]) -> Any:
     """As many as there are lanes, the last one being there again and again."""
     parts = [*parts, *[parts[-1]] * (self._lanes - len(parts))]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
 
-  def advance(self) -> None:
-    """Takes some steps; fewer count where all that are due are taken."""
-    seed = self._plan.seed
-    if self._states is None:
-      first = fit.initial(seed, self._problems[0])
-      self._states = self._stacked([first])
-    # Each device has some of the tasks, and needs nothing of the others.
+  def _begin(self) -> None:
+    """Places on the devices what is trained; each has some of the tasks."""
+    self._problems = [pad(prepare(x.task), self._sizes) for x in self.found]
+    states = self._states
+    if states is None:
+      states = self._stacked([fit.initial(self._plan.seed, self._problems[0])])
     mesh = Mesh(np.array(jax.devices()[: self._lanes]), ('tasks',))
-    states, problems = jax.device_put(
-      (self._states, self._stacked(self._problems)),
+    self._states, self._stacked_problems = jax.device_put(
+      (states, self._stacked(self._problems)),
       NamedSharding(mesh, PartitionSpec('tasks')),
     )
+
+  def advance(self) -> None:
+    """Takes some steps; fewer count where all that are due are taken."""
+    if self._stacked_problems is None:
+      self._begin()
     self._states, told = fit.steps(
-      states, problems, jax.random.key(seed), self.steps, _STEPS
-    )
+      self._states, self._stacked_problems, jax.random.key(self._plan.seed),
+      self.steps, _STEPS,
+    )  # fmt: skip
     count = min(_STEPS, self._plan.num_steps - self.steps)
     told = jax.tree.map(lambda a: a[:count], jax.device_get(told))
     self.steps += count
@@ -281,7 +308,7 @@ class _Group:
 
   def forget(self) -> None:
     """Gives up the memory of what is trained."""
-    self._states = None
+    self._states = self._stacked_problems = None
 
   def write(self, path: pathlib.Path) -> None:
     """Keeps all that is needed to go on; of what is done, what was found."""
@@ -306,8 +333,8 @@ class _Group:
       for one, kept in zip(self.found, record['found'], strict=True):
         one.take(kept, self.steps)
       if leaves:
-        like = self._stacked([fit.initial(0, self._problems[0])])
-        places = jax.tree.structure(like)
+        problem = pad(prepare(self.found[0].task), self._sizes)
+        places = jax.tree.structure(fit.initial(0, problem))
         self._states = jax.tree.unflatten(places, leaves)
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
       raise DataError(

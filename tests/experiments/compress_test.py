@@ -4,9 +4,11 @@ import json
 
 import pytest
 
+from data_pipelines.errors import ConfigError
 from experiments import compress
 from hrm_jax.compressarc import solving
 from hrm_jax.compressarc.solving import Plan
+from hrm_jax.workdir import lock
 from tests.run_fixtures import random_task
 
 
@@ -19,7 +21,30 @@ def test_files_tell_what_was_found_and_how(tmp_path, monkeypatch, capsys):
     contents = json.dumps(random_task(1, known=known))
     (tasks / f'{name}.json').write_text(contents)
   out = tmp_path / 'out'
-  plan = Plan(num_steps=3)
+  submission, plan = out / 'submission.json', Plan(num_steps=3)
+  advance = solving._Group.advance
+
+  def answered():
+    kept = json.loads(submission.read_text())
+    assert list(kept) == ['known', 'new']
+    return [one[0]['attempt_1'] != [[0]] for one in kept.values()]
+
+  def kill(group):
+    if group.steps:
+      raise KeyboardInterrupt
+    assert not any(answered())
+    advance(group)
+
+  monkeypatch.setattr(solving, '_SAVE_EVERY', 0)
+  with monkeypatch.context() as patch:
+    patch.setattr(solving._Group, 'advance', kill)
+    with pytest.raises(KeyboardInterrupt):
+      compress.run(str(tasks), out, plan)
+    submission.unlink()
+    with pytest.raises(KeyboardInterrupt):
+      compress.run(str(tasks), out, plan)
+  # What was found before is there from the beginning.
+  assert all(answered())
   compress.run(str(tasks), out, plan)
   told = capsys.readouterr().out
   assert 'known, test 1 of 1, with a network trained on this task' in told
@@ -28,18 +53,21 @@ def test_files_tell_what_was_found_and_how(tmp_path, monkeypatch, capsys):
   names = {path.name for path in out.iterdir()}
   assert names == {
     'submission.json', 'predictions.json', 'predictions.png', 'scores.json',
-    'work',
+    'course_known.png', 'course_new.png', 'work', 'lock',
   }  # fmt: skip
-  before = (out / 'submission.json').read_bytes()
+  before = submission.read_bytes()
   assert list(json.loads(before)) == ['known', 'new']
   scores = json.loads((out / 'scores.json').read_text())
   assert scores['num_steps'] == 3 and scores['eval/pass@2/outputs'] == 0
   assert scores['tasks']['new']['steps'] == 3
   assert len(scores['tasks']['new']['kl']) == 18
+  # Of two processes the second is refused.
+  with lock.hold(out), pytest.raises(ConfigError, match='out is in use by'):
+    compress.run(str(tasks), out, plan)
   # The same command once more has nothing to do.
   monkeypatch.setattr(solving, '_Group', _refuse(solving._Group))
   compress.run(str(tasks), out, plan)
-  assert (out / 'submission.json').read_bytes() == before
+  assert submission.read_bytes() == before
 
 
 def _refuse(group):

@@ -121,9 +121,18 @@ def test_what_is_killed_goes_on_to_the_same_end(tmp_path, monkeypatch):
   class Killed(Exception):
     pass
 
-  def kill(found, *_):
-    if found[0].steps >= least:
+  advance, told = solving._Group.advance, []
+
+  def kill(group):
+    # What was kept is told of before any more work.
+    assert [one.steps for one in told] == [group.steps] * 2
+    advance(group)
+    if group.steps >= least:
       raise Killed
+
+  def tell(found, logged):
+    del logged
+    told[:] = found
 
   place = tmp_path
   # Seconds between savings, and the step from which it is killed.
@@ -131,15 +140,19 @@ def test_what_is_killed_goes_on_to_the_same_end(tmp_path, monkeypatch):
     every, least = case
     monkeypatch.setattr(solving, '_SAVE_EVERY', every)
     place = tmp_path / str(number)
-    with pytest.raises(Killed):
-      solving.solve(tasks, _PLAN, directory=place, progress=kill)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+      patch.setattr(solving._Group, 'advance', kill)
+      solving.solve(tasks, _PLAN, directory=place, tell=tell)
     assert (place / 'group_0.npz').exists() == (every == 0)
     found = solving.solve(tasks, _PLAN, directory=place)
     assert _records(found) == undisturbed
     assert [one.steps for one in found] == [5, 5]
     # What is done is not done again.
-    again = solving.solve(tasks, _PLAN, directory=place, progress=kill)
-    assert _records(again) == undisturbed
+    least = 0
+    with monkeypatch.context() as patch:
+      patch.setattr(solving._Group, 'advance', kill)
+      again = solving.solve(tasks, _PLAN, directory=place, tell=tell)
+    assert _records(again) == _records(told) == undisturbed
   with pytest.raises(ConfigError, match='other num_steps 6, not 5'):
     solving.solve(tasks, Plan(num_steps=6), directory=place)
   others = tasks._replace(version='others')
