@@ -7,13 +7,14 @@ hrm-jax benchmark halting
 hrm-jax benchmark input_pipeline
 hrm-jax benchmark generators
 hrm-jax benchmark voting
+hrm-jax benchmark compressarc
 hrm-jax benchmark act_evaluation --workdir=DIR
 """
 
 from collections.abc import Sequence
 
 from data_pipelines.errors import ConfigError
-from experiments.benchmarks import model, puzzles
+from experiments.benchmarks import compressarc, model, puzzles
 from experiments.cli import command, launch, shared_flags
 
 FLAGS = shared_flags.define('step', *shared_flags.JAX, workdir=None)
@@ -33,6 +34,7 @@ BENCHMARKS = {
   'input_pipeline': puzzles.input_pipeline,
   'generators': puzzles.generators,
   'voting': puzzles.decode_and_vote,
+  'compressarc': compressarc.step,
   'act_evaluation': _act_evaluation,
 }
 
