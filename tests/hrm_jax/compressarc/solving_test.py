@@ -40,7 +40,8 @@ def _together():
   """Two tasks of one group: black alone, and outputs of unknown sizes."""
   square = (3, 3), (3, 3)
   black = _task('black', 0, square, square, square, colours=1)
-  odd = _task('odd', 1, ((2, 3), (1, 2)), ((3, 3), (3, 1)), ((3, 2), (2, 2)))
+  shapes = ((2, 3), (1, 2)), ((3, 3), (3, 1)), ((3, 2), (2, 2))
+  odd = _task('odd', 1, *shapes, colours=2)
   return TaskSet('two tasks', (black, odd))
 
 
