@@ -57,8 +57,9 @@ flags.DEFINE_float(
   'unlimited if unset.', lower_bound=0, flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_integer(
-  'batch_size', None, 'Greatest number of tasks that are trained at a time, as '
-  'many as memory holds if unset.', lower_bound=1, flag_values=FLAGS,
+  'batch_size', None, 'Greatest number of tasks that are trained at a time; if '
+  'unset as many as memory holds, on CPUs one for each device.', lower_bound=1,
+  flag_values=FLAGS,
 )  # fmt: skip
 
 
@@ -182,7 +183,8 @@ def _draw_course(one: Found, path: pathlib.Path) -> None:
     axes.plot(steps, rows[i], color=colour, label=letters[i], zorder=-place)
   errors = [then.error for then in one.course]
   axes.plot(steps, errors, 'k--', label='reconstruction error')
-  axes.set(xlabel='step', ylabel='nats', yscale='log', title=one.task.name)
+  axes.set(xlabel='step', ylabel='nats', yscale='log')
+  axes.set_title(shown(one.task.name), parse_math=False)
   axes.legend(ncols=2, fontsize='small', loc='upper right')
   some = np.linspace(0, len(steps) - 1, min(_ANSWERS, len(steps)))
   grids = [*one.ranking.scores]

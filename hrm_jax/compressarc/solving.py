@@ -37,9 +37,8 @@ from hrm_jax.solver import Answer, Puzzle, Puzzles
 _STEPS = 25
 # What E, C, X and Y are rounded up to.
 _ROUND = (1, 1, 3, 3)
-# A training step's memory for each position of a task's arrays, and how much of
-# it a group may take on a device that does not tell its own, bytes.
-_POSITION, _MEMORY = 50_000, 2**30
+# A training step's bytes of memory for each position of a task's arrays.
+_POSITION = 50_000
 # Seconds between two savings.
 _SAVE_EVERY = 20.0
 # Candidates that an answer has for each test input, and that are kept.
@@ -57,7 +56,7 @@ class Plan:
     num_steps: optimizer steps for each task.
     seed: seed of the weights and of the noise.
     batch_size: most tasks that are trained at a time; None for as many as
-      memory holds.
+      memory holds, on CPUs one for each device.
   """
 
   num_steps: int = 1500
@@ -66,7 +65,7 @@ class Plan:
 
 
 class Then(NamedTuple):
-  """What is told after so many steps."""
+  """KL, error and answer after so many steps."""
 
   steps: int
   kl: list[float]  # nats that each of the 18 tensors tells
@@ -350,9 +349,11 @@ def _positions(sizes: Sizes) -> int:
 
 
 def _memory() -> int:
-  """Bytes that a group may take on each device."""
-  told = jax.devices()[0].memory_stats() or {}
-  return told['bytes_limit'] // 2 if 'bytes_limit' in told else _MEMORY
+  """Bytes that a group may take on each device; 0 on CPUs.
+
+  There eight tasks at a time take a quarter longer than one after another.
+  """
+  return (jax.devices()[0].memory_stats() or {}).get('bytes_limit', 0) // 2
 
 
 def _groups(tasks: Sequence[Task], plan: Plan, memory: int) -> list[_Group]:
@@ -383,7 +384,7 @@ def _groups(tasks: Sequence[Task], plan: Plan, memory: int) -> list[_Group]:
   for sizes in sorted(of_sizes, key=_positions):
     mine = of_sizes[sizes]
     held = devices * memory // (_POSITION * _positions(sizes))
-    most = plan.batch_size or max(1, held)
+    most = plan.batch_size or max(devices, held)
     # As many for each device.
     spread = min(devices, len(mine), most)
     parts = -(-len(mine) // most)
