@@ -142,14 +142,18 @@ function paint() {
 const before = (segment, rollout = 0) => segment > 1 ? result[segment - 2].answers[rollout] : cells;
 
 function paintOn(canvas, seen, last, size, side, answer) {
-  draw(canvas, gridOf(model, seen), {style: model.style, size, side, most: 60, given: gridOf(model, cells), truth: truthText()});
+  draw(canvas, gridOf(model, seen), {style: model.style, size, side, most: 60, given: gridOf(model, cells), truth: truthText(),
+    label: answer && model.family === 'arc' ? truthText() : null});
   const pen = canvas.getContext('2d'), [height, width] = size, box = (canvas.style.width.slice(0, -2) - 1) / width;
   if (answer) for (let r = 0; r < height; r++) for (let c = 0; c < width; c++) {
     const i = r * model.shape[1] + c, x = c * box, y = r * box;
     if (last && last[i] !== seen[i]) { pen.strokeStyle = '#0757a8'; pen.lineWidth = 2; pen.strokeRect(x + 2.5, y + 2.5, box - 4, box - 4); }
     if (wrongAt(seen, i)) {
-      pen.strokeStyle = '#c62828'; pen.lineWidth = 1.5;
-      pen.beginPath(); pen.moveTo(x + 3, y + 3); pen.lineTo(x + box / 3, y + box / 3); pen.moveTo(x + box / 3, y + 3); pen.lineTo(x + 3, y + box / 3); pen.stroke();
+      // On any colour it is seen.
+      for (const [colour, width] of [['#fff', 4], ['#c62828', 1.5]]) {
+        pen.strokeStyle = colour; pen.lineWidth = width;
+        pen.beginPath(); pen.moveTo(x + 3, y + 3); pen.lineTo(x + box / 3, y + box / 3); pen.moveTo(x + box / 3, y + 3); pen.lineTo(x + 3, y + box / 3); pen.stroke();
+      }
     }
   }
   return box;
@@ -286,7 +290,7 @@ function addLine(one) {
   const [answer] = one.answers, last = before(one.segment);
   const hasQ = model.halting !== 'none';
   const texts = [hasQ ? sigmoid(one.q[0][0]).toFixed(2) : '', hasQ ? (one.halts[0] ? 'yes' : 'no') : '',
-    answer.filter((v, i) => v !== last[i]).length, model.family === 'maze' ? (verdict(answer)[0] === 'solved' ? 0 : '–') : wrongCells(answer) ?? '–', one.ms.toFixed(0)];
+    answer.filter((v, i) => v !== last[i]).length, verdict(answer)[0] === 'solved' ? 0 : wrongCells(answer) ?? '–', one.ms.toFixed(0)];
   $('table').tBodies[0].append(el('tr', {onclick: () => show(one.segment)}, el('th', {scope: 'row'}, one.segment),
     texts.map((text, i) => el('td', {hidden: i < 2 && !hasQ}, String(text)))));
 }
