@@ -36,6 +36,7 @@ from absl import flags, logging
 import hrm_jax
 import hrm_jax.solver
 from data_pipelines import files
+from data_pipelines import puzzles as specs
 from data_pipelines.arc import tasks as arc
 from data_pipelines.arc.tasks import Pair, Task, TaskSet
 from data_pipelines.errors import ConfigError, DataError
@@ -89,6 +90,11 @@ _LAST_SECONDS, _LAST_SHARE, _END_SECONDS = 3.0, 0.02, 0.5
 def main(_) -> int | None:
   limit = Limit(FLAGS.seconds)
   damaged: arc.Damaged = {}
+  if (kind := specs.kind(FLAGS.task)) != specs.ARC:
+    raise ConfigError(
+      f'--task={FLAGS.task}: {kind} have no rows of their own: there is '
+      'nothing to adapt to; give tasks of ARC'
+    )
   found = arc.load_tasks(FLAGS.task, damaged)
   answers = Answers(FLAGS.out / 'predictions', found.tasks, damaged)
   with command.writing(answers.path):

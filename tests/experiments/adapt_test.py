@@ -198,9 +198,13 @@ def test_another_model_is_refused_before_anything_is_written(
     assert not (tmp_path / 'other').exists()
 
 
-def test_a_model_without_rows_is_refused(call, trained_run):
-  with pytest.raises(ConfigError, match='nothing to adapt to'):
+def test_a_model_without_rows_is_refused(call, trained_run, tmp_path):
+  with pytest.raises(ConfigError, match=r'trained on Sudokus.* has ARC tasks'):
     call(workdir=trained_run)
+  # Whose answers are there all the same.
+  assert _answered(tmp_path / 'new') == _all(['not reached'])
+  with pytest.raises(ConfigError, match='nothing to adapt to; give tasks'):
+    call(workdir=trained_run, task='1.34341221434321', out=tmp_path / 'other')
 
 
 @pytest.fixture
