@@ -12,7 +12,7 @@ from data_pipelines.arc.tasks import Pair, Task, TaskSet, load_tasks
 from data_pipelines.errors import ConfigError, DataError
 from hrm_jax.compressarc import fit, solving
 from hrm_jax.compressarc.problem import pad, prepare
-from hrm_jax.compressarc.solving import Plan
+from hrm_jax.compressarc.solving import Found, Plan, Then
 
 _PLAN = Plan(num_steps=5)
 
@@ -112,6 +112,19 @@ def test_tasks_together_are_what_they_are_alone():
 
 def _records(found):
   return json.dumps([one.record() for one in found])
+
+
+def test_what_is_found_is_taken_back_whole():
+  task = _together().tasks[0]
+  then = Then(3, [1.5, 2.5], 0.5, 1)
+  found = Found(task, 3, {'C': 1.5, 'EC': 2.5}, 0.5, since=2, course=[then])
+  for grids, score in (((((1,),),), -1.5), ((((2, 0),),), -0.5)):
+    found.ranking.add(grids, score)
+  again = Found(task)
+  again.take(json.loads(json.dumps(found.record())), 3)
+  assert again.record() == found.record()
+  assert (again.steps, again.since, again.course) == (3, 2, [then])
+  assert again.ranking.guesses() == found.ranking.guesses()
 
 
 @pytest.mark.slow
