@@ -10,7 +10,7 @@ import pytest
 import hrm_jax
 from data_pipelines.arc.tasks import Pair, Task, TaskSet, load_tasks
 from data_pipelines.errors import ConfigError, DataError
-from hrm_jax.compressarc import fit, solving
+from hrm_jax.compressarc import fit, multitensor, solving
 from hrm_jax.compressarc.problem import pad, prepare
 from hrm_jax.compressarc.solving import Found, Plan, Then
 
@@ -125,6 +125,18 @@ def test_what_is_found_is_taken_back_whole():
   assert again.record() == found.record()
   assert (again.steps, again.since, again.course) == (3, 2, [then])
   assert again.ranking.guesses() == found.ranking.guesses()
+
+
+def test_the_step_is_told_since_which_the_first_guess_stands(monkeypatch):
+  one, two = (((1,),),), (((2,),),)
+  # Of two steps, each of two candidates.
+  seen = [(one, -3.0), (one, -3.0), (two, -1.0), (two, -2.0)]
+  monkeypatch.setattr(fit, 'candidates', lambda told, problem: seen)
+  kl = multitensor.Multi(*np.ones((2, 2, multitensor.KINDS)))
+  found = Found(_together().tasks[0], steps=4)
+  found.add(fit.Told(kl, np.array([2.0, 1.0]), None, None), None)
+  assert found.since == 5 and found.steps == 6
+  assert found.course == [Then(6, [1.0] * 18, 1.0, 1)]
 
 
 @pytest.mark.slow
