@@ -19,7 +19,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 import hrm_jax.solver
 from data_pipelines import files
@@ -119,7 +119,10 @@ def run(
     for name, graph in graphs.items():
       path = folder / f'{name}.{"onnx" if web else form}'
       runs[name] = portable.write(name, graph, told, path)
-      logging.info('%s: %.1f MB', path, path.stat().st_size / 1e6)
+      command.say(
+        f'{path}: {path.stat().st_size / 1e6:.1f} MB, '
+        f'{portable.milliseconds(graph, runs[name]):.1f} ms for one puzzle'
+      )
     found = portable.compare(
       solver.model, asked.variables, rows_of(solver, asked), segments, runs,
       _BATCH,

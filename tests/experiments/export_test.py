@@ -1,6 +1,7 @@
 """Exported models run elsewhere, and answer as JAX does."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -59,11 +60,13 @@ def make_run(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('system', SYSTEMS)
-def test_onnx_gives_what_jax_gives(system, make_run, tmp_path):
+def test_onnx_gives_what_jax_gives(system, make_run, tmp_path, capsys):
   found = export.run(make_run(system), tmp_path)
   assert found.logits < 1e-3
   assert (found.answers, found.predicted) == (1, 1)
   assert found.puzzles == 10
+  said = capsys.readouterr().out
+  assert re.search(r'segment\.onnx: [\d.]+ MB, [\d.]+ ms for one puzzle', said)
   # The answers of the file, in a batch of another size, are those that
   # evaluations give.
   _, onnx, runtime = portable.onnx_tools()
