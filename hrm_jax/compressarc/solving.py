@@ -351,7 +351,7 @@ def _positions(sizes: Sizes) -> int:
 def _memory() -> int:
   """Bytes that a group may take on each device; 0 on CPUs.
 
-  There eight tasks at a time take a quarter longer than one after another.
+  There eight tasks at a time take as long as one after another, or longer.
   """
   return (jax.devices()[0].memory_stats() or {}).get('bytes_limit', 0) // 2
 
