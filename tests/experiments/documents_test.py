@@ -13,6 +13,7 @@ from markdown.extensions import toc
 import hrm_jax
 from experiments.__main__ import COMMANDS
 from experiments.cli import shared_flags
+from experiments.reporting import browser_page
 from hrm_jax import settings
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -100,6 +101,9 @@ def test_links_lead_somewhere(path):
   made = {
     _ROOT / 'docs' / page: _ROOT / name
     for name, page in _hooks().ROOT_PAGES.items()
+  } | {
+    _ROOT / 'docs' / 'solve' / name: path
+    for name, path in browser_page.static_files().items()
   }
   for link in re.findall(r'\]\(\s*(?!\w+:)([^)\s]+)\)', text):
     target, _, anchor = link.partition('#')
