@@ -129,7 +129,11 @@ def draw(curves: Sequence[Curves]) -> charts.Figure:
     for colour, (rule, values) in zip(
       charts.LINES, one.values.items(), strict=False
     ):
-      charts.line(axes, one.counts, values, colour, label=rule)
+      # What a rule may reach, which `valid` often does.
+      dashed = '--' if rule == scoring.BEST else '-'
+      charts.line(
+        axes, one.counts, values, colour, label=rule, linestyle=dashed
+      )
     axes.set_xscale('log', base=2)
     axes.set_xticks(one.counts, map(str, one.counts))
     axes.set_title(f'{one.label}, {one.asked}', fontsize=9, loc='left')
