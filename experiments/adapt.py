@@ -38,7 +38,7 @@ import hrm_jax.solver
 from data_pipelines import files
 from data_pipelines import puzzles as specs
 from data_pipelines.arc import tasks as arc
-from data_pipelines.arc.tasks import Pair, Task, TaskSet
+from data_pipelines.arc.tasks import Task, TaskSet
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.files import shown
 from experiments import predict
@@ -115,7 +115,7 @@ def main(_) -> int | None:
       'are fallbacks; raise --seconds'
     )
   names = evaluation_files.write(evaluation, answers.path.parent, answers.given)
-  predict.show(evaluation, command.coloured(FLAGS.color))
+  predict.show(predict.tell(evaluation, command.coloured(FLAGS.color)))
   answers.tell()
   command.say(
     f'Written to {answers.path.parent}: {", ".join(names)}, tasks.json'
@@ -279,7 +279,7 @@ def _train(
   # The sound tasks, where the run finds them whatever becomes of SPEC.
   spec = FLAGS.out / 'tasks-challenges.json'
   with command.writing(spec):
-    files.write_json(spec, {task.name: _as_json(task) for task in found.tasks})
+    files.write_json(spec, {one.name: arc.as_json(one) for one in found.tasks})
   fitting = dataclasses.replace(
     _DEFAULTS,
     steps=FLAGS.steps or (_DEFAULTS.steps if FLAGS.seconds is None else 10**9),
@@ -369,19 +369,6 @@ def _changes(entries: list[str]) -> dict[str, Any]:
     except ValueError:
       changes[key] = value
   return changes
-
-
-def _as_json(task: Task) -> dict[str, Any]:
-  def pairs(of: tuple[Pair, ...]):
-    return [
-      {
-        name: grid.tolist()
-        for name, grid in zip(('input', 'output'), pair.grids, strict=False)
-      }
-      for pair in of
-    ]
-
-  return {'train': pairs(task.demonstrations), 'test': pairs(task.tests)}
 
 
 if __name__ == '__main__':

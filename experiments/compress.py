@@ -100,9 +100,9 @@ def _run(
       for test, ranked in enumerate(answer.attempts):
         candidates[one.task.name, test] = ranked
     # Whole at any moment, whatever ends the work.
-    with command.writing(out / 'submission.json') as path:
+    with command.writing(out / 'submission.json'):
       if any(candidates.values()):
-        files.write_json(path, voting.submission(candidates, given.tasks))
+        evaluation_files.write_submission(out, candidates, given.tasks)
       else:
         evaluation_files.promise(given.tasks, out)
     if logged:
@@ -122,16 +122,11 @@ def _run(
   for one, title in zip(drawn, titles, strict=True):
     names.append(f'course_{title}.png')
     _draw_course(one, out / names[-1])
-  print()
-  texts = [
+  predict.show(
     predict.tell_task(answer, test, colour)
-    for answer in (one.answer() for one in found[: predict.MAX_SHOWN])
+    for answer in (one.answer() for one in found)
     for test in range(len(answer.inputs))
-  ]
-  for text in texts[: predict.MAX_SHOWN]:
-    print(text + '\n')
-  if len(texts) > predict.MAX_SHOWN or len(found) > predict.MAX_SHOWN:
-    print('... more stand in the files')
+  )
   print(voting.format_scores(scores))
   command.say(f'Written to {out}: {", ".join(names)}')
   return found

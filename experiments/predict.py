@@ -18,7 +18,7 @@ answer as it forms, for each test input.
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,7 @@ def run(
   asked = solver.ask(given, fitting or Fitting())
   found = solver.evaluate(asked, width=width or Width())
   names = evaluation_files.write(found, directory)
-  show(found, colour)
+  show(tell(found, colour))
   if left_out := [shown(task.name) for task in given.left_out]:
     print(
       f'Left out, with fallbacks in submission.json: {len(left_out)} of '
@@ -124,10 +124,10 @@ def run(
   return found
 
 
-def show(found: Evaluation, colour: bool) -> None:
-  """Prints what was predicted, of the first puzzles."""
+def show(texts: Iterable[str]) -> None:
+  """Prints what was predicted, the first of these texts."""
   print()
-  for number, text in enumerate(tell(found, colour)):
+  for number, text in enumerate(texts):
     if number == MAX_SHOWN:
       print('... more stand in the files')
       break

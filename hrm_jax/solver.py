@@ -445,9 +445,11 @@ class Solver:
     is done or `stop`, which is asked after each batch, says so.
     """
     asked, begin = self.ask(puzzles), time.perf_counter()
-    mode, act = self.settings.evaluation.halting, self.settings.act
-    run = _predict_function(self.model, act, mode, self.mesh, _ONCE)
-    facts: dict[str, Any] = {'halting': mode, 'segments': act.halt_max_steps}
+    mode = self.settings.evaluation.halting
+    run = self._function(mode)
+    facts: dict[str, Any] = {
+      'halting': mode, 'segments': self.settings.act.halt_max_steps,
+    }  # fmt: skip
     done = list[Result]()
     for number, query in enumerate(asked.queries, 1):
       some = dataclasses.replace(asked, queries=asked.queries[:number])
@@ -466,11 +468,10 @@ class Solver:
     before the end, nothing is told.
     """
     told = dict[str, tuple[int, int]]()
+    run = self._function(self.settings.evaluation.halting)
     for query in self.ask(puzzles).queries:
       rows = query.puzzles.demonstration_rows()
       part = dataclasses.replace(query, rows=rows)
-      mode, act = self.settings.evaluation.halting, self.settings.act
-      run = _predict_function(self.model, act, mode, self.mesh, _ONCE)
       with contextlib.suppress(evaluation.Stopped):
         exact = evaluation.exact(part, run, self.batch_size(), stop)
         for group in np.unique(rows.group):
@@ -677,23 +678,26 @@ class Solver:
   ) -> Result:
     """Predicts and scores one query; the arguments are those of `evaluate`."""
 
-    def run(solver):
-      settings = solver.settings.act
-      if segments is not None:
-        settings = dataclasses.replace(settings, halt_max_steps=segments)
-      return _predict_function(
-        solver.model, settings, halting, solver.mesh, width
-      )
-
     # Rows of the checkpoints alternate.
     others, count = [], 1 + len(width.ensemble)
     for number, name in enumerate(width.ensemble, 1):
       solver = self._named(name)
       rows = query.rows.take(np.arange(number, len(query.rows), count))
       own = solver.query(query.puzzles, rows, query.way)
-      others.append((own, run(solver)))
-    size = self.batch_size(batch_size)
-    return evaluation.evaluate(query, run(self), size, others=others)
+      others.append((own, solver._function(halting, segments, width)))
+    return evaluation.evaluate(
+      query, self._function(halting, segments, width),
+      self.batch_size(batch_size), others=others,
+    )  # fmt: skip
+
+  def _function(
+    self, halting: Halting, segments: int | None = None, width: Width = _ONCE
+  ) -> inference.PredictFunction:
+    """What predicts with this model, compiled once."""
+    settings = self.settings.act
+    if segments is not None:
+      settings = dataclasses.replace(settings, halt_max_steps=segments)
+    return _predict_function(self.model, settings, halting, self.mesh, width)
 
   def _named(self, name: str) -> 'Solver':
     """A checkpoint of an ensemble, of the same kind of puzzles."""

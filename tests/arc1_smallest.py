@@ -13,7 +13,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from data_pipelines.arc.tasks import Task, load_tasks
+from data_pipelines.arc.tasks import Task, as_json, load_tasks
 from hrm_jax.compressarc.problem import prepare
 
 COUNT, SIDE = 12, 10
@@ -36,17 +36,8 @@ def main(directory: str) -> None:
     folder = pathlib.Path(directory) / subset
     folder.mkdir(parents=True)
     for task in smallest(subset):
-      contents = {
-        kind: [
-          {'input': pair.input.tolist(), 'output': pair.output.tolist()}
-          for pair in pairs
-        ]
-        for kind, pairs in (
-          ('train', task.demonstrations),
-          ('test', task.tests),
-        )
-      }
-      (folder / f'{task.name}.json').write_text(json.dumps(contents))
+      path = folder / f'{task.name}.json'
+      path.write_text(json.dumps(as_json(task)))
 
 
 if __name__ == '__main__':

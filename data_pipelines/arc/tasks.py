@@ -227,6 +227,21 @@ def parse_task(name: str, contents: Any, where: str) -> Task:
   return Task(name, *pairs)
 
 
+def as_json(task: Task) -> dict[str, Any]:
+  """A task as JSON gives it, see `parse_task`; outputs as far as known."""
+  sides = ('input', 'output')
+  return {
+    kind: [
+      {
+        side: grid.tolist()
+        for side, grid in zip(sides, pair.grids, strict=False)
+      }
+      for pair in pairs
+    ]
+    for kind, pairs in (('train', task.demonstrations), ('test', task.tests))
+  }
+
+
 def _parsed(
   name: str, contents: Any, where: str, damaged: Damaged | None
 ) -> Iterator[tuple[str, Task]]:

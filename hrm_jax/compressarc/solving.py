@@ -93,7 +93,7 @@ class Found:
   error: float = math.nan
   ranking: Ranking = dataclasses.field(default_factory=Ranking)
   since: int = 0
-  course: list['Then'] = dataclasses.field(default_factory=list)
+  course: list[Then] = dataclasses.field(default_factory=list)
 
   def add(self, told: Told, problem: Problem) -> None:
     """Takes in what some steps told."""

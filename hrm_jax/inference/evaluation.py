@@ -112,7 +112,7 @@ def exact(
   query: Query,
   predict: inference.PredictFunction,
   batch_size: int,
-  stop: Callable[[], bool] = lambda: False,
+  stop: Callable[[], bool],
 ) -> np.ndarray:
   """Whether each row is answered right, bool; see `evaluate`."""
   found = _predictions(query, predict, batch_size, stop)

@@ -262,7 +262,7 @@ def test_a_contests_file_is_answered_whole(call, tmp_path):
   tasks = arc.load_tasks('arc1:training').tasks[:240]
   path = tmp_path / 'arc-agi_test-challenges.json'
   asked = [dataclasses.replace(t, tests=_without_answers(t)) for t in tasks]
-  path.write_text(json.dumps({t.name: adapt._as_json(t) for t in asked}))
+  path.write_text(json.dumps({t.name: arc.as_json(t) for t in asked}))
   changes = ['batch_size=16', 'optimizer.ema_decay=0.5', 'loss=stablemax']
   assert call(task=str(path), steps=2, num_aug=1, settings=changes) is None
   found = _answered(tmp_path / 'new')

@@ -38,19 +38,6 @@ def _names(spec):
   return [task.name for task in arc.load_tasks(str(spec)).tasks]
 
 
-def _as_json(task):
-  """The inverse of `parse_task`, an unknown output being left out."""
-
-  def pair_as_json(pair):
-    grids = {'input': pair.input, 'output': pair.output}
-    return {k: g.tolist() for k, g in grids.items() if g is not None}
-
-  return {
-    'train': [pair_as_json(pair) for pair in task.demonstrations],
-    'test': [pair_as_json(pair) for pair in task.tests],
-  }
-
-
 def _error(spec):
   with pytest.raises(DataError) as info:
     arc.load_tasks(str(spec))
@@ -239,7 +226,7 @@ def test_file_of_one_task(tmp_path):
   path = _write(tmp_path / 'Minimal own.json', TASK)
   version, (task,) = arc.load_tasks(path)
   assert task.name == 'Minimal own'
-  assert json.dumps(_as_json(task)) == json.dumps(TASK)
+  assert json.dumps(arc.as_json(task)) == json.dumps(TASK)
   assert version.startswith('file Minimal own.json ')
   assert len(arc.load_tasks(f'{path},arc1:training').tasks) == 401
   message = _error(f'{path}:training')
@@ -470,7 +457,7 @@ def test_a_list_of_pairs(tmp_path, key):
   path = _write(tmp_path / 't.json', {key: pairs} if key else pairs)
   for spec in (tmp_path, path):
     (task,) = arc.load_tasks(str(spec)).tasks
-    assert _as_json(task) == {'train': pairs[:-1], 'test': pairs[-1:]}
+    assert arc.as_json(task) == {'train': pairs[:-1], 'test': pairs[-1:]}
 
 
 def test_larger_tasks_are_loaded_and_fit_no_canvas(tmp_path):
@@ -728,7 +715,7 @@ def _damaged(draw):
 
 
 def _without_unknown(task):
-  """The task as `_as_json` writes it: no other keys, no null outputs."""
+  """The task as `as_json` writes it: no other keys, no null outputs."""
 
   def plain(pair):
     return {
@@ -762,7 +749,9 @@ def test_damaged_task(outcomes, contents):
     assert str(e).startswith(f"{path}: task 't': ")
   else:
     counts['loaded'] += 1
-    assert json.dumps(_as_json(task)) == json.dumps(_without_unknown(contents))
+    assert json.dumps(arc.as_json(task)) == json.dumps(
+      _without_unknown(contents)
+    )
 
 
 @hypothesis.given(st.data())
@@ -781,7 +770,7 @@ def test_damaged_text(tmp_path_factory, data):
     assert '\n' not in str(e)
     assert str(e).startswith(f'{path}: ')
   else:
-    assert _as_json(task) == _without_unknown(json.loads(text))
+    assert arc.as_json(task) == _without_unknown(json.loads(text))
 
 
 def test_damaged_tasks_are_told_where_that_is_asked_for(tmp_path):
