@@ -43,8 +43,9 @@ ERRORS: tuple[type[Exception], ...] = (
 fsspec.config.conf.setdefault(
   'gcs', {'use_listings_cache': False, 'requests_timeout': 20}
 )
-# It tells of each error, with its trace, before it raises it.
-logging.getLogger('gcsfs').setLevel(logging.CRITICAL)
+# Both tell of each error, with its trace, before they raise it.
+for _library in ('gcsfs', 'fsspec'):
+  logging.getLogger(_library).setLevel(logging.CRITICAL)
 
 
 class Address(gpath.PosixGPath):
