@@ -4,6 +4,7 @@ A prediction is valid where it solves the question, be it the label or not.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from data_pipelines.questions.domain import Asked, Domain
 
 # Stands beside the rules: whether any prediction is exact.
 BEST = 'possible'
+_BY_RULE = re.compile(r'eval/exact/(\w+)@(\d+)')
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -78,14 +80,14 @@ class AnswerResult(scoring.Result):
 
   def _curves(self) -> str:
     """Exact accuracy by the number of predictions and by each rule."""
-    rules = [x for x in (*RULES, BEST) if f'eval/exact/{x}@1' in self.metrics]
+    found = by_rule(self.metrics)
     lines = [
       f'Answers chosen by {self.choose} from {self.cast} predictions of each. '
       'Exact, of the first N, by each rule:',
-      f'{"N":>6}' + ''.join(f'{rule:>10}' for rule in rules),
+      f'{"N":>6}' + ''.join(f'{rule:>10}' for rule in found),
     ]
     for number in _numbers(self.cast):
-      rates = (self.metrics[f'eval/exact/{rule}@{number}'] for rule in rules)
+      rates = (rates[number] for rates in found.values())
       cells = ''.join(f'{100 * rate:8.2f} %' for rate in rates)
       lines.append(f'{number:6}{cells}')
     return '\n'.join(lines)
@@ -178,6 +180,15 @@ class AnswerJudge(scoring.Judge):
     same = answer == answer[rows, best][:, None]
     found = {name: array[rows, best] for name, array in found.items()}
     return found | {'votes': same.sum(axis=1)}, curves
+
+
+def by_rule(metrics: Mapping[str, float]) -> dict[str, dict[int, float]]:
+  """Exact accuracy by the rule and by the number of predictions, of metrics."""
+  found = {rule: dict[int, float]() for rule in (*RULES, BEST)}
+  for name, value in metrics.items():
+    if match := _BY_RULE.fullmatch(name):
+      found.setdefault(match[1], {})[int(match[2])] = value
+  return {rule: rates for rule, rates in found.items() if rates}
 
 
 def _numbers(votes: int) -> list[int]:

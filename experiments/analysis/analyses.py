@@ -19,6 +19,7 @@ from data_pipelines.batches import BLANK_IDENTIFIER, IGNORE_LABEL, Batch
 from data_pipelines.progress import Progress
 from data_pipelines.puzzle_set import EvaluationRows, PuzzleSet
 from data_pipelines.puzzles import judge_of
+from data_pipelines.questions.scoring import BEST, by_rule
 from data_pipelines.scoring import Result
 from hrm_jax.inference import predict as inference
 from hrm_jax.inference import probes as analysis
@@ -54,10 +55,12 @@ class Walked(NamedTuple):
   """All that one walk of the held-out rows through the segments gave.
 
   Scores after 1, 2, ... segments, at each row's own halt, and, at
-  halt_max_steps like the calibration, by the augmentations that vote.
+  halt_max_steps like the calibration, by the augmentations that vote; of
+  puzzles with one answer also of the answers after all segments together.
   """
 
   after: list[Result]
+  together: Result | None
   act: Result
   votes: dict[int, Result]
   calibration: analysis.Calibration
@@ -288,11 +291,19 @@ def residuals(subject: Subject) -> Finding:
 
 def segments(subject: Subject) -> Finding:
   """Accuracy after 1, 2, ... segments, from one walk."""
-  scores = [_scores(judge) for judge in subject.walked.after]
+  walked = subject.walked
+  scores = [_scores(judge) for judge in walked.after]
   count = len(scores)
   shown = [2**power for power in range(count.bit_length())]
+  numbers = {'segments': list(range(1, count + 1)), **_columns(scores)}
+  if walked.together:
+    found = by_rule(walked.together.metrics)
+    numbers['chosen'] = {
+      'segments': list(found[BEST]),
+      **{rule: list(rates.values()) for rule, rates in found.items()},
+    }
   return Finding(
-    {'segments': list(range(1, count + 1)), **_columns(scores)},
+    numbers,
     _headline({f'at {k}': scores[k - 1] for k in shown}),
     {'segments': count},
   )
@@ -404,6 +415,11 @@ def _walk(subject: Subject) -> Walked:
   counts = _counts(place.max() + 1) if puzzles.evaluation_tasks else []
   after_judges = [judge_of(puzzles, chosen) for _ in range(subject.segments)]
   act_judge = judge_of(puzzles, chosen)
+  # The answers of a puzzle after each segment, one after another.
+  every = np.repeat(np.arange(len(chosen)), subject.segments)
+  together = (
+    None if puzzles.evaluation_tasks else judge_of(puzzles, chosen.take(every))
+  )
   vote_judges = {
     count: judge_of(puzzles, chosen.take(np.flatnonzero(place < count)))
     for count in counts
@@ -424,6 +440,11 @@ def _walk(subject: Subject) -> Walked:
     for steps, judge in enumerate(after_judges, 1):
       judge.add(after(steps))
     act_judge.add(after(analysis.steps_to_halt(halts, most)[rows]))
+    if together:
+      ordered = (np.swapaxes(leaf[:, rows], 0, 1) for leaf in found)
+      together.add(
+        inference.Predictions(*(x.reshape(-1, *x.shape[2:]) for x in ordered))
+      )
     for count, judge in vote_judges.items():
       judge.add(after(most, rows[place[done + rows] < count]))
     last = after(most)
@@ -433,7 +454,13 @@ def _walk(subject: Subject) -> Walked:
     progress.add(len(rows))
   votes = {count: judge.result() for count, judge in vote_judges.items()}
   after = [judge.result() for judge in after_judges]
-  return Walked(after, act_judge.result(), votes, calibration)
+  return Walked(
+    after,
+    together and together.result(),
+    act_judge.result(),
+    votes,
+    calibration,
+  )
 
 
 def _batches(

@@ -14,6 +14,12 @@ _SCORES = {
   'pass@1': 'pass@1, by votes',
   'pass@2': 'pass@2, by votes',
 }
+# Of the answers after all segments so far, which are beside each other.
+_CHOSEN = {
+  'q': 'the surest so far exact',
+  'vote': 'the vote so far exact',
+  'possible': 'any so far exact',
+}
 
 
 def draw(record: dict[str, Any]) -> charts.Figure:
@@ -71,6 +77,14 @@ def _residuals(figure, numbers, settings) -> None:
 def _segments(figure, numbers, settings) -> None:
   axes = figure.add_subplot()
   _mark_end(axes, settings['halt_max_steps'])
+  chosen = numbers.get('chosen', {})
+  for colour, (rule, label) in zip(
+    reversed(charts.LINES), _CHOSEN.items(), strict=False
+  ):
+    if rule in chosen:
+      _line(
+        axes, chosen['segments'], chosen[rule], colour, label, linestyle='--'
+      )
   _score_lines(axes, numbers, 'segments')
   axes.set_xlabel('segments')
   axes.xaxis.get_major_locator().set_params(integer=True)

@@ -1,34 +1,38 @@
 """Scores by the number of predictions and the rule that chooses among them.
 
 Read from evaluations that ask a model several times (`evaluate --rollouts`,
-`--symmetries`, `--ensemble`), where each run of a group was asked so.
+`--symmetries`, `--ensemble`), where each run of a group was asked so, and from
+analyses that follow its answers from segment to segment (`analyze
+--only=segments`).
 """
 
-import re
+import pathlib
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from data_pipelines import files
 from data_pipelines.errors import ConfigError
 from data_pipelines.questions import scoring
 from experiments.reporting import charts, comparison, runs
 
-_NAME = re.compile(r'eval/exact/(\w+)@(\d+)')
-
-
 _WORDS = (
   'Percent exact by the rule that chooses among so many predictions of each '
   'puzzle, mean\nover runs (lowest … highest); `possible`: how often any is '
-  'right. Segments are those of\na puzzle.'
+  'right. Segments are those of\na puzzle. Of an analysis, predictions are the '
+  'answers after 1, 2, … segments, and `last` is\nthe newest one.'
 )
+# The rule of whoever takes the answer after so many segments.
+_LAST = 'last'
 
 
 class Curves(NamedTuple):
   """What runs that differ in their seed alone scored, asked in one way.
 
-  `asked` is the directory of the evaluation, which tells the flags. `values`
-  has by rule, for each of `counts` (numbers of predictions), the score of each
-  run; `segments` is the mean number that one prediction took.
+  `asked` is the directory of the evaluation, which tells the flags, or that of
+  the analysis and its number of rows. `values` has by rule, for each of
+  `counts` (numbers of predictions), the score of each run; `segments` is the
+  mean number that one prediction took.
   """
 
   label: str
@@ -40,57 +44,86 @@ class Curves(NamedTuple):
   values: dict[str, list[list[float]]]
 
 
+# Of one run: exact by rule and number of predictions, and segments of each.
+_Asked = tuple[dict[str, dict[int, float]], float]
+
+
 def read(found: Sequence[runs.Run]) -> list[Curves]:
   """Reads the evaluations that all runs of a group have, if there are any."""
-  return [
-    curves
-    for label, group in runs.labelled(found, _held_out, _held_out)
-    for asked in sorted(set.intersection(*map(_evaluations, group)))
-    if (curves := _curves(label, asked, group))
-  ]
+  curves = []
+  for label, group in runs.labelled(found, _held_out, _held_out):
+    of_runs = [dict(_asked(run.directory)) for run in group]
+    for asked in sorted(set.intersection(*map(set, of_runs))):
+      values, segments = zip(*(one[asked] for one in of_runs), strict=True)
+      seeds = [run.config.seed for run in group]
+      curves.append(
+        Curves(
+          label,
+          group[0].held_out,
+          asked,
+          seeds,
+          statistics.mean(segments),
+          *_beside(values, [str(run.directory / asked) for run in group]),
+        )
+      )
+  return curves
 
 
 def _held_out(run: runs.Run) -> str:
   return run.held_out
 
 
-def _evaluations(run: runs.Run) -> set[str]:
-  paths = (run.directory / 'evaluation').glob('step_*/scores.json')
-  return {path.parent.name for path in paths}
+def _asked(directory: pathlib.Path) -> Iterator[tuple[str, _Asked]]:
+  """What a run was asked several times, by its directory in the run's."""
+  for path in directory.glob('evaluation/step_*/scores.json'):
+    metrics = runs.read_scores(path, 'evaluate again').metrics
+    values = scoring.by_rule(metrics)
+    if any(len(rates) > 1 for rates in values.values()):
+      try:
+        yield _name(path, directory), (values, metrics['eval/steps'])
+      except KeyError as error:
+        raise ConfigError(f'{path}: no {error}; evaluate again') from None
+  for path in directory.glob('analysis/step_*/segments.json'):
+    try:
+      record = files.parse_json(files.read(path), path)
+      numbers, rows = record['numbers'], record['settings']['rows']
+      if chosen := numbers.get('chosen'):
+        counts = chosen['segments']
+        exact = [numbers['exact'][numbers['segments'].index(x)] for x in counts]
+        of_rules = {_LAST: exact} | chosen
+        del of_rules['segments']
+        values = {
+          rule: dict(zip(counts, rates, strict=True))
+          for rule, rates in of_rules.items()
+        }
+        yield f'{_name(path, directory)}, {rows} rows', (values, 1.0)
+    except (KeyError, TypeError, ValueError, AttributeError):
+      raise ConfigError(
+        f'{path}: not what analyze writes; analyze again'
+      ) from None
 
 
-def _curves(label: str, asked: str, group: runs.Group) -> Curves | None:
-  paths = [run.directory / 'evaluation' / asked for run in group]
-  scores = [
-    runs.read_scores(path / 'scores.json', 'evaluate again').metrics
-    for path in paths
-  ]
-  names = {
-    (match[1], int(match[2]))
-    for match in map(_NAME.fullmatch, scores[0])
-    if match
+def _name(path: pathlib.Path, directory: pathlib.Path) -> str:
+  return str(path.parent.relative_to(directory))
+
+
+def _beside(
+  values: Sequence[Mapping[str, Mapping[int, float]]], paths: Sequence[str]
+) -> tuple[list[int], dict[str, list[list[float]]]]:
+  """The numbers of predictions, and by rule the scores of each run at these."""
+  rules, counts = list(values[0]), list(next(iter(values[0].values())))
+  for of_run in values:
+    if list(of_run) != rules or any(
+      list(rates) != counts for rates in of_run.values()
+    ):
+      raise ConfigError(
+        f'{", ".join(paths)}: not all have the same rules and numbers of '
+        'predictions; evaluate or analyze again'
+      )
+  return counts, {
+    rule: [[one[rule][count] for one in values] for count in counts]
+    for rule in rules
   }
-  counts = sorted({count for _, count in names})
-  if len(counts) < 2:
-    return None
-  try:
-    values = {
-      rule: [
-        [one[f'eval/exact/{rule}@{count}'] for one in scores]
-        for count in counts
-      ]
-      for rule in (*scoring.RULES, scoring.BEST)
-      if (rule, counts[-1]) in names
-    }
-    segments = statistics.mean(one['eval/steps'] for one in scores)
-  except KeyError as error:
-    raise ConfigError(
-      f'{", ".join(map(str, paths))}: not all have {error}; evaluate again'
-    ) from None
-  seeds = [run.config.seed for run in group]
-  return Curves(
-    label, group[0].held_out, asked, seeds, segments, counts, values
-  )
 
 
 def report(curves: Sequence[Curves]) -> str:
@@ -108,7 +141,7 @@ def report(curves: Sequence[Curves]) -> str:
     ]
     seeds = ', '.join(map(str, one.seeds))
     parts.append(
-      f'{one.label}, seeds {seeds}, evaluation/{one.asked}\n\nHeld out: '
+      f'{one.label}, seeds {seeds}, {one.asked}\n\nHeld out: '
       f'{one.held_out}\n\n{comparison.table(header, rows)}'
     )
   return '\n\n'.join(['## Asked several times', _WORDS, *parts])

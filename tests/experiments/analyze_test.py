@@ -10,9 +10,11 @@ from PIL import Image
 
 from data_pipelines.arc.tasks import Pair, Task
 from data_pipelines.errors import ConfigError
+from data_pipelines.questions.choosing import RULES
+from data_pipelines.questions.scoring import BEST
 from experiments import analyze, evaluate
-from experiments.analysis import analyses
-from experiments.configs import arc1
+from experiments.analysis import analyses, figures
+from experiments.configs import arc1, sudoku
 from hrm_jax import solver
 from hrm_jax.inference import evaluation
 from tests import builders
@@ -262,6 +264,46 @@ def test_without_answers_only_states_are_looked_at(subject):
       assert why is None
     else:
       assert why == 'no held-out answer is known'
+
+
+def test_answers_of_all_segments_are_chosen_from(tiny_config, tmp_path):
+  config = sudoku.get_config('demo,recurrent_transformer')
+  config.update(tiny_config, model={'kind': config.model.kind})
+  builders.train(config, tmp_path / 'run')
+  subject = analyses.prepare(solver.load(tmp_path / 'run'), segments=4)
+  puzzles, rows = subject.puzzles, np.arange(10)
+
+  def after(segments):
+    found = subject.solver.predict(
+      subject.query, 'fixed', segments, batch_size=16
+    ).found
+    return found['tokens'], found['confidence'], found['exact']
+
+  tokens = [after(count)[0] for count in (1, 2, 3, 4)]
+  # What the untrained network says last is right for some, and what it says
+  # earlier for others, of which it may be less sure.
+  right = np.stack(tokens)[rows % 4, rows]
+  puzzles.evaluate = puzzles.evaluate._replace(answers=right)
+  _, sure, exact = map(np.stack, zip(*map(after, (1, 2, 3, 4)), strict=True))
+  assert len({tuple(row) for row in exact}) > 2
+  numbers = analyses.segments(subject).numbers
+  assert numbers['exact'] == exact.mean(axis=1).tolist()
+  counts = [1, 2, 4]
+  surest = [sure[:count].argmax(axis=0) for count in counts]
+  assert numbers['chosen'] == {
+    **{rule: numbers['chosen'][rule] for rule in RULES},
+    'segments': counts,
+    'q': [exact[taken, rows].mean() for taken in surest],
+    BEST: [exact[:count].any(axis=0).mean() for count in counts],
+  }
+  record = {
+    'analysis': 'segments',
+    'numbers': numbers,
+    'settings': {'step': 4, 'rows': 10, 'halt_max_steps': 2},
+  }
+  (axes,) = figures.draw(record).axes
+  drawn = {line.get_label(): line.get_ydata() for line in axes.lines}
+  assert list(drawn['any so far exact']) == numbers['chosen'][BEST]
 
 
 def test_only_what_was_asked_for(trained_run, tmp_path):

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from data_pipelines.errors import ConfigError
+from data_pipelines.errors import ConfigError, DataError
 from experiments.configs import sudoku
 from experiments.reporting import runs, width_curves
 
 _DATA = 'train generated sudoku a; evaluate generated sudoku b'
-_ASKED = 'step_6_rollouts_4'
+_ASKED = 'evaluation/step_6_rollouts_4'
 
 
 def _wide(vote, possible, counts=(1, 2, 4)):
@@ -31,7 +31,7 @@ def asked(write_run):
     once = {'eval/exact': vote[0], 'eval/accuracy': 0.9, 'eval/steps': 8.0}
     run = write_run(f'hrm_{seed}', config, _DATA, once)
     (plain,) = (run / 'evaluation').glob('*/scores.json')
-    path = run / 'evaluation' / _ASKED / 'scores.json'
+    path = run / _ASKED / 'scores.json'
     path.parent.mkdir()
     wide = json.loads(plain.read_text()) | _wide(vote, [vote[0], 0.8, 1.0])
     path.write_text(json.dumps(wide))
@@ -68,7 +68,7 @@ def test_means_and_bands_of_each_rule(asked):
 
 
 def test_only_what_all_runs_were_asked_counts(asked):
-  path = asked[1] / 'evaluation' / _ASKED
+  path = asked[1] / _ASKED
   path.rename(path.with_name('step_6_rollouts_4_noise_0.5'))
   assert not _read(asked)
   assert [one.seeds for one in _read(asked[1:])] == [[1]]
@@ -77,7 +77,51 @@ def test_only_what_all_runs_were_asked_counts(asked):
 
 
 def test_evaluations_of_other_numbers_cannot_be_one(asked):
-  path = asked[1] / 'evaluation' / _ASKED / 'scores.json'
+  path = asked[1] / _ASKED / 'scores.json'
   path.write_text(path.read_text().replace('vote@4', 'vote@8'))
-  with pytest.raises(ConfigError, match=r'not all have .*vote@4.*again'):
+  with pytest.raises(ConfigError, match=r'not all have the same .*again'):
     _read(asked)
+
+
+@pytest.fixture
+def followed(asked):
+  """Their answers after each segment too."""
+  for number, run in enumerate(asked):
+    numbers = {
+      'segments': [1, 2, 3, 4],
+      'exact': [0.1, 0.3, 0.4, 0.25 + number / 4],
+      'chosen': {'segments': [1, 2, 4], 'q': [0.1, 0.3, 0.5]},
+    }
+    path = run / 'analysis/step_6/segments.json'
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({'numbers': numbers, 'settings': {'rows': 9}}))
+  return asked
+
+
+def test_answers_after_each_segment(followed):
+  found, asked = _read(followed)
+  assert (found.asked, asked.asked) == ('analysis/step_6, 9 rows', _ASKED)
+  assert (found.counts, found.segments) == ([1, 2, 4], 1)
+  assert found.values == {
+    'last': [[0.1, 0.1], [0.3, 0.3], [0.25, 0.5]],
+    'q': [[0.1, 0.1], [0.3, 0.3], [0.5, 0.5]],
+  }
+  titles = [axes.get_title('left') for axes in width_curves.draw([found]).axes]
+  assert titles == [f'{found.label}, {found.asked}']
+
+
+def test_analyses_of_other_rows_or_without_choice_are_left_alone(followed):
+  path = followed[0] / 'analysis/step_6/segments.json'
+  text = path.read_text()
+  path.write_text(text.replace('"rows": 9', '"rows": 8'))
+  assert [one.asked for one in _read(followed)] == [_ASKED]
+  path.write_text(text.replace('chosen', 'ARC has none'))
+  assert [one.asked for one in _read(followed)] == [_ASKED]
+
+
+@pytest.mark.parametrize('broken', ['[]', '{"numbers": {"chosen": 1}}', '{'])
+def test_a_damaged_analysis_is_named(followed, broken):
+  path = followed[0] / 'analysis/step_6/segments.json'
+  path.write_text(broken)
+  with pytest.raises((ConfigError, DataError), match=r'segments\.json'):
+    _read(followed)
