@@ -24,6 +24,10 @@ _WORDS = (
 )
 # The rule of whoever takes the answer after so many segments.
 _LAST = 'last'
+# The same colour in all panels.
+_COLOURS = dict(
+  zip((*scoring.RULES, scoring.BEST, _LAST), charts.LINES, strict=False)
+)
 
 
 class Curves(NamedTuple):
@@ -156,21 +160,24 @@ def _spread(values: Sequence[float]) -> str:
 
 def draw(curves: Sequence[Curves]) -> charts.Figure:
   """Draws a panel for each way of asking, with a line for each rule."""
-  figure = charts.figure(9.0, 4.8 * len(curves))
-  panels = figure.subplots(len(curves), squeeze=False)[:, 0]
-  for axes, one in zip(panels, curves, strict=True):
-    for colour, (rule, values) in zip(
-      charts.LINES, one.values.items(), strict=False
-    ):
+  columns = min(2, len(curves))
+  rows = -(-len(curves) // columns)
+  figure = charts.figure(6.5 * columns, 4.0 * rows)
+  shared = None
+  for place, one in enumerate(curves, 1):
+    axes = figure.add_subplot(rows, columns, place, sharey=shared)
+    shared = shared or axes
+    for rule, values in one.values.items():
       # What a rule may reach, which `valid` often does.
       dashed = '--' if rule == scoring.BEST else '-'
       charts.line(
-        axes, one.counts, values, colour, label=rule, linestyle=dashed
+        axes, one.counts, values, _COLOURS[rule], label=rule, linestyle=dashed
       )
     axes.set_xscale('log', base=2)
     axes.set_xticks(one.counts, map(str, one.counts))
     axes.set_title(f'{one.label}, {one.asked}', fontsize=9, loc='left')
-    axes.set_xlabel('predictions of each puzzle')
+    after = 'segments' if _LAST in one.values else 'predictions'
+    axes.set_xlabel(f'{after} of each puzzle')
     axes.set_ylabel('exact of what is held out')
     charts.show_percent(axes.yaxis)
     axes.legend(fontsize=9, frameon=False)
