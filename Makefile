@@ -7,8 +7,6 @@ DEMO_WORKDIR ?= runs/demo
 # make demo DEMO_WORKDIR=runs/demo1 DEMO_FLAGS=--config.seed=1
 DEMO_FLAGS ?=
 COMPARISON ?= runs/comparison
-# 4x4 or 6x6.
-TASK ?= 4x4
 # Such as --recipe=speedrun:hrm --out=runs/hrm; see experiments/speedrun.py.
 SPEEDRUN_FLAGS ?=
 # Such as --events=50 --kinds=kill; see tests/chaos.py.
@@ -23,14 +21,14 @@ demo: .venv/installed
 speedrun: .venv/installed
 	$(BIN)/python -m experiments.speedrun $(SPEEDRUN_FLAGS)
 
-# Five systems, three seeds each; RESULTS.md reports four of them, of TASK=4x4.
+# Five systems, three seeds each; RESULTS.md reports what came out.
 comparison: .venv/installed
 	set -e; runs=; \
 	for system in hrm recurrent_transformer trm urm direct; do \
 	  for seed in 0 1 2; do \
 	    run=$(COMPARISON)/$${system}_$$seed; runs=$$runs,$$run; \
 	    $(BIN)/python -m experiments.train --workdir=$$run \
-	      --config=experiments/configs/comparison.py:$(TASK),$$system \
+	      --config=experiments/configs/comparison.py:$$system \
 	      --config.seed=$$seed; \
 	    $(BIN)/python -m experiments.evaluate --workdir=$$run; \
 	  done; \

@@ -34,7 +34,7 @@ def get_config(recipe: str = 'fastest') -> ml_collections.ConfigDict:
     config.act.halt_max_steps = 2
     config.evaluation.symmetries = 8
     return config
-  config = comparison.get_config(f'6x6,{recipe}')
+  config = comparison.get_config(recipe)
   if config.model.kind == 'trm':
     config.model.layers = 2
   config.total_steps = 2000
