@@ -2,27 +2,29 @@
 
   hrm-jax export --workdir=DIR [--step=N] --out=NEW
       --format=onnx|stablehlo|web|package
-      [--weights=float32|float16] [--segments=N] [--walk]
+      [--weights=float32|float16] [--segments=N] [--walk] [--augmentations=N]
 
 As onnx and stablehlo it writes into the directory NEW `segment`, one segment
 from state to state, `predict`, a prediction of N segments, with --walk also
 `walk`, which gives the answer after each update, and `model.json`, which tells
 what they take and give. As web it writes a page of static files on which the
 model solves puzzles in the browser, or adds the model to such a page. As
-package it writes what `hrm_jax.load` reads: settings and float16 weights.
+package it writes what `hrm_jax.load` reads: settings and float16 weights, and
+of the puzzle table the rows of N augmentations of each ARC task.
 
 All are run beside JAX on held-out puzzles; the exit code is 1 where they differ
 by more than rounding explains. See docs/how_to/export.md.
 """
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from absl import flags
 
 import hrm_jax.solver
-from data_pipelines import files
+from data_pipelines import files, scoring
 from data_pipelines.arc import encoding
 from data_pipelines.drawing import pictures
 from experiments.cli import command, launch, shared_flags
@@ -49,6 +51,11 @@ flags.DEFINE_bool(
   'walk', False, 'Writes also the segment that gives the answer after each '
   'update.', flag_values=FLAGS,
 )  # fmt: skip
+flags.DEFINE_integer(
+  'augmentations', 1, 'Number of augmentations of each ARC task whose rows of '
+  'the puzzle table a package has, the task itself first; 0 stands for all.',
+  lower_bound=0, flag_values=FLAGS,
+)  # fmt: skip
 
 # Largest difference of logits in float32, and smallest fraction of answers that
 # are equal, that pass.
@@ -59,7 +66,7 @@ _BATCH = 25
 
 def main(_) -> int:
   if FLAGS.format == 'package':
-    pack(FLAGS.workdir, FLAGS.out, FLAGS.step)
+    pack(FLAGS.workdir, FLAGS.out, FLAGS.step, FLAGS.augmentations)
     return 0
   difference = run(
     FLAGS.workdir, FLAGS.out, FLAGS.format, FLAGS.step, FLAGS.weights,
@@ -139,22 +146,22 @@ def run(
 
 
 def pack(
-  workdir: pathlib.Path, out: pathlib.Path, step: int | None = None
-) -> tuple[float, float]:
+  workdir: pathlib.Path,
+  out: pathlib.Path,
+  step: int | None = None,
+  augmentations: int = 1,
+) -> tuple[scoring.Result, scoring.Result]:
   """Packs a checkpoint for `hrm_jax.load`, and scores it before and after.
 
-  Of an ARC run's puzzle table the rows of unaugmented tasks alone are packed.
+  Of an ARC run's puzzle table the rows of so many augmentations of each task
+  are packed, the task itself first; 0 stands for all.
 
   Returns:
-    The fraction of held-out puzzles that the checkpoint solves, and the packed
-    one.
+    What the checkpoint solves of the held-out puzzles, with as many of their
+    augmentations, and what the packed one solves.
   """
   solver = hrm_jax.solver.load(workdir, step)
-  kept = [
-    row
-    for row, name in enumerate(solver.names)
-    if encoding.parse_augmentation_name(name)[0] == name
-  ]
+  kept = _packed_rows(solver.names, augmentations)
   weights = solver.weights(solver.shapes, np.array(kept))
   config = {
     **solver.settings.to_dict(),
@@ -167,16 +174,29 @@ def pack(
       [solver.names[row] for row in kept],
       np.asarray(weights.puzzle_table)[: len(kept)], weights.variables,
     )  # fmt: skip
-  scores = []
-  for one in (solver, hrm_jax.solver.load(out)):
-    found = one.evaluate(one.held_out(1))
-    scores.append(found.metrics['eval/exact'])
+  before, after = (
+    one.evaluate(one.held_out(augmentations))
+    for one in (solver, hrm_jax.solver.load(out))
+  )
+  results = before.results[0], after.results[0]
   command.say(
     f'Written to {out}: config.json, weights.safetensors; of '
-    f'{len(found.asked.queries[0].rows):,} held-out inputs {scores[1]:.1%} '
-    f'exact, {scores[0]:.1%} before'
+    f'{len(after.asked.queries[0].rows):,} held-out inputs '
+    f'{results[1].summary()}; before: {results[0].summary()}'
   )
-  return scores[0], scores[1]
+  return results
+
+
+def _packed_rows(names: Sequence[str], most: int) -> list[int]:
+  """Rows of a puzzle table: at most so many of each task, its own first."""
+  of_task: dict[str, list[int]] = {}
+  for row, name in enumerate(names):
+    task = encoding.parse_augmentation_name(name)[0]
+    rows = of_task.setdefault(task, [])
+    rows.insert(0 if name == task else len(rows), row)
+  return sorted(
+    row for rows in of_task.values() for row in rows[: most or None]
+  )
 
 
 def rows_of(solver: Solver, asked: Query) -> list[np.ndarray]:

@@ -4,6 +4,8 @@ A folder of the page has the page itself, the runtime, and `models/NAME` for
 each model that was written there, among which the page offers a choice.
 """
 
+import dataclasses
+import json
 import pathlib
 import shutil
 from typing import Any
@@ -12,10 +14,12 @@ import jax
 import numpy as np
 
 from data_pipelines import files
+from data_pipelines.arc import voting
 from data_pipelines.arc.encoding import VOCAB_SIZE
 from data_pipelines.batches import padded
 from data_pipelines.drawing import pictures
 from data_pipelines.errors import ConfigError
+from data_pipelines.questions.scoring import AnswerResult
 from experiments.reporting import gallery
 from hrm_jax.inference import portable
 from hrm_jax.inference.evaluation import Query
@@ -79,7 +83,8 @@ def write(
   sizes = [x.size for x in jax.tree.leaves(asked.variables['params'])]
   segment = told.pop('graphs')['segment']
   state = next(iter(told['initial_state']))
-  examples, rows = _examples(solver, asked)
+  examples, rows, solved = _examples(solver, asked, told['segments'])
+  known = sum(example['truth'] is not None for example in examples)
   contents = {
     **told,
     'name': folder.name,
@@ -90,24 +95,51 @@ def write(
     'parameters': sum(sizes),
     'state_shape': segment['inputs'][state]['shape'][1:],
     'examples': examples,
+    'solved': [sum(solved), known],
     'rows': rows,
     'facts': [
       ['System', told['kind']],
       ['Trained on', told['trained_on']],
       ['Checkpoint', f'step {told["step"]:,}'],
       ['Weights', told['weights']],
+      [
+        'Examples',
+        f'{sum(solved)} of {known} are solved after {told["segments"]} '
+        'segments; one of them comes first',
+      ],
       ['Compared with JAX', str(found)],
     ],
   }
   files.write_json(folder / 'page.json', contents)
-  names = sorted(path.parent.name for path in out.glob('models/*/page.json'))
-  files.write_json(out / 'models.json', names)
+  files.write_json(out / 'models.json', _ranked(out))
 
 
-def _examples(solver: Solver, asked: Query) -> tuple[list[Any], Any]:
-  """Puzzles to choose from, and the rows of the puzzle table that they use."""
+def _ranked(out: pathlib.Path) -> list[str]:
+  """Names of the models of a page, first who solves most of its examples."""
+  shares = {}
+  for path in out.glob('models/*/page.json'):
+    # A page of an earlier version counted none.
+    solved, known = json.loads(path.read_text()).get('solved', (0, 0))
+    shares[path.parent.name] = solved / max(1, known)
+  return sorted(shares, key=lambda name: (-shares[name], name))
+
+
+def _examples(
+  solver: Solver, asked: Query, segments: int
+) -> tuple[list[Any], Any, list[bool]]:
+  """Puzzles to choose from, a solved one first where there is one.
+
+  Returns:
+    The puzzles, the rows of the puzzle table that they use, and which of them
+    the model solves.
+  """
   puzzles = asked.puzzles
   rows = asked.originals(_EXAMPLES)
+  solved = _solved(solver, dataclasses.replace(asked, rows=rows), segments)
+  # The others stay in their order, solved or not.
+  order = [*range(len(rows))]
+  order.insert(0, order.pop(solved.index(True) if any(solved) else 0))
+  rows = rows.take(np.array(order))
   style = pictures.style_of(puzzles.domain, puzzles.vocab_size)
 
   def text(tokens):
@@ -136,9 +168,25 @@ def _examples(solver: Solver, asked: Query) -> tuple[list[Any], Any]:
       ]
     found.append(entry)
   if not solver.settings.model.prefix_len:
-    return found, None
+    return found, None, solved
   digits = [
     [float(f'{value:.5g}') for value in row]
     for row in np.asarray(asked.puzzle_table)[used].tolist()
   ]
-  return found, digits
+  return found, digits, solved
+
+
+def _solved(solver: Solver, query: Query, segments: int) -> list[bool]:
+  """Which test inputs are answered right, the rest being wrong or not known."""
+  # As few rows at a time as are compared with the exported model.
+  result = solver.predict(query, 'fixed', segments, batch_size=25)
+  if isinstance(result, AnswerResult):
+    # A maze may have several answers.
+    right = result.found.get('valid', result.found['exact'])
+    return [bool(one) for one in right]
+  solved = []
+  for group, test in zip(query.rows.group, query.rows.test, strict=True):
+    task = query.puzzles.evaluation_tasks[group]
+    ranked, truth = result.candidates[task.name, test], task.tests[test].output
+    solved.append(truth is not None and voting.is_solved(ranked, truth, 1))
+  return solved

@@ -1,5 +1,6 @@
 """The page on which models solve puzzles, driven in a real browser."""
 
+import dataclasses
 import functools
 import http.server
 import json
@@ -154,11 +155,18 @@ def page(browser, address):
   return _Page(browser, address)
 
 
-def _answers(workdir, number):
-  """What JAX answers to a held-out puzzle after each segment, [K, S]."""
+def _text(solver, cells):
+  """A puzzle's tokens as `solve` takes it."""
+  characters = np.array([*solver.domain.characters])[cells]
+  rows = characters.reshape(int(len(cells) ** 0.5), -1)
+  end = '\n' if isinstance(solver.domain, Maze) else ''
+  return end.join(''.join(row) for row in rows)
+
+
+def _answers(workdir, cells):
+  """What JAX answers to a puzzle after each segment, [K, S]."""
   solver = hrm_jax.solver.load(workdir)
-  asked = solver.held_out(1, 60)
-  (thought,) = solver.trace(asked.queries[0])[number].thoughts
+  (thought,) = solver.trace(_text(solver, cells)).thoughts
   return thought.tokens[:, -1]
 
 
@@ -169,7 +177,7 @@ def test_it_answers_as_jax_does_and_asks_nobody_else(page, folder, address):
     question = page.cells()
     page.one('#solve').click()
     page.solved()
-    wanted = _answers(_SHIPPED, number)
+    wanted = _answers(_SHIPPED, question)
     assert len(page.rows()) == len(wanted)
     np.testing.assert_array_equal(page.cells(), wanted[-1])
     # Back to the puzzle, and forth again.
@@ -186,16 +194,38 @@ def test_it_answers_as_jax_does_and_asks_nobody_else(page, folder, address):
 
 
 def test_a_judgement_is_that_of_the_rules(page):
-  asked = hrm_jax.solver.load(_SHIPPED).held_out(1, 60)
-  answers = hrm_jax.solver.load(_SHIPPED).evaluate(asked).answers
+  solver, seen = hrm_jax.solver.load(_SHIPPED), set()
   for number in (0, 1, 3):
     Select(page.one('#example')).select_by_value(str(number))
+    answer = solver.solve(_text(solver, page.cells()))
     page.one('#solve').click()
     page.solved()
-    right = answers[number].valid[0]
-    assert ('solved' in page.one('#status').text) == right
-    wrong = np.sum(answers[number].grids[0] != answers[number].truths[0])
+    assert ('solved' in page.one('#status').text) == answer.valid[0]
+    wrong = np.sum(answer.grids[0] != answer.truths[0])
     assert page.rows()[-1].text.split()[-2] == str(wrong)
+    seen.add(answer.valid[0])
+  assert seen == {True, False}
+
+
+def test_the_first_example_is_solved_and_the_others_are_as_they_come(folder):
+  told = json.loads((folder / 'models' / _SHIPPED / 'page.json').read_text())
+  solver = hrm_jax.solver.load(_SHIPPED)
+  asked = solver.held_out(1, 100).queries[0]
+  rows = asked.originals(60)
+  found = solver.evaluate(dataclasses.replace(asked, rows=rows))
+  held_out = [
+    '/'.join(''.join(map(str, row)) for row in (answer.inputs[0] + 1).tolist())
+    for answer in found.answers
+  ]
+  shown = [example['input'] for example in told['examples']]
+  right = [answer.valid[0] for answer in found.answers]
+  first = right.index(True)
+  # Another one comes first among those that are held out.
+  assert first > 0
+  assert shown == [held_out.pop(first), *held_out]
+  assert told['solved'] == [sum(right), 60]
+  names = json.loads((folder / 'models.json').read_text())
+  assert names == [_SHIPPED, 'tiny-arc', 'tiny-maze']
 
 
 def test_typing(page):
@@ -248,8 +278,8 @@ def test_keyboard_alone(page):
   page.tab_to('#board')
   outline = 'return getComputedStyle(document.activeElement).outlineStyle'
   assert page.script(outline) == 'solid'
+  count = len(_answers(_SHIPPED, page.cells()))
   page.press(Keys.ENTER)
-  count = len(_answers(_SHIPPED, 0))
   assert len(page.solved()) == count
   page.tab_to('#slider')
   page.press(Keys.ARROW_LEFT)
@@ -257,12 +287,13 @@ def test_keyboard_alone(page):
 
 
 def test_rollouts_side_by_side(page):
+  wanted = _answers(_SHIPPED, page.cells())[-1]
   Select(page.one('#rollouts')).select_by_visible_text('4')
   page.one('#solve').click()
   page.solved()
   assert len(page.all('#others figure')) == 3
   # The first is the model as it is.
-  np.testing.assert_array_equal(page.cells(), _answers(_SHIPPED, 0)[-1])
+  np.testing.assert_array_equal(page.cells(), wanted)
   assert page.errors() == []
 
 
@@ -290,9 +321,9 @@ def test_a_maze_is_drawn_with_the_mouse(browser, address, folder):
   domain = Maze(6, 6)
   assert domain.check(made[None], domain.solve(made)[None]) == []
   Select(page.one('#example')).select_by_value('2')
+  wanted = _answers(folder.parent / 'tiny-maze', page.cells())
   page.one('#solve').click()
   page.solved()
-  wanted = _answers(folder.parent / 'tiny-maze', 2)
   np.testing.assert_array_equal(page.cells(), wanted[-1])
   assert page.errors() == []
 
@@ -374,7 +405,4 @@ def test_a_page_for_a_kind_that_it_cannot_draw_is_refused(
   monkeypatch.setattr(Maze, 'name', 'labyrinth')
   with pytest.raises(ConfigError, match='the page shows Sudokus, mazes and'):
     export.run(folder.parent / 'tiny-maze', tmp_path, 'web')
-  assert json.loads((folder / 'models.json').read_text()) == [
-    _SHIPPED, 'tiny-arc', 'tiny-maze',
-  ]  # fmt: skip
   assert browser_page.family(hrm_jax.solver.load(_SHIPPED)) == 'sudoku'
