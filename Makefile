@@ -12,7 +12,7 @@ SPEEDRUN_FLAGS ?=
 # Such as --events=50 --kinds=kill; see tests/chaos.py.
 CHAOS_FLAGS ?=
 
-.PHONY: wheel-test demo speedrun comparison notebook test test-slow test-all chaos browser page docs lint clean
+.PHONY: wheel-test bundle-test demo speedrun comparison notebook test test-slow test-all chaos browser page docs lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m experiments.demo --workdir=$(DEMO_WORKDIR) $(DEMO_FLAGS)
@@ -58,6 +58,10 @@ test-all: .venv/compilers .venv/onnx
 # The wheel, alone in an environment and a directory.
 wheel-test: .venv/installed
 	.ci/wheel
+
+# A bundle, in an empty environment that has no network; takes minutes.
+bundle-test: .venv/installed
+	.ci/bundle
 
 chaos: .venv/installed
 	$(BIN)/python -m tests.chaos $(CHAOS_FLAGS)

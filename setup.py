@@ -35,6 +35,7 @@ setup(
   package_data={
     'hrm_jax.shipped': ['*/*'],
     'experiments.analysis': ['definitions.toml'],
+    'experiments.contest': ['solve.ipynb'],
     'experiments.planning': ['h100.txtpb'],
     'experiments.reporting': [
       'published_results.toml',

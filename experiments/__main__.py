@@ -12,7 +12,8 @@ from experiments.cli import command, interrupts
 COMMANDS = (
   'demo', 'train', 'evaluate', 'predict', 'adapt', 'compress', 'llm',
   'report', 'analyze', 'compare', 'show', 'leaks', 'export_puzzles', 'convert',
-  'export', 'compile', 'verify_parity', 'benchmark', 'speedrun', 'device_check',
+  'export', 'bundle', 'compile', 'verify_parity', 'benchmark', 'speedrun',
+  'device_check',
 )  # fmt: skip
 
 

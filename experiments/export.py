@@ -161,19 +161,7 @@ def pack(
     augmentations, and what the packed one solves.
   """
   solver = hrm_jax.solver.load(workdir, step)
-  kept = _packed_rows(solver.names, augmentations)
-  weights = solver.weights(solver.shapes, np.array(kept))
-  config = {
-    **solver.settings.to_dict(),
-    'data_version': solver.trained_on,
-    'leaks': solver.leaks.record(),
-  }
-  with command.writing(out / 'config.json'):
-    shipped.write(
-      out, config, solver.step, solver.trained_on,
-      [solver.names[row] for row in kept],
-      np.asarray(weights.puzzle_table)[: len(kept)], weights.variables,
-    )  # fmt: skip
+  write_package(solver, out, augmentations)
   before, after = (
     one.evaluate(one.held_out(augmentations))
     for one in (solver, hrm_jax.solver.load(out))
@@ -197,6 +185,27 @@ def _packed_rows(names: Sequence[str], most: int) -> list[int]:
   return sorted(
     row for rows in of_task.values() for row in rows[: most or None]
   )
+
+
+def write_package(
+  solver: Solver, out: pathlib.Path, augmentations: int = 1
+) -> None:
+  """Packs a model for `hrm_jax.load`, see `pack`."""
+  kept = _packed_rows(solver.names, augmentations)
+  weights = solver.weights(solver.shapes, np.array(kept))
+  # It stands alone: the model that it started from may not be where it goes.
+  alone = solver.settings.replace({'start_from': '', 'old_share': 0.0})
+  config = {
+    **alone.to_dict(),
+    'data_version': solver.trained_on,
+    'leaks': solver.leaks.record(),
+  }
+  with command.writing(out / 'config.json'):
+    shipped.write(
+      out, config, solver.step, solver.trained_on,
+      [solver.names[row] for row in kept],
+      np.asarray(weights.puzzle_table)[: len(kept)], weights.variables,
+    )  # fmt: skip
 
 
 def rows_of(solver: Solver, asked: Query) -> list[np.ndarray]:

@@ -18,6 +18,7 @@ _ROOT = pathlib.Path(__file__).parents[2]
 _FOLDER = _ROOT / 'experiments' / 'notebooks'
 _COLAB = _FOLDER / 'hrm_colab.ipynb'
 _INSIDE = _FOLDER / 'hrm_from_inside.ipynb'
+_CONTEST = _ROOT / 'experiments' / 'contest' / 'solve.ipynb'
 _MOST_BYTES = 300_000
 # The system that compiles fastest of those with segments, and one task with as
 # many rows as the own puzzle gets: the same programs predict both.
@@ -169,7 +170,9 @@ def test_elsewhere_it_asks_for_the_repository(tmp_path, path):
   assert last.startswith('ValueError: Set REPOSITORY in this cell')
 
 
-@pytest.mark.parametrize('path', [_COLAB, _INSIDE], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+  'path', [_COLAB, _INSIDE, _CONTEST], ids=lambda path: path.stem
+)
 def test_the_committed_file_is_clean(path):
   text = path.read_text()
   read = nbformat.reads(text, as_version=4)

@@ -1,0 +1,1 @@
+"""What takes a checkpoint to a contest's machine, which has no network."""
