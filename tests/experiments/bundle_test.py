@@ -83,7 +83,7 @@ def refused(random_arc_run, tmp_path):
 @pytest.mark.parametrize(
   'changes, message',
   [
-    ({'python': '2.7'}, '--python_version=2.7 must be'),
+    ({'python': '3.10'}, '--python_version=3.10 must be'),
     ({'python': '3.11.7'}, '--python_version=3.11.7 must be'),
     ({'platform': 'linux_x86_64'}, '--platform=linux_x86_64 must be manylinux'),
     ({'wheel': pathlib.Path('setup.py')}, '--wheel=setup.py: is no wheel'),
