@@ -5,9 +5,15 @@ each model that was written there, among which the page offers a choice.
 """
 
 import dataclasses
+import functools
+import http.server
+import importlib
 import json
+import os
 import pathlib
 import shutil
+import sys
+import threading
 from typing import Any
 
 import jax
@@ -112,6 +118,33 @@ def write(
   }
   files.write_json(folder / 'page.json', contents)
   files.write_json(out / 'models.json', _ranked(out))
+
+
+def embed(folder: str | os.PathLike, height: int = 900) -> None:
+  """Shows a page that was written inside a notebook, Colab's or Jupyter's.
+
+  It is served to this machine alone for as long as the notebook's process runs.
+  """
+  handler = functools.partial(_Quiet, directory=os.fspath(folder))
+  server = http.server.ThreadingHTTPServer(('localhost', 0), handler)
+  threading.Thread(target=server.serve_forever, daemon=True).start()
+  port, path = server.server_port, '/index.html'
+  if 'google.colab' in sys.modules:
+    # There the browser is on another machine; this finds a way.
+    colab = importlib.import_module('google.colab.output')
+    colab.serve_kernel_port_as_iframe(port, path=path, height=str(height))
+    return
+  from IPython import display
+
+  address = f'http://localhost:{port}{path}'
+  display.display(display.IFrame(address, width='100%', height=height))
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+  """A server of files that logs nothing into the notebook's cells."""
+
+  def log_message(self, *_):
+    pass
 
 
 def _ranked(out: pathlib.Path) -> list[str]:

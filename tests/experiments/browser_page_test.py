@@ -4,7 +4,10 @@ import dataclasses
 import functools
 import http.server
 import json
+import sys
 import threading
+import types
+import urllib.request
 
 import numpy as np
 import pytest
@@ -397,6 +400,37 @@ def test_a_narrow_phone_in_the_dark(browser, address):
   finally:
     browser.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
     browser.execute_cdp_cmd('Emulation.setEmulatedMedia', {'features': []})
+
+
+def test_a_notebook_gets_it_from_a_server(folder, monkeypatch):
+  shown = []
+  monkeypatch.setattr('IPython.display.display', shown.append)
+  browser_page.embed(folder, height=700)
+  (frame,) = shown
+  with urllib.request.urlopen(frame.src) as answer:
+    assert answer.read() == (folder / 'index.html').read_bytes()
+  # Browsers take modules of this type alone.
+  with urllib.request.urlopen(
+    frame.src.replace('index.html', 'page.mjs')
+  ) as it:
+    assert it.headers['Content-Type'].endswith('/javascript')
+  assert frame.height == 700
+
+
+def test_on_colab_its_own_way_is_used(folder, monkeypatch):
+  called = []
+  names = ('google', 'google.colab', 'google.colab.output')
+  modules = [types.ModuleType(name) for name in names]
+  modules[-1].serve_kernel_port_as_iframe = lambda *args, **options: (
+    called.append((args, options))
+  )
+  for name, module in zip(names, modules, strict=True):
+    monkeypatch.setitem(sys.modules, name, module)
+  browser_page.embed(folder)
+  (((port,), options),) = called
+  assert options == {'path': '/index.html', 'height': '900'}
+  with urllib.request.urlopen(f'http://localhost:{port}/index.html') as answer:
+    assert answer.status == 200
 
 
 def test_a_page_for_a_kind_that_it_cannot_draw_is_refused(

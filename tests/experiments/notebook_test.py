@@ -53,7 +53,7 @@ def _execute(path, parameters):
   lines = [f'{name} = {value!r}' for name, value in parameters.items()]
   tagged.source = '\n'.join([tagged.source, *lines])
   client = nbclient.NotebookClient(
-    read, timeout=120, resources={'metadata': {'path': str(_FOLDER)}}
+    read, timeout=240, resources={'metadata': {'path': str(_FOLDER)}}
   )
   with pytest.MonkeyPatch.context() as patch:
     # As in a notebook.
@@ -120,6 +120,18 @@ def test_it_shows_curves_scores_and_an_answer_as_it_forms(colab):
   assert f'Scores of step {_STEPS}' in _text(cells['evaluate'])
   assert re.search(r'of 31 votes; right: (True|False)\n', _text(cells['own']))
   assert 'image/gif' in _kinds(cells['gif'])
+
+
+def test_its_model_is_on_a_page_in_the_notebook(colab):
+  cells, workdir = colab
+  assert 'Written to' in _text(cells['page'])
+  assert json.loads((workdir / 'page' / 'models.json').read_text()) == ['run']
+  (frame,) = (
+    out.data['text/html']
+    for out in cells['page'].outputs
+    if 'text/html' in out.get('data', ())
+  )
+  assert re.search(r'src="http://localhost:\d+/index.html', frame)
 
 
 @pytest.fixture(scope='module')
