@@ -12,12 +12,14 @@ also has the nats that its 18 tensors tell. While this works, submission.json
 has the guesses so far.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags, logging
 
@@ -32,13 +34,14 @@ from experiments.cli import command, launch, shared_flags
 from experiments.reporting import charts, evaluation_files
 from hrm_jax.compressarc import multitensor, solving
 from hrm_jax.compressarc.solving import Found, Plan
+from hrm_jax.parallel import processes
 from hrm_jax.solver import Answer
 from hrm_jax.workdir import lock
 
 # Tasks that the log tells of at a time at most, and answers of a course.
 _MAX_TOLD, _ANSWERS = 8, 8
 
-FLAGS = shared_flags.define('task', 'seed', 'color', *shared_flags.JAX)
+FLAGS = shared_flags.define('task', 'seed', 'color', *shared_flags.PROCESSES)
 shared_flags.require(FLAGS, 'task', 'my_task.json')
 shared_flags.path(
   'out',
@@ -84,7 +87,12 @@ def run(
     ConfigError, DataError: the tasks cannot be used, or `out` has other work.
   """
   given, _ = solving.read(spec)
-  with lock.hold(out):
+  with contextlib.ExitStack() as stack:
+
+    def claim():
+      stack.enter_context(lock.hold(out))
+
+    processes.from_first(claim)
     return _run(given, out, plan or Plan(), seconds, colour)
 
 
@@ -93,8 +101,11 @@ def _run(
   colour: bool,
 ) -> list[Found]:  # fmt: skip
   began, candidates = time.monotonic(), dict[tuple[str, int], Any]()
+  first = jax.process_index() == 0
 
   def tell(found: Sequence[Found], logged: bool) -> None:
+    if not first:
+      return
     answers = [one.answer() for one in found]
     for one, answer in zip(found, answers, strict=True):
       for test, ranked in enumerate(answer.attempts):
@@ -110,6 +121,8 @@ def _run(
         logging.info('%s', _thought(one, answer))
 
   found = solving.solve(given, plan, seconds, out / 'work', tell)
+  if not first:
+    return found
   scores = voting.score(candidates, given.tasks)
   facts = _facts(found, given, plan, time.monotonic() - began)
   if scores[1].outputs.scored:

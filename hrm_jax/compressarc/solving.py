@@ -3,11 +3,12 @@
 Tasks whose padded arrays have the same sizes make up groups. A group is trained
 as one program, from its first step to its last, each device having some of its
 tasks, and kept on disk meanwhile: a run that is killed goes on from there, and
-finds bit for bit the same.
+finds bit for bit the same. Of several processes each has groups of its own.
 """
 
 import collections
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -31,6 +32,7 @@ from data_pipelines.progress import Progress
 from hrm_jax.compressarc import fit, multitensor
 from hrm_jax.compressarc.fit import Ranking, Told
 from hrm_jax.compressarc.problem import Problem, pad, prepare
+from hrm_jax.parallel import processes
 from hrm_jax.solver import Answer, Puzzle, Puzzles
 
 # Steps of one call of the device.
@@ -41,6 +43,8 @@ _ROUND = (1, 1, 3, 3)
 _POSITION = 50_000
 # Seconds between two savings.
 _SAVE_EVERY = 20.0
+# What the processes of a run wait for each other at most: a month.
+_PATIENCE_SECONDS = 30 * 24 * 3600
 # Candidates that an answer has for each test input, and that are kept.
 _KEPT = 100
 # E, C, X and Y of padded arrays.
@@ -212,7 +216,8 @@ def solve(
     tasks: as `read` gives them.
     plan: how they are compressed.
     seconds: greatest time for all; None for no limit.
-    directory: where the work is kept; what is there goes on.
+    directory: where the work is kept; what is there goes on. The processes of a
+      run share the groups where they share a directory.
     tell: called with all tasks first, and then with those at work, where a line
       of progress was logged and where they are done.
 
@@ -221,28 +226,31 @@ def solve(
   """
   memory = _memory()
   if directory:
-    memory = _same_work(directory, tasks, plan, memory)
+    kept = functools.partial(_same_work, directory, tasks, plan, memory)
+    memory = processes.from_first(kept)
   groups = _groups(tasks.tasks, plan, memory)
   end = math.inf if seconds is None else time.monotonic() + seconds
   paths = [
     directory and directory / f'group_{i}.npz' for i in range(len(groups))
   ]
-  for group, path in zip(groups, paths, strict=True):
-    if path and path.exists():
-      group.read(path)
-      group.forget()
+  every = list(zip(groups, paths, strict=True))
+  mine = every
+  if directory:
+    mine = every[jax.process_index() :: jax.process_count()]
+  others = [one for one in every if one not in mine]
+  _look(every)
   tell = tell or (lambda found, logged: None)
   tell([one for group in groups for one in group.found], False)
-  work = sum(x.volume * (plan.num_steps - x.steps) for x in groups)
+  work = sum(x.volume * (plan.num_steps - x.steps) for x, _ in mine)
   progress = Progress('array positions trained', work)
-  for number, (group, path) in enumerate(zip(groups, paths, strict=True)):
+  for number, (group, path) in enumerate(mine):
     if group.steps == plan.num_steps:
       continue
     if group.steps and path:
       group.read(path)
     saved = time.monotonic()
     # What is left of the time is for all groups that are left.
-    until = saved + (end - saved) / (len(groups) - number)
+    until = saved + (end - saved) / (len(mine) - number)
     while group.steps < plan.num_steps and time.monotonic() < until:
       before = group.steps
       group.advance()
@@ -253,10 +261,24 @@ def solve(
         saved = now
       logged = progress.add(group.volume * (group.steps - before))
       if logged or stops:
-        tell(group.found, logged)
+        tell([*group.found, *_look(others)], logged)
     group.forget()
+  if others:
+    processes.meet(_PATIENCE_SECONDS)
+    tell(_look(others), False)
   named = {one.task.name: one for group in groups for one in group.found}
   return [named[task.name] for task in tasks.tasks]
+
+
+def _look(
+  groups: Sequence[tuple['_Group', pathlib.Path | None]],
+) -> list[Found]:
+  """What is known by now of groups that are kept on disk."""
+  for group, path in groups:
+    if path and path.exists():
+      group.read(path)
+      group.forget()
+  return [one for group, _ in groups for one in group.found]
 
 
 class _Group:
@@ -284,7 +306,7 @@ class _Group:
     states = self._states
     if states is None:
       states = self._stacked([fit.initial(self._plan.seed, self._problems[0])])
-    mesh = Mesh(np.array(jax.devices()[: self._lanes]), ('tasks',))
+    mesh = Mesh(np.array(jax.local_devices()[: self._lanes]), ('tasks',))
     self._states, self._stacked_problems = jax.device_put(
       (states, self._stacked(self._problems)),
       NamedSharding(mesh, PartitionSpec('tasks')),
@@ -353,7 +375,9 @@ def _memory() -> int:
 
   There eight tasks at a time take as long as one after another, or longer.
   """
-  return (jax.devices()[0].memory_stats() or {}).get('bytes_limit', 0) // 2
+  return (jax.local_devices()[0].memory_stats() or {}).get(
+    'bytes_limit', 0
+  ) // 2
 
 
 def _groups(tasks: Sequence[Task], plan: Plan, memory: int) -> list[_Group]:
@@ -380,7 +404,7 @@ def _groups(tasks: Sequence[Task], plan: Plan, memory: int) -> list[_Group]:
     if names:
       some = ', '.join(map(shown, names[:5])) + ' …' * (len(names) > 5)
       logging.warning('%d of the tasks (%s) have %s', len(names), some, what)
-  groups, devices = [], len(jax.devices())
+  groups, devices = [], jax.local_device_count()
   for sizes in sorted(of_sizes, key=_positions):
     mine = of_sizes[sizes]
     held = devices * memory // (_POSITION * _positions(sizes))
@@ -407,7 +431,7 @@ def _same_work(
   work = {
     'tasks': tasks.version, 'names': names, **dataclasses.asdict(plan),
     'jax': jax.__version__,
-    'devices': [device.device_kind for device in jax.devices()],
+    'devices': [device.device_kind for device in jax.local_devices()],
   }  # fmt: skip
   if not path.exists():
     with files.writing(path, 'name another directory'):

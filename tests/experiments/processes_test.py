@@ -16,6 +16,7 @@ from experiments.configs import arc1
 from hrm_jax.parallel import preemption
 from hrm_jax.workdir import checkpoints
 from tests import builders, devices
+from tests.run_fixtures import random_task
 
 pytestmark = pytest.mark.slow
 
@@ -199,3 +200,38 @@ def test_where_one_dies_the_other_ends(tmp_path, dead):
   if other.returncode == 2:
     assert 'error: another process of this run cannot be reached' in told
     assert 'Traceback' not in told
+
+
+def test_two_processes_share_the_tasks_that_are_compressed(tmp_path):
+  tasks = tmp_path / 'tasks'
+  tasks.mkdir()
+  # Of two sizes, and so two groups.
+  for name, width in (('a', 3), ('b', 6)):
+    path = tasks / f'{name}.json'
+    path.write_text(json.dumps(random_task(1, width)))
+  alone, shared = tmp_path / 'alone', tmp_path / 'shared'
+  command = 'experiments.compress', f'--task={tasks}', '--steps=25'
+  # Of as many devices as each of the two has: then nothing may differ.
+  subprocess.run(
+    [sys.executable, '-m', *command, f'--out={alone}'],
+    cwd=_ROOT, env=os.environ | {'XLA_FLAGS': devices.xla_flags(2)}, check=True,
+  )  # fmt: skip
+  first, second = _run(_by_flags, *command, f'--out={shared}')
+  assert 'a, test 1 of 1' in first and 'b, test 1 of 1' in first
+  assert 'test 1 of 1' not in second
+  for name in ('submission.json', 'predictions.json'):
+    assert (shared / name).read_bytes() == (alone / name).read_bytes()
+  expected, found = (
+    json.loads((out / 'scores.json').read_text())['tasks']
+    for out in (alone, shared)
+  )
+  assert found == expected
+  # Each did something, and both hear why it cannot go on otherwise.
+  assert {path.name for path in (shared / 'work').iterdir()} == {
+    'work.json', 'group_0.npz', 'group_1.npz',
+  }  # fmt: skip
+  command = *command[:-1], '--steps=50', f'--out={shared}'
+  started = _start(_by_flags, *command)
+  first, second = _end(started, code=2)
+  assert 'has work with other num_steps 50, not 25' in first
+  assert 'stopped: process 0 says why' in second
