@@ -72,11 +72,7 @@ async function solve({id, cells, row, rollouts, noise, segments, quiet}) {
       }));
     }
     const q = answers.map((_, r) => [...found.q.data.slice(2 * r, 2 * r + 2)]);
-    if (quiet) {
-      // Of a large model one is enough to wait for.
-      if (ms > 200) return;
-      continue;
-    }
+    if (quiet) return;
     postMessage({id, segment, ms, answers, q, halts: q.map(halts), last: segment === segments});
     // A message that stops this is read between segments.
     await new Promise((done) => setTimeout(done));
@@ -95,8 +91,8 @@ onmessage = async ({data}) => {
       const file = await (await fetched(data.load + '/segment.onnx')).arrayBuffer();
       session = await ort.InferenceSession.create(file, {executionProviders: ['wasm'], logSeverityLevel: 3});
       model = data.model;
-      // The first runs take longer than the others.
-      await solve({...data, cells: Array(data.size).fill(0), rollouts: 1, segments: 4, quiet: true});
+      // The first run takes longer than the others.
+      await solve({...data, cells: Array(data.size).fill(0), rollouts: 1, segments: 1, quiet: true});
       postMessage({id: data.id, ready: true});
     } else if (data.cells) await solve(data);
   } catch (error) {
