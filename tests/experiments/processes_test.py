@@ -226,7 +226,7 @@ def test_two_processes_share_the_tasks_that_are_compressed(tmp_path):
     for out in (alone, shared)
   )
   assert found == expected
-  # Each did something, and both hear why it cannot go on otherwise.
+  # All of it is kept, and both hear why it cannot go on otherwise.
   assert {path.name for path in (shared / 'work').iterdir()} == {
     'work.json', 'group_0.npz', 'group_1.npz',
   }  # fmt: skip

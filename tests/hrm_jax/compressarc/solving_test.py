@@ -241,3 +241,35 @@ def test_tasks_of_similar_sizes_make_up_groups():
   assert len(groups) < len(tasks) * 3 / 4
   alone = solving._groups(tasks, Plan(batch_size=1), 2**32)
   assert len(alone) == len(tasks)
+
+
+@pytest.mark.parametrize('directory', [True, False])
+def test_processes_share_the_groups_that_they_keep(
+  tmp_path, monkeypatch, directory
+):
+  square, oblong = ((3, 3), (3, 3)), ((3, 6), (3, 6))
+  tasks = tuple(
+    _task(name, seed, *[shape] * 3)
+    for seed, (name, shape) in enumerate([('a', square), ('b', oblong)])
+  )
+  taken, met = [], []
+
+  def advance(group):
+    group.steps = _PLAN.num_steps
+    taken.append([one.task.name for one in group.found])
+
+  def meet(seconds):
+    met.append(seconds)
+
+  monkeypatch.setattr(solving._Group, 'advance', advance)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  monkeypatch.setattr(solving.processes, 'from_first', lambda function: 0)
+  monkeypatch.setattr(solving.processes, 'meet', meet)
+  where = tmp_path if directory else None
+  found = solving.solve(TaskSet('two', tasks), _PLAN, directory=where)
+  assert [one.task.name for one in found] == ['a', 'b']
+  assert taken == ([['b']] if directory else [['a'], ['b']])
+  # They wait for each other as long as a task may take, and longer.
+  assert all(seconds > 24 * 3600 for seconds in met)
+  assert len(met) == directory
