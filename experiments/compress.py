@@ -104,8 +104,6 @@ def _run(
   first = jax.process_index() == 0
 
   def tell(found: Sequence[Found], logged: bool) -> None:
-    if not first:
-      return
     answers = [one.answer() for one in found]
     for one, answer in zip(found, answers, strict=True):
       for test, ranked in enumerate(answer.attempts):
@@ -120,7 +118,10 @@ def _run(
       for one, answer in zip(found[:_MAX_TOLD], answers, strict=False):
         logging.info('%s', _thought(one, answer))
 
-  found = solving.solve(given, plan, seconds, out / 'work', tell)
+  # Only the first one writes: the others need not read what it tells of.
+  found = solving.solve(
+    given, plan, seconds, out / 'work', tell if first else None
+  )
   if not first:
     return found
   scores = voting.score(candidates, given.tasks)

@@ -238,9 +238,9 @@ def solve(
   if directory:
     mine = every[jax.process_index() :: jax.process_count()]
   others = [one for one in every if one not in mine]
-  _look(every)
-  tell = tell or (lambda found, logged: None)
-  tell([one for group in groups for one in group.found], False)
+  known = _look(every)
+  if tell:
+    tell(known, False)
   work = sum(x.volume * (plan.num_steps - x.steps) for x, _ in mine)
   progress = Progress('array positions trained', work)
   for number, (group, path) in enumerate(mine):
@@ -260,12 +260,14 @@ def solve(
         group.write(path)
         saved = now
       logged = progress.add(group.volume * (group.steps - before))
-      if logged or stops:
+      if tell and (logged or stops):
         tell([*group.found, *_look(others)], logged)
     group.forget()
   if others:
     processes.meet(_PATIENCE_SECONDS)
-    tell(_look(others), False)
+    known = _look(others)
+    if tell:
+      tell(known, False)
   named = {one.task.name: one for group in groups for one in group.found}
   return [named[task.name] for task in tasks.tasks]
 
