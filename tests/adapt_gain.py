@@ -3,8 +3,9 @@
   python -m tests.adapt_gain ROOT [SECONDS]
 
 The ARC-AGI-2 training tasks that fit 6 × 6 are split: a model of the demo's
-size learns all but twenty, then these twenty are learnt in SECONDS (600) in
-each of four ways, with three seeds. What is there already is not done again, so
+size learns all but twenty, then these twenty are learnt in each of four
+ways, with three seeds: together in SECONDS (600), or each in 60 steps, however
+long that takes. What is there already is not done again, so
 that the command continues after a stop. On two idle cores it takes about three
 hours.
 """
@@ -31,14 +32,14 @@ _TUNED_ON = (
   '4cd1b7b2', '66e6c45b', '6ea4a07e', '833966f4', '87ab05b8', 'be03b35f',
   'ca8de6ea', 'e3fe1151', 'e633a9e5',
 )  # fmt: skip
-# The flags of `hrm-jax adapt`; one by one, rows alone are fitted in 60 steps.
+# The flags of `hrm-jax adapt`; None is one task after the other.
 WAYS: dict[str, list[str] | None] = {
   'rows, then all': ['--rows_first=0.25'],
   'rows alone': ['--rows_first=1'],
+  'rows alone, one by one': None,
   'rows, then all, a quarter old tasks': [
     '--rows_first=0.25', '--old_share=0.25',
   ],
-  'rows alone, one by one': None,
 }  # fmt: skip
 _SCORES = {
   'pass@2': 'eval/pass@2/tasks',
@@ -77,7 +78,7 @@ def _scores(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _one_by_one(root: pathlib.Path, seed: int) -> dict[str, float]:
   solver = hrm_jax.load(root / 'base')
-  found = []
+  found: list[dict[str, float]] = []
   for path in sorted((root / 'held_out').iterdir()):
     asked = solver.ask(str(path), Fitting('rows', steps=60, seed=seed))
     (query,) = asked.queries
@@ -109,8 +110,8 @@ def measure(root: pathlib.Path, seconds: float) -> dict[str, list[dict]]:
     '--config.data.unscored=()', f'--config.stop_at_step={BASE_STEPS}',
   )  # fmt: skip
   found: dict[str, list[dict]] = {way: [] for way in WAYS}
-  for seed in SEEDS:
-    for number, (way, flags) in enumerate(WAYS.items()):
+  for number, (way, flags) in enumerate(WAYS.items()):
+    for seed in SEEDS:
       run = root / f'way_{number}_seed_{seed}'
       path = run.with_suffix('.json')
       if not path.exists():
@@ -136,9 +137,9 @@ def measure(root: pathlib.Path, seconds: float) -> dict[str, list[dict]]:
 
 def main(directory: str, seconds: str = '600') -> None:
   """Prints a table in Markdown: mean (lowest … highest) of the seeds."""
+  root = pathlib.Path(directory)
   # In this process as in the commands.
   jax.config.update('jax_num_cpu_devices', 2)
-  root = pathlib.Path(directory)
   found = measure(root, float(seconds))
   before = _scores(hrm_jax.load(root / 'base').evaluate().metrics)
   print('the old tasks before:', before)
