@@ -45,7 +45,7 @@ from experiments import predict
 from experiments.cli import command, launch, shared_flags
 from experiments.reporting import evaluation_files
 from hrm_jax import training_run
-from hrm_jax.parallel import preemption
+from hrm_jax.parallel import preemption, processes
 from hrm_jax.settings import Fitting
 from hrm_jax.solver import Evaluation, Solver
 from hrm_jax.training.loop import Preempted
@@ -97,8 +97,12 @@ def main(_) -> int | None:
     )
   found = arc.load_tasks(FLAGS.task, damaged)
   answers = Answers(FLAGS.out / 'predictions', found.tasks, damaged)
-  with command.writing(answers.path):
-    answers.promise()
+
+  def promise():
+    with command.writing(answers.path):
+      answers.promise()
+
+  processes.from_first(promise)
   if not found.tasks:
     raise DataError(f'{FLAGS.task}: none of {len(damaged)} tasks can be used')
   limit.end_for(answers)
@@ -114,13 +118,13 @@ def main(_) -> int | None:
       f'{answers.path}: nothing could be predicted in the time, all answers '
       'are fallbacks; raise --seconds'
     )
-  names = evaluation_files.write(evaluation, answers.path.parent, answers.given)
-  predict.show(predict.tell(evaluation, command.coloured(FLAGS.color)))
-  answers.tell()
-  command.say(
-    f'Written to {answers.path.parent}: {", ".join(names)}, tasks.json'
-  )
-  return None if notice.reason in ('', limit.reason) else preemption.EXIT_CODE
+  if jax.process_index() == 0:
+    out = answers.path.parent
+    names = evaluation_files.write(evaluation, out, answers.given)
+    predict.show(predict.tell(evaluation, command.coloured(FLAGS.color)))
+    answers.tell()
+    command.say(f'Written to {out}: {", ".join(names)}, tasks.json')
+  return preemption.EXIT_CODE if _signalled(notice, limit) else None
 
 
 class Limit:
@@ -182,13 +186,12 @@ class Answers:
 
   def promise(self) -> None:
     """Writes fallback answers, where there are no earlier ones."""
-    if jax.process_index() == 0:
-      stay = evaluation_files.promise(self.given, self.path.parent)
-      # They are worth keeping where something was predicted.
-      self._earlier = stay and (
-        self._beside.exists() and '"votes"' in self._beside.read_text()
-      )
-      self._note()
+    stay = evaluation_files.promise(self.given, self.path.parent)
+    # They are worth keeping where something was predicted.
+    self._earlier = stay and (
+      self._beside.exists() and '"votes"' in self._beside.read_text()
+    )
+    self._note()
 
   def leave_out(self, asked: hrm_jax.solver.Asked, solver: Solver) -> None:
     """Notes the tasks that do not fit a solver's canvas."""
@@ -278,8 +281,14 @@ def _train(
   """Trains as far as there is time; False where a signal ended it."""
   # The sound tasks, where the run finds them whatever becomes of SPEC.
   spec = FLAGS.out / 'tasks-challenges.json'
-  with command.writing(spec):
-    files.write_json(spec, {one.name: arc.as_json(one) for one in found.tasks})
+
+  def keep():
+    with command.writing(spec):
+      files.write_json(
+        spec, {one.name: arc.as_json(one) for one in found.tasks}
+      )
+
+  processes.from_first(keep)
   fitting = dataclasses.replace(
     _DEFAULTS,
     steps=FLAGS.steps or (_DEFAULTS.steps if FLAGS.seconds is None else 10**9),
@@ -317,12 +326,13 @@ def _train(
         settings, FLAGS.out, notice, length=length if timed else None
       )
     except Preempted as stopped:
-      ours = notice.reason == limit.reason
+      signalled = _signalled(notice, limit)
       logging.info(
-        '%s: stopped after step %d%s', notice.reason, stopped.step,
-        '' if ours else '; the same command goes on from there',
+        '%s: stopped after step %d%s',
+        notice.reason or 'another process was told', stopped.step,
+        '; the same command goes on from there' * signalled,
       )  # fmt: skip
-      if not ours:
+      if signalled:
         return False
       if not stopped.step:
         raise ConfigError(
@@ -331,6 +341,11 @@ def _train(
     else:
       logging.info('Step %d is saved in %s', int(state.step), FLAGS.out)
   return True
+
+
+def _signalled(notice: preemption.Notice, limit: Limit) -> bool:
+  """Whether a process was told to stop, by other than the limit."""
+  return processes.any_of(notice.reason not in ('', limit.reason))
 
 
 def _predict(

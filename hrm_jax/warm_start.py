@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from data_pipelines.batches import BLANK_IDENTIFIER
@@ -51,7 +52,9 @@ class WarmStart:
       needed = np.arange(len(self.solver.names), dtype=np.int32)
     like = abstract_weights(self.setup.model, len(self.solver.names), self.mesh)
     found = self.solver.weights(like, needed)
-    old = np.asarray(found.puzzle_table)[: len(needed)]
+    # Each process has a part of it alone.
+    old = multihost_utils.process_allgather(found.puzzle_table, tiled=True)
+    old = np.asarray(old)[: len(needed)]
     table = np.zeros(fresh.puzzle_table.shape, np.float32)
     if self.mean and len(needed) > 1:
       table[1 : len(self.rows)] = old[needed != BLANK_IDENTIFIER].mean(axis=0)

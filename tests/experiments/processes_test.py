@@ -235,3 +235,35 @@ def test_two_processes_share_the_tasks_that_are_compressed(tmp_path):
   first, second = _end(started, code=2)
   assert 'has work with other num_steps 50, not 25' in first
   assert 'stopped: process 0 says why' in second
+
+
+def test_two_processes_adapt_as_one_does(one, tmp_path):
+  tasks = tmp_path / 'tasks'
+  tasks.mkdir()
+  for seed, name in enumerate('ab'):
+    (tasks / f'{name}.json').write_text(json.dumps(random_task(seed)))
+  alone, shared = tmp_path / 'alone', tmp_path / 'shared'
+  command = (
+    'experiments.adapt', f'--workdir={one}', f'--task={tasks}', '--steps=8',
+    '--rows_first=0.5', '--num_aug=3',
+  )  # fmt: skip
+  subprocess.run(
+    [sys.executable, '-m', *command, f'--out={alone}'],
+    cwd=_ROOT, env=os.environ | {'XLA_FLAGS': devices.xla_flags(4)}, check=True,
+  )  # fmt: skip
+  started = _start(_by_flags, *command, f'--out={shared}')
+  seen = iter(started[0].stdout.readline, '')
+  assert any('step 2/' in line for line in seen)
+  # The second process: it ends in the training, and both know that.
+  started[1].send_signal(signal.SIGTERM)
+  _end(started, code=preemption.EXIT_CODE)
+  assert 2 < max(checkpoints.Checkpoints(shared).steps()) < 8
+  first, second = _run(_by_flags, *command, f'--out={shared}')
+  assert 'predictions for 2 of 2 tests' in first and 'test 1 of 1' in first
+  assert 'test' not in second
+  for name in ('submission', 'predictions', 'tasks'):
+    expected, found = (
+      json.loads((run / f'predictions/{name}.json').read_text())
+      for run in (alone, shared)
+    )
+    assert _rounded(found) == _rounded(expected), name
