@@ -1,13 +1,17 @@
 """Tells if a training step fits a device, and what it costs.
 
   hrm-jax compile --config=NAME[:VARIANT] --target=tpu:v5e:2x4
-      [--config.KEY=VALUE ...] [--largest_batch]
+      [--config.KEY=VALUE ...] [--largest_batch] [--hours=12]
+  hrm-jax compile --compress=SPEC --target=gpu:h100:1 [--programs=3]
 
 Compiles the very step that `experiments.train` runs, for a machine that need
 not be there (see `targets`). It goes by shapes alone and downloads no puzzles.
 With --target=here it also runs the step on random puzzles, and measures it.
 Prints a table, and JSON as its last line. The exit code is 1 where the step
 does not fit.
+
+With --compress it is the work of `hrm-jax compress` on the tasks of SPEC, some
+of whose programs are compiled.
 """
 
 import dataclasses
@@ -21,14 +25,16 @@ from jax.sharding import Mesh
 from data_pipelines import puzzles
 from data_pipelines.errors import ConfigError
 from experiments.cli import command, launch, shared_flags
-from experiments.planning import cost, targets
+from experiments.planning import compressing, cost, targets
 from hrm_jax import build
+from hrm_jax.compressarc import solving
+from hrm_jax.compressarc.solving import Plan
 from hrm_jax.models.attention import dispatch as attention
 from hrm_jax.parallel import sharding
 from hrm_jax.settings import Settings
 from hrm_jax.training.step import TrainSetup
 
-FLAGS = shared_flags.define('config', *shared_flags.JAX)
+FLAGS = shared_flags.define(*shared_flags.JAX, config=None)
 flags.DEFINE_string(
   'target', None, 'Devices to compile for, such as tpu:v5e:2x4, gpu:h100:8, '
   'cpu:8 or here.', flag_values=FLAGS,
@@ -42,6 +48,19 @@ flags.DEFINE_integer(
   "data at hand have another; it is 876406 for the paper's ARC-AGI-1 with "
   'ConceptARC.', lower_bound=1, flag_values=FLAGS,
 )  # fmt: skip
+flags.DEFINE_string(
+  'compress', None, 'Tasks for `hrm-jax compress`, in place of --config; its '
+  'numbers of steps and of tasks at a time are the defaults.',
+  flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_integer(
+  'programs', 3, 'With --compress, how many of the programs are compiled.',
+  lower_bound=2, flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_float(
+  'hours', 12.0, 'Tells how many steps so many hours are enough for.',
+  lower_bound=0.0, flag_values=FLAGS,
+)  # fmt: skip
 
 # Fraction of the roofline that the projected time of a run assumes.
 ATTAINED = 0.5
@@ -51,11 +70,25 @@ _GIB = 2**30
 
 
 def main(_) -> int:
-  config = Settings.from_config(FLAGS.config)
+  if (FLAGS.config is None) == (FLAGS.compress is None):
+    raise ConfigError(
+      'give either --config, e.g. --config=arc1:demo, or --compress, e.g. '
+      '--compress=arc1:evaluation'
+    )
   if FLAGS.target is None:
     raise ConfigError(f'--target is missing; use e.g. {targets.EXAMPLES}')
   # The time to compile is measured, so nothing may come from a cache.
   jax.config.update('jax_enable_compilation_cache', False)
+  if FLAGS.compress:
+    tasks, _ = solving.read(FLAGS.compress)
+    target = targets.find(FLAGS.target)
+    programs = FLAGS.programs
+    fits = compressing.plan(tasks, Plan(), target, programs, ATTAINED)
+    return 0 if fits else 1
+  return _of_step(Settings.from_config(FLAGS.config))
+
+
+def _of_step(config: Settings) -> int:
   target = targets.find(FLAGS.target)
   mesh = build.mesh(config, target.devices)
   model = attention.resolved(config.model, target.devices[0])
@@ -169,6 +202,7 @@ def report(
     'bound': found.bound,
     'total_steps': setup.total_steps,
     'projected_hours': seconds and setup.total_steps * seconds / 3600,
+    'projected_steps_per_hour': seconds and 3600 / seconds,
     'projection': projection and f'{projection}, evaluation not counted',
     'measured_steps': run and run.steps,
     'measured_seconds_per_step': run and run.seconds,
@@ -211,6 +245,14 @@ def _table(found: cost.Cost, fields: dict) -> str:
   if hours := fields['projected_hours']:
     text = f'{fields["total_steps"]:,} steps in {hours:.3g} hours, '
     rows.append(('the whole run', text + fields['projection']))
+    hourly = fields['projected_steps_per_hour']
+    steps = int(FLAGS.hours * hourly)
+    text = f'{steps:,} steps ({hourly:,.0f} an hour)'
+    # But for the blank one each is a puzzle, or an augmentation of one.
+    if count := fields['puzzle_identifiers'] - 1:
+      times = steps * fields['batch_size'] / count
+      text += f', {times:.3g} rows of a batch for each puzzle identifier'
+    rows.append((f'in {FLAGS.hours:g} hours', text))
   return '\n'.join(f'{name:20} {text}' for name, text in rows)
 
 

@@ -14,6 +14,7 @@ has the guesses so far.
 
 import contextlib
 import dataclasses
+import itertools
 import pathlib
 import time
 from collections.abc import Sequence
@@ -64,13 +65,19 @@ flags.DEFINE_integer(
   'unset as many as memory holds, on CPUs one for each device.', lower_bound=1,
   flag_values=FLAGS,
 )  # fmt: skip
+flags.DEFINE_integer(
+  'patience', None, 'Number of steps after which a task whose first guess has '
+  'not changed ends, and another one takes its place; if unset none does.',
+  lower_bound=1, flag_values=FLAGS,
+)  # fmt: skip
 
 
 def main(_) -> None:
   colour = command.coloured(FLAGS.color)
   plan = Plan(
-    num_steps=FLAGS.steps, seed=FLAGS.seed, batch_size=FLAGS.batch_size
-  )
+    num_steps=FLAGS.steps, seed=FLAGS.seed, batch_size=FLAGS.batch_size,
+    patience=FLAGS.patience,
+  )  # fmt: skip
   run(FLAGS.task, FLAGS.out, plan, FLAGS.seconds, colour)
 
 
@@ -115,8 +122,10 @@ def _run(
       else:
         evaluation_files.promise(given.tasks, out)
     if logged:
-      for one, answer in zip(found[:_MAX_TOLD], answers, strict=False):
-        logging.info('%s', _thought(one, answer))
+      pairs = zip(found, answers, strict=True)
+      at_work = (x for x in pairs if x[0].steps and not x[0].ended(plan))
+      for pair in itertools.islice(at_work, _MAX_TOLD):
+        logging.info('%s', _thought(*pair))
 
   # Only the first one writes: the others need not read what it tells of.
   found = solving.solve(

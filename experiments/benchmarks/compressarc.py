@@ -59,7 +59,8 @@ def _steps(task: Task, lanes: int) -> Callable[[], object]:
   def run():
     nonlocal states
     key = jax.random.key(0)
-    states, told = fit.steps(states, problems, key, 0, _STEPS)
+    taken = np.zeros(lanes, np.int32)
+    states, told = fit.steps(states, problems, key, taken, _STEPS)
     return told
 
   return run

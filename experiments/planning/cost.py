@@ -1,4 +1,4 @@
-"""Accounts for a compiled training step: memory, arithmetic, traffic, time."""
+"""Accounts for a compiled program: memory, arithmetic, traffic, time."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """The cost of one step on one device; None where it is not known.
+  """The cost of one call on one device; None where it is not known.
 
   It needs `peak_bytes` at least where it does not fit. The ideal is what the
   step's definition asks for; `flops` are what the program computes, without the
@@ -33,9 +33,9 @@ class Cost:
 
   fits: bool
   peak_bytes: int
-  ideal_flops: float
-  least_collective_bytes: int
   compile_seconds: float
+  ideal_flops: float | None = None
+  least_collective_bytes: int | None = None
   memory_bytes: dict[str, int] | None = None
   flops: float | None = None
   uncounted: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class Cost:
 
   @property
   def seconds(self) -> float | None:
-    """Seconds of a step at the roofline."""
+    """Seconds of a call at the roofline."""
     return self.times[self.bound] if self.times else None
 
 
@@ -65,9 +65,8 @@ def of_step(setup: train_step.TrainSetup, mesh: Mesh, target: Target) -> Cost:
       does not fit on the chip.
   """
   lowered = train_step.trace(setup, mesh).lower()
-  compiled, needed, begin = None, 0, time.perf_counter()
   try:
-    compiled = lowered.compile(target.compiler_options)
+    found = of_program(lowered, mesh, target)
   except jax.errors.JaxRuntimeError as error:
     if 'memory space vmem' in str(error):
       raise ConfigError(
@@ -75,14 +74,26 @@ def of_step(setup: train_step.TrainSetup, mesh: Mesh, target: Target) -> Cost:
         '--config.model.fusion=attention or '
         '--config.model.attention=xla_recompute'
       ) from None
-    if 'RESOURCE_EXHAUSTED' not in str(error):
+    raise
+  return dataclasses.replace(
+    found,
+    ideal_flops=flops.ideal_step_flops(setup) / mesh.size,
+    least_collective_bytes=least_collective_bytes(setup, mesh),
+  )
+
+
+def of_program(lowered: jax.stages.Lowered, mesh: Mesh, target: Target) -> Cost:
+  """Compiles a program for a target's mesh, and accounts for a call of it."""
+  compiled, needed, begin = None, 0, time.perf_counter()
+  try:
+    compiled = lowered.compile(target.compiler_options)
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error) or 'space vmem' in str(error):
       raise
     needed = needed_bytes(str(error))
   cost = Cost(
     fits=False,
     peak_bytes=needed,
-    ideal_flops=flops.ideal_step_flops(setup) / mesh.size,
-    least_collective_bytes=least_collective_bytes(setup, mesh),
     compile_seconds=time.perf_counter() - begin,
   )
   if compiled is None:

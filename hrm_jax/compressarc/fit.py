@@ -8,7 +8,6 @@ import functools
 import importlib.metadata
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -159,44 +158,48 @@ def step(
 
 
 def steps(
-  states: State, problems: Problem, key: chex.PRNGKey, first: chex.Numeric,
+  states: State, problems: Problem, key: chex.PRNGKey, taken: chex.Array,
   count: int,
 ) -> tuple[State, Told]:  # fmt: skip
   """So many steps of several tasks; all have a first axis of the tasks.
 
   Args:
-    states: as they are after `first` steps.
+    states: as they are after the steps that were taken.
     problems: tasks of one size.
     key: key of the noise, which is the same for all of the tasks.
-    first: number of the first step.
+    taken: [tasks], number of steps that each has behind it.
     count: number of steps.
 
   Returns:
     The states, and what the steps tell, stacked: [count, tasks, ...].
   """
-  return _program(jax.default_backend())(states, problems, key, first, count)
+  program = compiled_for(jax.default_backend())
+  return program(states, problems, key, taken, count)
 
 
 @functools.cache
-def _program(backend: str) -> Callable[..., tuple[State, Told]]:
+def compiled_for(platform: str) -> Any:
+  """`steps` as a jitted function, for devices of a platform."""
   return jax.jit(
     _steps, static_argnames='count', donate_argnums=0,
-    compiler_options=_OPTIONS if backend == 'cpu' else None,
+    compiler_options=_OPTIONS if platform == 'cpu' else None,
   )  # fmt: skip
 
 
-def _steps(states, problems, key, first, count):
-  def one(states, number):
+def _steps(states, problems, key, taken, count):
+  def one(state, problem, number):
     keys = jax.random.split(jax.random.fold_in(key, number))
     noise = multitensor.parts(
-      lambda key, like: jax.random.normal(key, like.shape[1:], like.dtype),
-      Multi(*keys), states.latents.mean,
+      lambda key, like: jax.random.normal(key, like.shape, like.dtype),
+      Multi(*keys), state.latents.mean,
     )  # fmt: skip
-    every = jax.vmap(step, in_axes=(0, 0, None, None))
-    return every(states, problems, noise, number)
+    return step(state, problem, noise, number)
+
+  def every(states, more):
+    return jax.vmap(one)(states, problems, taken + more)
 
   with jax.default_matmul_precision('float32'):
-    return jax.lax.scan(one, states, first + jnp.arange(count))
+    return jax.lax.scan(every, states, jnp.arange(count))
 
 
 class Ranking:

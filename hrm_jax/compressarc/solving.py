@@ -1,9 +1,10 @@
 """Tasks of ARC solved by CompressARC, many at once, with what is kept on disk.
 
-Tasks whose padded arrays have the same sizes make up groups. A group is trained
-as one program, from its first step to its last, each device having some of its
-tasks, and kept on disk meanwhile: a run that is killed goes on from there, and
-finds bit for bit the same. Of several processes each has groups of its own.
+Tasks whose padded arrays have the same sizes make up groups. A group has one
+program, which trains as many of its tasks at a time as there are places, each
+device having some; where one ends, the next takes its place. It is kept on disk
+meanwhile: a run that is killed goes on from there, and finds bit for bit the
+same. Of several processes each has groups of its own.
 """
 
 import collections
@@ -36,7 +37,7 @@ from hrm_jax.parallel import processes
 from hrm_jax.solver import Answer, Puzzle, Puzzles
 
 # Steps of one call of the device.
-_STEPS = 25
+STEPS = 25
 # What E, C, X and Y are rounded up to.
 _ROUND = (1, 1, 3, 3)
 # A training step's bytes of memory for each position of a task's arrays.
@@ -61,11 +62,14 @@ class Plan:
     seed: seed of the weights and of the noise.
     batch_size: most tasks that are trained at a time; None for as many as
       memory holds, on CPUs one for each device.
+    patience: number of steps after which a task whose first guess has not
+      changed ends; None for none, as published.
   """
 
   num_steps: int = 1500
   seed: int = 0
   batch_size: int | None = None
+  patience: int | None = None
 
 
 class Then(NamedTuple):
@@ -99,6 +103,13 @@ class Found:
   since: int = 0
   course: list[Then] = dataclasses.field(default_factory=list)
 
+  def ended(self, plan: Plan) -> bool:
+    """Whether no more steps are due."""
+    stands = self.steps - self.since
+    return self.steps >= plan.num_steps or (
+      plan.patience is not None and stands >= plan.patience
+    )
+
   def add(self, told: Told, problem: Problem) -> None:
     """Takes in what some steps told."""
     seen = fit.candidates(told, problem)
@@ -119,16 +130,17 @@ class Found:
     self.course.append(then)
 
   def record(self) -> dict[str, Any]:
-    """All but the task and the steps, as JSON takes it."""
+    """All but the task, as JSON takes it."""
     return {
-      'kl': self.kl, 'error': self.error, 'since': self.since,
-      'course': self.course, 'ranking': self.ranking.record(),
+      'steps': self.steps, 'kl': self.kl, 'error': self.error,
+      'since': self.since, 'course': self.course,
+      'ranking': self.ranking.record(),
     }  # fmt: skip
 
-  def take(self, record: dict[str, Any], steps: int) -> None:
+  def take(self, record: dict[str, Any]) -> None:
     """The inverse of `record`."""
-    self.steps, self.kl, self.error = steps, record['kl'], record['error']
-    self.since = record['since']
+    self.steps, self.since = record['steps'], record['since']
+    self.kl, self.error = record['kl'], record['error']
     self.course = [Then(*then) for then in record['course']]
     self.ranking = Ranking.of(record['ranking'])
 
@@ -228,7 +240,7 @@ def solve(
   if directory:
     kept = functools.partial(_same_work, directory, tasks, plan, memory)
     memory = processes.from_first(kept)
-  groups = _groups(tasks.tasks, plan, memory)
+  groups = grouped(tasks.tasks, plan, memory, jax.local_device_count())
   end = math.inf if seconds is None else time.monotonic() + seconds
   paths = [
     directory and directory / f'group_{i}.npz' for i in range(len(groups))
@@ -241,25 +253,26 @@ def solve(
   known = _look(every)
   if tell:
     tell(known, False)
-  work = sum(x.volume * (plan.num_steps - x.steps) for x, _ in mine)
+  work = sum(group.work() for group, _ in mine)
   progress = Progress('array positions trained', work)
   for number, (group, path) in enumerate(mine):
-    if group.steps == plan.num_steps:
+    if not group.due():
       continue
-    if group.steps and path:
+    if path and path.exists():
       group.read(path)
     saved = time.monotonic()
-    # What is left of the time is for all groups that are left.
-    until = saved + (end - saved) / (len(mine) - number)
-    while group.steps < plan.num_steps and time.monotonic() < until:
-      before = group.steps
+    # What is left of the time is for all tasks that are left.
+    share = group.due() / sum(one.due() for one, _ in mine[number:])
+    until = saved + (end - saved) * share
+    while group.due() and time.monotonic() < until:
+      before = group.work()
       group.advance()
       now = time.monotonic()
-      stops = group.steps == plan.num_steps or now >= until
+      stops = not group.due() or now >= until
       if path and (now - saved > _SAVE_EVERY or stops):
         group.write(path)
         saved = now
-      logged = progress.add(group.volume * (group.steps - before))
+      logged = progress.add(before - group.work())
       if tell and (logged or stops):
         tell([*group.found, *_look(others)], logged)
     group.forget()
@@ -273,7 +286,7 @@ def solve(
 
 
 def _look(
-  groups: Sequence[tuple['_Group', pathlib.Path | None]],
+  groups: Sequence[tuple['Group', pathlib.Path | None]],
 ) -> list[Found]:
   """What is known by now of groups that are kept on disk."""
   for group, path in groups:
@@ -283,61 +296,136 @@ def _look(
   return [one for group, _ in groups for one in group.found]
 
 
-class _Group:
-  """Tasks that are trained together, as one program."""
+class Group:
+  """Tasks of the same sizes; a program trains some of them at a time.
+
+  Attributes:
+    found: the tasks, and what is known of them.
+    lanes: how many are trained at a time.
+    volume: positions of their arrays.
+  """
 
   def __init__(
     self, tasks: Sequence[Task], sizes: Sizes, lanes: int, plan: Plan
   ):
     self.found = [Found(task) for task in tasks]
-    self.steps = 0
-    self.volume = lanes * _positions(sizes)
-    self._sizes, self._lanes, self._plan = sizes, lanes, plan
-    self._problems: list[Problem] = []
+    self._sizes, self._plan = sizes, plan
+    # The task of each lane; those after the last one have none.
+    self._of_lane: list[int | None] = [
+      lane if lane < len(tasks) else None for lane in range(lanes)
+    ]
+    self._next = min(lanes, len(tasks))
+    self.lanes, self.volume = lanes, lanes * _positions(sizes)
     self._states: Any = None
-    self._stacked_problems: Any = None
+    self._problems: Any = None
 
-  def _stacked(self, parts: Sequence[Any]) -> Any:
-    """As many as there are lanes, the last one being there again and again."""
-    parts = [*parts, *[parts[-1]] * (self._lanes - len(parts))]
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+  def due(self) -> int:
+    """Number of tasks that have not ended."""
+    return sum(not one.ended(self._plan) for one in self.found)
 
-  def _begin(self) -> None:
-    """Places on the devices what is trained; each has some of the tasks."""
-    self._problems = [pad(prepare(x.task), self._sizes) for x in self.found]
-    states = self._states
-    if states is None:
-      states = self._stacked([fit.initial(self._plan.seed, self._problems[0])])
-    mesh = Mesh(np.array(jax.local_devices()[: self._lanes]), ('tasks',))
-    self._states, self._stacked_problems = jax.device_put(
-      (states, self._stacked(self._problems)),
-      NamedSharding(mesh, PartitionSpec('tasks')),
+  def work(self) -> int:
+    """Steps that these may take, times the positions of a task's arrays."""
+    steps = sum(
+      self._plan.num_steps - one.steps
+      for one in self.found
+      if not one.ended(self._plan)
     )
+    return steps * _positions(self._sizes)
+
+  def _problem(self, one: Found) -> Problem:
+    return pad(prepare(one.task), self._sizes)
+
+  def _place(self, states: Any) -> None:
+    """Places on the devices what is trained; each has some of the tasks."""
+    problems = [self._problem(self.found[x or 0]) for x in self._of_lane]
+    self._states, self._problems = jax.device_put(
+      (states, jax.tree.map(lambda *leaves: np.stack(leaves), *problems)),
+      NamedSharding(self.mesh(jax.local_devices()), PartitionSpec('tasks')),
+    )
+
+  def mesh(self, devices: Sequence[jax.Device]) -> Mesh:
+    """Those of these devices that have a part of what is trained."""
+    return Mesh(np.array(devices[: self.lanes]), ('tasks',))
+
+  def lower(self, devices: Sequence[jax.Device]) -> jax.stages.Lowered:
+    """The program of `STEPS` steps, for devices that need not be there."""
+    mesh = self.mesh(devices)
+    split = NamedSharding(mesh, PartitionSpec('tasks'))
+
+    def abstract(leaf):
+      shape = self.lanes, *np.shape(leaf)
+      return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=split)
+
+    states, problems, taken = jax.tree.map(
+      abstract, (self._fresh(), self._problem(self.found[0]), np.int32(0))
+    )
+    key = jax.eval_shape(jax.random.key, 0)
+    key = key.update(sharding=NamedSharding(mesh, PartitionSpec()))
+    program = fit.compiled_for(devices[0].platform)
+    return program.lower(states, problems, key, taken, STEPS)
+
+  def _fresh(self) -> Any:
+    """What each task begins with: of the same sizes it is the same."""
+    return fit.initial(self._plan.seed, self._problem(self.found[0]))
 
   def advance(self) -> None:
     """Takes some steps; fewer count where all that are due are taken."""
-    if self._stacked_problems is None:
-      self._begin()
+    if self._problems is None:
+      states = self._states
+      if states is None:
+        states = jax.tree.map(
+          lambda leaf: np.stack([leaf] * self.lanes), self._fresh()
+        )
+      self._place(states)
+    lanes = [
+      (lane, self.found[number])
+      for lane, number in enumerate(self._of_lane)
+      if number is not None
+    ]
+    taken = np.zeros(self.lanes, np.int32)
+    for lane, one in lanes:
+      taken[lane] = one.steps
     self._states, told = fit.steps(
-      self._states, self._stacked_problems, jax.random.key(self._plan.seed),
-      self.steps, _STEPS,
+      self._states, self._problems, jax.random.key(self._plan.seed), taken,
+      STEPS,
     )  # fmt: skip
-    count = min(_STEPS, self._plan.num_steps - self.steps)
-    told = jax.tree.map(lambda a: a[:count], jax.device_get(told))
-    self.steps += count
-    for lane, one in enumerate(self.found):
-      mine = jax.tree.map(lambda a, lane=lane: a[:, lane], told)
-      one.add(mine, self._problems[lane])
+    told = jax.device_get(told)
+    for lane, one in lanes:
+      count = min(STEPS, self._plan.num_steps - one.steps)
+      mine = jax.tree.map(lambda a, lane=lane, n=count: a[:n, lane], told)
+      one.add(mine, self._problem(one))
+    self._replace([lane for lane, one in lanes if one.ended(self._plan)])
+
+  def _replace(self, lanes: Sequence[int]) -> None:
+    """Gives lanes whose task has ended the next ones."""
+    fresh = [*zip(lanes, range(self._next, len(self.found)), strict=False)]
+    self._of_lane = [
+      None if i in lanes else x for i, x in enumerate(self._of_lane)
+    ]
+    if not fresh:
+      return
+    states = jax.tree.map(np.array, jax.device_get(self._states))
+    for lane, number in fresh:
+      self._of_lane[lane] = number
+      for leaf, first in zip(
+        jax.tree.leaves(states), jax.tree.leaves(self._fresh()), strict=True
+      ):
+        leaf[lane] = first
+    self._next += len(fresh)
+    self._place(states)
 
   def forget(self) -> None:
     """Gives up the memory of what is trained."""
-    self._states = self._stacked_problems = None
+    self._states = self._problems = None
 
   def write(self, path: pathlib.Path) -> None:
     """Keeps all that is needed to go on; of what is done, what was found."""
-    record = {'steps': self.steps, 'found': [x.record() for x in self.found]}
+    record = {
+      'lanes': self._of_lane, 'next': self._next,
+      'found': [one.record() for one in self.found],
+    }  # fmt: skip
     leaves = []
-    if self.steps < self._plan.num_steps:
+    if self.due():
       leaves = jax.tree.leaves(jax.device_get(self._states))
     with (
       files.writing(path, 'mend that and start again'),
@@ -352,12 +440,11 @@ class _Group:
       with files.reading(path), np.load(io.BytesIO(files.read(path))) as file:
         record = json.loads(str(file['record']))
         leaves = [file[f'arr_{i}'] for i in range(len(file.files) - 1)]
-      self.steps = record['steps']
+      self._of_lane, self._next = record['lanes'], record['next']
       for one, kept in zip(self.found, record['found'], strict=True):
-        one.take(kept, self.steps)
+        one.take(kept)
       if leaves:
-        problem = pad(prepare(self.found[0].task), self._sizes)
-        places = jax.tree.structure(fit.initial(0, problem))
+        places = jax.tree.structure(self._fresh())
         self._states = jax.tree.unflatten(places, leaves)
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
       raise DataError(
@@ -382,8 +469,14 @@ def _memory() -> int:
   ) // 2
 
 
-def _groups(tasks: Sequence[Task], plan: Plan, memory: int) -> list[_Group]:
-  """Tasks by the sizes of their padded arrays, small ones first."""
+def grouped(
+  tasks: Sequence[Task], plan: Plan, memory: int, devices: int
+) -> list[Group]:
+  """Tasks by the sizes of their padded arrays, small ones first.
+
+  `memory` is what a group may take on each of the devices, in bytes; 0 where
+  a device trains one task at a time.
+  """
   of_sizes = collections.defaultdict[Sizes, list[Task]](list)
   lone, guessed = [], []
   for task in tasks:
@@ -406,7 +499,7 @@ def _groups(tasks: Sequence[Task], plan: Plan, memory: int) -> list[_Group]:
     if names:
       some = ', '.join(map(shown, names[:5])) + ' …' * (len(names) > 5)
       logging.warning('%d of the tasks (%s) have %s', len(names), some, what)
-  groups, devices = [], jax.local_device_count()
+  groups = []
   for sizes in sorted(of_sizes, key=_positions):
     mine = of_sizes[sizes]
     held = devices * memory // (_POSITION * _positions(sizes))
@@ -415,8 +508,7 @@ def _groups(tasks: Sequence[Task], plan: Plan, memory: int) -> list[_Group]:
     spread = min(devices, len(mine), most)
     parts = -(-len(mine) // most)
     lanes = -(-len(mine) // (parts * spread)) * spread
-    for start in range(0, len(mine), lanes):
-      groups.append(_Group(mine[start : start + lanes], sizes, lanes, plan))
+    groups.append(Group(mine, sizes, lanes, plan))
   return groups
 
 
@@ -431,8 +523,8 @@ def _same_work(
   path = directory / 'work.json'
   names = [task.name for task in tasks.tasks]
   work = {
-    'tasks': tasks.version, 'names': names, **dataclasses.asdict(plan),
-    'jax': jax.__version__,
+    'form': 2, 'jax': jax.__version__, 'tasks': tasks.version,
+    'names': names, **dataclasses.asdict(plan),
     'devices': [device.device_kind for device in jax.local_devices()],
   }  # fmt: skip
   if not path.exists():

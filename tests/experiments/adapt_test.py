@@ -327,15 +327,18 @@ def test_the_steps_are_those_that_there_is_time_for(
   assert call(seconds=6000.0, steps=None) is None
 
 
+@pytest.mark.parametrize('here', [True, False])
 def test_the_limit_ends_training_and_not_the_answers(
-  call, tmp_path, monkeypatch
+  call, tmp_path, monkeypatch, here
 ):
-  """The notice comes after three steps of many, and then is not heard again."""
+  """After three steps of many, and be it in another process."""
   real, asked = training_run._Run.stop, []
 
   def stop(self):
     asked.append(self)
     if len(asked) == 4:
+      if not here:
+        return True
       self._asked.__self__._notice.give('--seconds=6000.0')
     return real(self)
 
@@ -421,6 +424,13 @@ def test_killed_and_started_again_it_ends_as_undisturbed(
     np.testing.assert_array_equal,
     *(_weights(hrm_jax.load(run)) for run in (disturbed, alone)),
   )
+
+
+def test_a_full_disk_is_told_and_the_answers_stay_whole(call, mount):
+  out = mount('size=320k') / 'new'
+  with pytest.raises(ConfigError, match=r'written .*free some space'):
+    call(out=out)
+  assert _answered(out) == _all(['not reached'])
 
 
 def test_the_process_ends_when_the_time_is_over(

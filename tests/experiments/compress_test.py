@@ -14,7 +14,7 @@ from tests.run_fixtures import random_task
 
 @pytest.mark.slow
 def test_files_tell_what_was_found_and_how(tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(solving, '_STEPS', 2)
+  monkeypatch.setattr(solving, 'STEPS', 2)
   tasks = tmp_path / 'tasks'
   tasks.mkdir()
   for name, known in (('known', True), ('new', False)):
@@ -22,17 +22,17 @@ def test_files_tell_what_was_found_and_how(tmp_path, monkeypatch, capsys):
     (tasks / f'{name}.json').write_text(contents)
   out = tmp_path / 'out'
   submission, plan = out / 'submission.json', Plan(num_steps=3)
-  advance, fallback = solving._Group.advance, {}
+  advance, fallback = solving.Group.advance, {}
 
   def kill(group):
-    if group.steps:
+    if group.found[0].steps:
       raise KeyboardInterrupt
     fallback.update(json.loads(submission.read_text()))
     advance(group)
 
   monkeypatch.setattr(solving, '_SAVE_EVERY', 0)
   with monkeypatch.context() as patch:
-    patch.setattr(solving._Group, 'advance', kill)
+    patch.setattr(solving.Group, 'advance', kill)
     with pytest.raises(KeyboardInterrupt):
       compress.run(str(tasks), out, plan)
     submission.unlink()
@@ -62,7 +62,7 @@ def test_files_tell_what_was_found_and_how(tmp_path, monkeypatch, capsys):
   with lock.hold(out), pytest.raises(ConfigError, match='out is in use by'):
     compress.run(str(tasks), out, plan)
   # The same command once more has nothing to do.
-  monkeypatch.setattr(solving, '_Group', _refuse(solving._Group))
+  monkeypatch.setattr(solving, 'Group', _refuse(solving.Group))
   compress.run(str(tasks), out, plan)
   assert submission.read_bytes() == before
 

@@ -20,7 +20,7 @@ _PLAN = Plan(num_steps=5)
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
   """Steps of one call of the device: all tests compile the same program."""
-  monkeypatch.setattr(solving, '_STEPS', 2)
+  monkeypatch.setattr(solving, 'STEPS', 2)
 
 
 def _task(name, seed, *shapes, colours=4):
@@ -121,7 +121,7 @@ def test_what_is_found_is_taken_back_whole():
   for grids, score in (((((1,),),), -1.5), ((((2, 0),),), -0.5)):
     found.ranking.add(grids, score)
   again = Found(task)
-  again.take(json.loads(json.dumps(found.record())), 3)
+  again.take(json.loads(json.dumps(found.record())))
   assert again.record() == found.record()
   assert (again.steps, again.since, again.course) == (3, 2, [then])
   assert again.ranking.guesses() == found.ranking.guesses()
@@ -147,13 +147,13 @@ def test_what_is_killed_goes_on_to_the_same_end(tmp_path, monkeypatch):
   class Killed(Exception):
     pass
 
-  advance, told = solving._Group.advance, []
+  advance, told = solving.Group.advance, []
 
   def kill(group):
     # What was kept is told of before any more work.
-    assert [one.steps for one in told] == [group.steps] * 2
+    assert [x.steps for x in told] == [x.steps for x in group.found]
     advance(group)
-    if group.steps >= least:
+    if group.found[0].steps >= least:
       raise Killed
 
   def tell(found, logged):
@@ -167,7 +167,7 @@ def test_what_is_killed_goes_on_to_the_same_end(tmp_path, monkeypatch):
     monkeypatch.setattr(solving, '_SAVE_EVERY', every)
     place = tmp_path / str(number)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-      patch.setattr(solving._Group, 'advance', kill)
+      patch.setattr(solving.Group, 'advance', kill)
       solving.solve(tasks, _PLAN, directory=place, tell=tell)
     assert (place / 'group_0.npz').exists() == (every == 0)
     found = solving.solve(tasks, _PLAN, directory=place)
@@ -176,7 +176,7 @@ def test_what_is_killed_goes_on_to_the_same_end(tmp_path, monkeypatch):
     # What is done is not done again.
     least = 0
     with monkeypatch.context() as patch:
-      patch.setattr(solving._Group, 'advance', kill)
+      patch.setattr(solving.Group, 'advance', kill)
       again = solving.solve(tasks, _PLAN, directory=place, tell=tell)
     assert _records(again) == _records(told) == undisturbed
   with pytest.raises(ConfigError, match='other num_steps 6, not 5'):
@@ -200,6 +200,55 @@ def test_odd_tasks_are_answered_and_told_of(caplog):
   assert odd.confidence[0] <= 1
   assert '1 of the tasks (black) have black alone' in caplog.text
   assert '1 of the tasks (odd) have outputs whose sizes' in caplog.text
+
+
+def test_a_task_ends_where_its_first_guess_stands_for_long():
+  found = Found(_together().tasks[0], steps=5, since=3)
+  patient = dataclasses.replace(_PLAN, num_steps=9, patience=3)
+  assert not found.ended(patient)
+  assert found.ended(dataclasses.replace(patient, patience=2))
+  assert not found.ended(dataclasses.replace(patient, patience=None))
+  assert found.ended(_PLAN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('early', [None, 'a', 'b'])
+def test_where_one_ends_the_next_takes_its_place(tmp_path, monkeypatch, early):
+  """Each is what it is alone, whatever was in its place before."""
+  shapes = [((3, 3), (3, 3))] * 3
+  three = [_task(name, i, *shapes, colours=2) for i, name in enumerate('abc')]
+  ended = Found.ended
+
+  def sooner(found, plan):
+    return ended(found, plan) or (found.task.name == early and found.steps >= 2)
+
+  monkeypatch.setattr(Found, 'ended', sooner)
+  # One place, and two.
+  plans = [Plan(num_steps=6, batch_size=size) for size in (1, 2)]
+  alone = [
+    _records(solving.solve(TaskSet('one', (task,)), plans[0])) for task in three
+  ]
+  assert [json.loads(one)[0]['steps'] for one in alone] == [
+    2 if task.name == early else 6 for task in three
+  ]
+  monkeypatch.setattr(solving, '_SAVE_EVERY', 0)
+  advance = solving.Group.advance
+
+  def kill(group):
+    if group.found[0].steps >= least:
+      raise KeyboardInterrupt
+    advance(group)
+
+  together = TaskSet('three', tuple(three))
+  for plan in plans:
+    # Before the first one ends, and after that.
+    for least in (2, 6) if early != 'a' else (2,):
+      place = tmp_path / f'{plan.batch_size}_{least}'
+      with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(solving.Group, 'advance', kill)
+        solving.solve(together, plan, directory=place)
+      found = solving.solve(together, plan, directory=place)
+      assert [_records([one]) for one in found] == alone
 
 
 def test_without_time_nothing_is_answered():
@@ -235,12 +284,15 @@ def test_what_cannot_be_used_is_named(puzzles, message):
 
 def test_tasks_of_similar_sizes_make_up_groups():
   tasks = load_tasks('arc1:training').tasks
-  groups = solving._groups(tasks, _PLAN, 2**32)
+  groups = solving.grouped(tasks, _PLAN, 2**32, 8)
   grouped = [one.task.name for group in groups for one in group.found]
   assert sorted(grouped) == sorted(task.name for task in tasks)
   assert len(groups) < len(tasks) * 3 / 4
-  alone = solving._groups(tasks, Plan(batch_size=1), 2**32)
-  assert len(alone) == len(tasks)
+  # They share a program, as many at a time as are asked for.
+  alone = solving.grouped(tasks, Plan(batch_size=1), 2**32, 8)
+  assert len(alone) == len(groups)
+  assert max(group.lanes for group in groups) > 1
+  assert all(group.lanes == 1 for group in alone)
 
 
 @pytest.mark.parametrize('directory', [True, False])
@@ -255,13 +307,14 @@ def test_processes_share_the_groups_that_they_keep(
   taken, met = [], []
 
   def advance(group):
-    group.steps = _PLAN.num_steps
+    for one in group.found:
+      one.steps = _PLAN.num_steps
     taken.append([one.task.name for one in group.found])
 
   def meet(seconds):
     met.append(seconds)
 
-  monkeypatch.setattr(solving._Group, 'advance', advance)
+  monkeypatch.setattr(solving.Group, 'advance', advance)
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   monkeypatch.setattr(jax, 'process_index', lambda: 1)
   monkeypatch.setattr(solving.processes, 'from_first', lambda function: 0)
