@@ -212,6 +212,23 @@ def test_a_task_ends_where_its_first_guess_stands_for_long():
 
 
 @pytest.mark.slow
+def test_each_step_has_its_number():
+  task = _task('a', 1, *[((3, 3), (3, 3))] * 3, colours=2)
+  plan = Plan(num_steps=6, batch_size=1)
+  (found,) = solving.solve(TaskSet('one', (task,)), plan)
+  problem = prepare(task)
+  problems, states = jax.tree.map(
+    lambda leaf: leaf[None], (problem, fit.initial(0, problem))
+  )
+  key, errors = jax.random.key(0), []
+  for taken in (0, 2, 4):
+    before = np.array([taken], np.int32)
+    states, told = fit.steps(states, problems, key, before, 2)
+    errors.append(float(told.error[-1, 0]))
+  assert [then.error for then in found.course] == errors
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('early', [None, 'a', 'b'])
 def test_where_one_ends_the_next_takes_its_place(tmp_path, monkeypatch, early):
   """Each is what it is alone, whatever was in its place before."""
