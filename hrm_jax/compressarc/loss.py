@@ -105,8 +105,6 @@ def reconstruction(
     colours = jnp.arange(logits.shape[0])[:, None, None]
     kernel = ((target == colours) & inside(shape, X, Y)).astype(dtype)
     wrong = jax.nn.logsumexp(logits, axis=0) - logits
-    # Colours that are not there are in no grid.
-    wrong = jnp.where(colours <= problem.sizes[1], wrong, 0)
     p = u[:, None] + v - _correlation(wrong, kernel)
     return jax.nn.logsumexp(sharp * p) / sharp
 
