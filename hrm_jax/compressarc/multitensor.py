@@ -236,14 +236,14 @@ def _entries(a: jax.Array, axis: int) -> np.ndarray:
 
 @jax.custom_vjp
 def _up(a: jax.Array, one: jax.Array) -> jax.Array:
-  """Adds to each tensor of a part those with a part of its axes."""
+  """Adds to each tensor of a part those with a part of its axes.
+
+  Positions that stand for nothing may get something, which `norm` leaves out.
+  """
   last = a.shape[3] - 1
   with_e = np.arange(last + 1).reshape(-1, *[1] * (a.ndim - 4)) < last
   for axis in (3, 2, 1):
     first = jax.lax.slice_in_dim(a, 0, 1, axis=axis)
-    if axis == 2:
-      # What has no E has no X.
-      first = jnp.where(with_e, first, 0)
     a = (a + jnp.where(_entries(a, axis), first, 0)) / one
   return a + jnp.where(with_e, a[:1, :, :1, last:], 0)
 
@@ -257,8 +257,6 @@ def _up_backward(kept, gradient):
     first = jax.lax.slice_in_dim(gradient, 0, 1, axis=axis)
     rest = jnp.where(_entries(gradient, axis), gradient, 0)
     rest = rest.sum(axis, keepdims=True)
-    if axis == 2:
-      rest = rest.at[:, :, :, last].set(0)
     gradient = _set(gradient, first + rest)
   return gradient, None
 

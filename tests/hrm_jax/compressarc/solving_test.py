@@ -304,7 +304,9 @@ def test_tasks_of_similar_sizes_make_up_groups():
   groups = solving.grouped(tasks, _PLAN, 2**32, 8)
   grouped = [one.task.name for group in groups for one in group.found]
   assert sorted(grouped) == sorted(task.name for task in tasks)
-  assert len(groups) < len(tasks) * 3 / 4
+  assert len(groups) < len(tasks) / 8
+  one_by_one = solving.grouped(tasks, _PLAN, 0, 8)
+  assert len(groups) < len(one_by_one) < len(tasks) * 3 / 4
   # They share a program, as many at a time as are asked for.
   alone = solving.grouped(tasks, Plan(batch_size=1), 2**32, 8)
   assert len(alone) == len(groups)
