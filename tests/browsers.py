@@ -1,5 +1,6 @@
 """Chromium without a window, for the tests of pages."""
 
+import contextlib
 import json
 import shutil
 
@@ -21,19 +22,29 @@ _FLAGS = (
 @pytest.fixture(scope='module')
 def browser(tmp_path_factory):
   """Chromium without a window, its console and its requests being recorded."""
-  programs = [shutil.which(name) for name in ('chromium', 'chromedriver')]
-  if None in programs:
+  if None in _programs():
     pytest.skip('no chromium and chromedriver here: run `make browser`')
+  with started(tmp_path_factory.mktemp('profile')) as driver:
+    yield driver
+
+
+def _programs():
+  return [shutil.which(name) for name in ('chromium', 'chromedriver')]
+
+
+@contextlib.contextmanager
+def started(profile):
+  """The browser, which keeps what is its own in an empty directory."""
+  chromium, chromedriver = _programs()
   options = webdriver.ChromeOptions()
-  options.binary_location = programs[0]
-  profile = tmp_path_factory.mktemp('profile')
+  options.binary_location = chromium
   for flag in (*_FLAGS, f'--user-data-dir={profile}'):
     options.add_argument(flag)
   options.set_capability(
     'goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'}
   )
   driver = webdriver.Chrome(
-    options, service=webdriver.ChromeService(programs[1])
+    options, service=webdriver.ChromeService(chromedriver)
   )
   yield driver
   driver.quit()

@@ -125,10 +125,7 @@ def embed(folder: str | os.PathLike, height: int = 900) -> None:
 
   It is served to this machine alone for as long as the notebook's process runs.
   """
-  handler = functools.partial(_Quiet, directory=os.fspath(folder))
-  server = http.server.ThreadingHTTPServer(('localhost', 0), handler)
-  threading.Thread(target=server.serve_forever, daemon=True).start()
-  port, path = server.server_port, '/index.html'
+  port, path = serve(folder), '/index.html'
   if 'google.colab' in sys.modules:
     # There the browser is on another machine; this finds a way.
     colab = importlib.import_module('google.colab.output')
@@ -138,6 +135,14 @@ def embed(folder: str | os.PathLike, height: int = 900) -> None:
 
   address = f'http://localhost:{port}{path}'
   display.display(display.IFrame(address, width='100%', height=height))
+
+
+def serve(folder: str | os.PathLike) -> int:
+  """Serves a folder to this machine until the process ends; the port."""
+  handler = functools.partial(_Quiet, directory=os.fspath(folder))
+  server = http.server.ThreadingHTTPServer(('localhost', 0), handler)
+  threading.Thread(target=server.serve_forever, daemon=True).start()
+  return server.server_port
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

@@ -1,11 +1,8 @@
 """The page on which models solve puzzles, driven in a real browser."""
 
 import dataclasses
-import functools
-import http.server
 import json
 import sys
-import threading
 import types
 import urllib.request
 
@@ -80,20 +77,10 @@ def _task(seed):
   }  # fmt: skip
 
 
-class _Handler(http.server.SimpleHTTPRequestHandler):
-  def log_message(self, *_):
-    pass
-
-
 @pytest.fixture(scope='module')
 def address(folder):
   """The page on a server that knows nothing of it."""
-  handler = functools.partial(_Handler, directory=folder)
-  server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
-  threading.Thread(target=server.serve_forever, daemon=True).start()
-  yield f'http://127.0.0.1:{server.server_port}/index.html'
-  server.shutdown()
-  server.server_close()
+  return f'http://localhost:{browser_page.serve(folder)}/index.html'
 
 
 class _Page(browsers.Page):
