@@ -54,7 +54,7 @@ flags.DEFINE_string(
   flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_integer(
-  'programs', 3, 'With --compress, how many of the programs are compiled.',
+  'programs', 3, 'Number of the programs of --compress that are compiled.',
   lower_bound=2, flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_float(
