@@ -104,7 +104,7 @@ def _of_step(config: Settings) -> int:
   runs = target.here and found.fits
   run = cost.run(setup, mesh, found.compiled) if runs else None
   fields = report(setup, mesh, target, found, run)
-  print(_table(found, fields))
+  print(_table(found, fields, FLAGS.hours))
   if not found.fits:
     print(_refusal(config, setup, mesh, target, found))
   print(json.dumps(fields))
@@ -210,8 +210,8 @@ def report(
   }
 
 
-def _table(found: cost.Cost, fields: dict) -> str:
-  """Writes `fields` as a person reads them."""
+def _table(found: cost.Cost, fields: dict, hours: float) -> str:
+  """Writes `fields`, and what so many hours buy, as a person reads them."""
   shape = ' × '.join(f'{axis} {n}' for axis, n in fields['mesh'].items())
   parts = fields['microbatches']
   text = (
@@ -242,17 +242,17 @@ def _table(found: cost.Cost, fields: dict) -> str:
     rows.append(('a step measured', text))
   if peak := fields['measured_peak_bytes_per_device']:
     rows.append(('memory measured', f'{peak / _GIB:.2f} GiB at its peak'))
-  if hours := fields['projected_hours']:
-    text = f'{fields["total_steps"]:,} steps in {hours:.3g} hours, '
+  if whole := fields['projected_hours']:
+    text = f'{fields["total_steps"]:,} steps in {whole:.3g} hours, '
     rows.append(('the whole run', text + fields['projection']))
     hourly = fields['projected_steps_per_hour']
-    steps = int(FLAGS.hours * hourly)
+    steps = int(hours * hourly)
     text = f'{steps:,} steps ({hourly:,.0f} an hour)'
     # But for the blank one each is a puzzle, or an augmentation of one.
     if count := fields['puzzle_identifiers'] - 1:
       times = steps * fields['batch_size'] / count
       text += f', {times:.3g} rows of a batch for each puzzle identifier'
-    rows.append((f'in {FLAGS.hours:g} hours', text))
+    rows.append((f'in {hours:g} hours', text))
   return '\n'.join(f'{name:20} {text}' for name, text in rows)
 
 

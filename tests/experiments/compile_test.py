@@ -170,8 +170,12 @@ Total hbm usage >= 20.73G:
 
 
 def test_work_that_is_not_known_stands_in_the_table():
+  known = dict(
+    fits=True, peak_bytes=1, compile_seconds=0.0, ideal_flops=1e12,
+    least_collective_bytes=0,
+  )  # fmt: skip
   found = cost.Cost(
-    *(True, 1, 1e12, 0, 0.0),
+    **known,
     flops=2e12,
     uncounted=('custom-call flash',),
     accessed_bytes=1e9,
@@ -180,7 +184,7 @@ def test_work_that_is_not_known_stands_in_the_table():
   text = dict(command._work_rows(found))
   assert text['arithmetic'] == '2 TFLOP, 2.00 × the ideal 1'
   assert 'custom-call flash' in text['not known']
-  unread = cost.Cost(True, 1, 1e12, 0, 0.0)
+  unread = cost.Cost(**known)
   ((_, text),) = command._work_rows(unread)
   assert text.startswith('not known: ')
 
@@ -199,7 +203,7 @@ def test_search_for_the_largest_batch(most, monkeypatch):
     tried.append(rows)
     size = target.hardware.memory * (0.1 + 0.9 * (rows / most) ** 1.1)
     fits = rows <= most
-    return cost.Cost(fits, size if fits else 1.1 * size, 1.0, 0, 0.0)
+    return cost.Cost(fits, size if fits else 1.1 * size, 0.0)
 
   monkeypatch.setattr(cost, 'of_step', of_step)
   config = builders.settings(sudoku.get_config(''))
@@ -214,7 +218,7 @@ def test_search_for_the_largest_batch(most, monkeypatch):
 
 def test_nothing_fits(monkeypatch):
   def of_step(setup, mesh, target):
-    return cost.Cost(False, 10**15, 1.0, 0, 0.0)
+    return cost.Cost(False, 10**15, 0.0)
 
   monkeypatch.setattr(cost, 'of_step', of_step)
   config = builders.settings(sudoku.get_config(''))
@@ -245,9 +249,15 @@ def test_a_step_runs_here_and_is_measured():
   assert fields['device_kind'] == 'cpu'
   seconds = fields['measured_seconds_per_step']
   assert fields['projected_hours'] == setup.total_steps * seconds / 3600
-  text = command._table(found, fields)
+  text = command._table(found, fields, hours=2.0)
   assert 'a step measured      ' in text
   assert 'as measured, evaluation not counted' in text
+  # Of 9 identifiers the blank one is no puzzle's.
+  steps = int(2 * 3600 / seconds)
+  assert text.splitlines()[-1] == (
+    f'in 2 hours           {steps:,} steps ({3600 / seconds:,.0f} an hour), '
+    f'{steps * 16 / 8:.3g} rows of a batch for each puzzle identifier'
+  )
 
 
 @pytest.mark.parametrize(
