@@ -78,7 +78,7 @@ def test_compare_takes_runs_and_answers_in_any_order(
 
 @pytest.mark.slow
 def test_compressarc_is_a_row_too(tmp_path, monkeypatch):
-  monkeypatch.setattr(solving, '_STEPS', 2)
+  monkeypatch.setattr(solving, 'STEPS', 2)
   path = tmp_path / 'task.json'
   path.write_text(json.dumps(random_task(1)))
   compress.run(str(path), tmp_path / 'out', solving.Plan(num_steps=2))
