@@ -253,10 +253,8 @@ function solve() {
   $('table').tBodies[0].replaceChildren();
   $('status').textContent = 'Thinking …';
   ready();
-  const row = model.rows && model.rows[model.examples[example].row], mine = ++id;
-  const asked = {id, cells, row, rollouts, noise: Math.max(0, +$('noise').value) || 0, segments};
-  // What has changed is drawn first: where cores are few, the two would get in each other's way.
-  requestAnimationFrame(() => setTimeout(() => { if (mine === id) worker.postMessage(asked); }));
+  const row = model.rows && model.rows[model.examples[example].row];
+  worker.postMessage({id: ++id, cells, row, rollouts, noise: Math.max(0, +$('noise').value) || 0, segments});
 }
 
 worker.onmessage = ({data}) => {
