@@ -28,6 +28,7 @@ import os
 import pathlib
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -97,12 +98,7 @@ def main(_) -> int | None:
     )
   found = arc.load_tasks(FLAGS.task, damaged)
   answers = Answers(FLAGS.out / 'predictions', found.tasks, damaged)
-
-  def promise():
-    with command.writing(answers.path):
-      answers.promise()
-
-  processes.from_first(promise)
+  _first_writes(answers.path, answers.promise)
   if not found.tasks:
     raise DataError(f'{FLAGS.task}: none of {len(damaged)} tasks can be used')
   limit.end_for(answers)
@@ -281,14 +277,8 @@ def _train(
   """Trains as far as there is time; False where a signal ended it."""
   # The sound tasks, where the run finds them whatever becomes of SPEC.
   spec = FLAGS.out / 'tasks-challenges.json'
-
-  def keep():
-    with command.writing(spec):
-      files.write_json(
-        spec, {one.name: arc.as_json(one) for one in found.tasks}
-      )
-
-  processes.from_first(keep)
+  tasks = {one.name: arc.as_json(one) for one in found.tasks}
+  _first_writes(spec, lambda: files.write_json(spec, tasks))
   fitting = dataclasses.replace(
     _DEFAULTS,
     steps=FLAGS.steps or (_DEFAULTS.steps if FLAGS.seconds is None else 10**9),
@@ -341,6 +331,16 @@ def _train(
     else:
       logging.info('Step %d is saved in %s', int(state.step), FLAGS.out)
   return True
+
+
+def _first_writes(path: pathlib.Path, write: Callable[[], None]) -> None:
+  """Writes in the first process; where that fails, all of them end."""
+
+  def guarded():
+    with command.writing(path):
+      write()
+
+  processes.from_first(guarded)
 
 
 def _signalled(notice: preemption.Notice, limit: Limit) -> bool:

@@ -3,11 +3,10 @@
   python -m tests.adapt_gain ROOT [SECONDS]
 
 The ARC-AGI-2 training tasks that fit 6 × 6 are split: a model of the demo's
-size learns all but twenty, then these twenty are learnt in each of four
-ways, with three seeds: together in SECONDS (600), or each in 60 steps, however
-long that takes. What is there already is not done again, so
-that the command continues after a stop. On two idle cores it takes about three
-hours.
+size learns all but twenty, then these twenty are learnt in each of four ways,
+with three seeds: together in SECONDS (600), or each in 60 steps, however long
+that takes. What is there already is not done again, so that the command
+continues after a stop. On two idle cores it takes about two hours and a half.
 """
 
 import dataclasses

@@ -38,9 +38,7 @@ def main(repeats: str = '3') -> None:
   """Prints for each model the seconds to be ready, and of the segments."""
   folder = pathlib.Path(tempfile.mkdtemp())
   shutil.copytree(_MODELS, folder, dirs_exist_ok=True)
-  for name, path in browser_page.static_files().items():
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(path, folder / name)
+  browser_page.copy_static_files(folder)
   address = f'http://localhost:{browser_page.serve(folder)}/index.html'
   with browsers.started(tempfile.mkdtemp()) as browser:
     for model in sorted(path.name for path in (folder / 'models').iterdir()):

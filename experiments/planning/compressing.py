@@ -44,7 +44,7 @@ def plan(
     f'{target.name}: {len(tasks.tasks)} tasks; {len(some)} of {len(groups)} '
     'programs to be compiled'
   )
-  fits, told, seconds = True, [], []
+  told = []
   for group in (groups[i] for i in some):
     found = cost.of_program(
       group.lower(target.devices), group.mesh(target.devices), target
@@ -55,7 +55,6 @@ def plan(
       'compile_seconds': found.compile_seconds, 'bound': found.bound,
       'seconds_per_step': found.seconds and found.seconds / solving.STEPS,
     }  # fmt: skip
-    fits &= found.fits
     told.append(one)
     print(_line(one, target), flush=True)
   hours = None
@@ -73,7 +72,7 @@ def plan(
     'programs': len(groups), 'compiled': told, 'roofline_hours': hours,
   }  # fmt: skip
   print(json.dumps(fields))
-  return fits
+  return all(one['fits'] for one in told)
 
 
 def _line(one: dict, target: Target) -> str:

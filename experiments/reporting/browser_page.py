@@ -65,6 +65,13 @@ def static_files() -> dict[str, pathlib.Path]:
   return own | {name: _HERE / name for name in _SHARED}
 
 
+def copy_static_files(out: pathlib.Path) -> None:
+  """Writes all files of the page but its models."""
+  for name, path in static_files().items():
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(path, out / name)
+
+
 def place(out: pathlib.Path, solver: Solver) -> pathlib.Path:
   """The folder of a model on the page."""
   return out / 'models' / solver.origin.absolute().name
@@ -82,9 +89,7 @@ def write(
   `told` is what `experiments.export` says of the model, `found` how it differs
   from JAX.
   """
-  for name, path in static_files().items():
-    (out / name).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(path, out / name)
+  copy_static_files(out)
   folder = place(out, solver)
   sizes = [x.size for x in jax.tree.leaves(asked.variables['params'])]
   segment = told.pop('graphs')['segment']

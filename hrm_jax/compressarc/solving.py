@@ -316,8 +316,9 @@ class Group:
     self._of_lane: list[int | None] = [
       lane if lane < len(tasks) else None for lane in range(lanes)
     ]
-    self._next = min(lanes, len(tasks))
     self.lanes, self.volume = lanes, lanes * _positions(sizes)
+    self._padded: list[Problem] = []  # of the lanes
+    # On the devices.
     self._states: Any = None
     self._problems: Any = None
 
@@ -339,9 +340,10 @@ class Group:
 
   def _place(self, states: Any) -> None:
     """Places on the devices what is trained; each has some of the tasks."""
-    problems = [self._problem(self.found[x or 0]) for x in self._of_lane]
+    self._padded = [self._problem(self.found[x or 0]) for x in self._of_lane]
+    problems = jax.tree.map(lambda *leaves: np.stack(leaves), *self._padded)
     self._states, self._problems = jax.device_put(
-      (states, jax.tree.map(lambda *leaves: np.stack(leaves), *problems)),
+      (states, problems),
       NamedSharding(self.mesh(jax.local_devices()), PartitionSpec('tasks')),
     )
 
@@ -395,25 +397,25 @@ class Group:
     for lane, one in lanes:
       count = min(STEPS, self._plan.num_steps - one.steps)
       mine = jax.tree.map(lambda a, lane=lane, n=count: a[:n, lane], told)
-      one.add(mine, self._problem(one))
+      one.add(mine, self._padded[lane])
     self._replace([lane for lane, one in lanes if one.ended(self._plan)])
 
   def _replace(self, lanes: Sequence[int]) -> None:
-    """Gives lanes whose task has ended the next ones."""
-    fresh = [*zip(lanes, range(self._next, len(self.found)), strict=False)]
-    self._of_lane = [
-      None if i in lanes else x for i, x in enumerate(self._of_lane)
-    ]
-    if not fresh:
+    """Gives lanes whose task has ended those that have not begun."""
+    waiting = [i for i, one in enumerate(self.found) if not one.steps]
+    next_ones = [*zip(lanes, waiting, strict=False)]
+    for lane in lanes:
+      self._of_lane[lane] = None
+    if not next_ones:
       return
-    states = jax.tree.map(np.array, jax.device_get(self._states))
-    for lane, number in fresh:
+    for lane, number in next_ones:
       self._of_lane[lane] = number
-      for leaf, first in zip(
-        jax.tree.leaves(states), jax.tree.leaves(self._fresh()), strict=True
-      ):
-        leaf[lane] = first
-    self._next += len(fresh)
+    begun = [lane for lane, _ in next_ones]
+    states = jax.tree.map(np.array, jax.device_get(self._states))
+    for leaf, first in zip(
+      jax.tree.leaves(states), jax.tree.leaves(self._fresh()), strict=True
+    ):
+      leaf[begun] = first
     self._place(states)
 
   def forget(self) -> None:
@@ -423,7 +425,7 @@ class Group:
   def write(self, path: pathlib.Path) -> None:
     """Keeps all that is needed to go on; of what is done, what was found."""
     record = {
-      'lanes': self._of_lane, 'next': self._next,
+      'lanes': self._of_lane,
       'found': [one.record() for one in self.found],
     }  # fmt: skip
     leaves = []
@@ -442,7 +444,7 @@ class Group:
       with files.reading(path), np.load(io.BytesIO(files.read(path))) as file:
         record = json.loads(str(file['record']))
         leaves = [file[f'arr_{i}'] for i in range(len(file.files) - 1)]
-      self._of_lane, self._next = record['lanes'], record['next']
+      self._of_lane = record['lanes']
       for one, kept in zip(self.found, record['found'], strict=True):
         one.take(kept)
       if leaves:
