@@ -61,7 +61,7 @@ def main() -> int:
     asked_file = _write_asked(run, asked, challenges)
     code = _adapt(python, run, asked_file, answers, end, further)
   print(
-    f'{out}: {len(tasks)} tasks, {len(answers.copied)} of them from the model, '
+    f'{out}: {len(tasks)} tasks, {len(answers.copied)} of them from this run, '
     f'after {time.monotonic() - begun:.0f} s'
     + (f'; hrm-jax adapt failed with exit code {code}' if code else '')
   )
