@@ -62,6 +62,9 @@ flags.DEFINE_float(
   lower_bound=0.0, flag_values=FLAGS,
 )  # fmt: skip
 
+# Flags of one kind of work that the other has no use for.
+_OF_CONFIG = ('largest_batch', 'puzzle_identifiers', 'hours')
+_OF_COMPRESS = ('programs',)
 # Fraction of the roofline that the projected time of a run assumes.
 ATTAINED = 0.5
 # The search for the largest batch ends when it is known within this fraction.
@@ -75,6 +78,13 @@ def main(_) -> int:
       'give either --config, e.g. --config=arc1:demo, or --compress, e.g. '
       '--compress=arc1:evaluation'
     )
+  kind, useless = (
+    ('config', _OF_COMPRESS) if FLAGS.compress is None
+    else ('compress', _OF_CONFIG)
+  )  # fmt: skip
+  for name in useless:
+    if FLAGS[name].present:
+      raise ConfigError(f'--{name} has no effect with --{kind}; leave it out')
   if FLAGS.target is None:
     raise ConfigError(f'--target is missing; use e.g. {targets.EXAMPLES}')
   # The time to compile is measured, so nothing may come from a cache.

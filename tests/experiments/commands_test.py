@@ -262,6 +262,30 @@ def test_flags_that_cannot_be_used(flags, message, parse, monkeypatch):
 
 
 @pytest.mark.parametrize(
+  'flags, message',
+  [
+    ([], 'give either --config, e.g. --config=arc1:demo, or --compress'),
+    (['--compress=x', _DEMO], 'give either --config'),
+    ([_DEMO], '--target is missing'),
+    (['--compress=x', '--hours=2'], '--hours has no effect with --compress'),
+    (['--compress=x', '--largest_batch'], '--largest_batch has no effect'),
+    ([_DEMO, '--programs=2'], '--programs has no effect with --config'),
+  ],
+)
+def test_compile_refuses_what_it_would_not_read(flags, message, monkeypatch):
+  monkeypatch.chdir(_ROOT)
+  monkeypatch.setattr(sys, 'argv', ['', *flags])
+  compile_ = _module('compile')
+  saved = flagsaver.save_flag_values(compile_.FLAGS)
+  try:
+    command.parse(compile_.FLAGS, compile_.__name__)
+    with pytest.raises(ConfigError, match=message):
+      compile_.main(None)
+  finally:
+    flagsaver.restore_flag_values(saved, compile_.FLAGS)
+
+
+@pytest.mark.parametrize(
   'body, message',
   [
     ('import', 'SyntaxError: '),
