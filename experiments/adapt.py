@@ -52,7 +52,7 @@ from hrm_jax.solver import Evaluation, Solver
 from hrm_jax.training.loop import Preempted
 from hrm_jax.workdir import config as workdir_config
 
-_DEFAULTS = Fitting('all', 2000)
+_DEFAULTS = Fitting(steps=2000)
 _FITTING = ('num_aug', 'seed', 'rows_first', 'new_rows', 'old_share')
 FLAGS = shared_flags.define(
   'workdir', 'task', 'color', *shared_flags.PROCESSES,

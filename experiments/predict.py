@@ -1,14 +1,14 @@
 """Predicts puzzles of your own with a trained model.
 
   hrm-jax predict --workdir=DIR --task=SPEC [--trace]
-      [--adapt=rows|all|none] [--steps=N] [--seconds=S] [--num_aug=N]
+      [--adapt=all|rows|none] [--steps=N] [--seconds=S] [--num_aug=N]
       [--rollouts=N --noise=S] [--symmetries=N] [--choose=RULE]
 
 SPEC is a task's JSON file, a directory of them, Kaggle's challenges, a Sudoku's
 81 (16, 36) characters, a text file of a Sudoku or maze, or whatever else
 `data_pipelines.puzzles` takes. A task of ARC that the checkpoint was never
-trained on gets new rows of the puzzle table, fitted to its demonstrations; the
-checkpoint stays as it is.
+trained on gets new rows of the puzzle table and a copy of the network, which
+are fitted to its demonstrations; the checkpoint stays as it is.
 
 Writes into --out (DIR/predictions/step_N/NAME if unset) what
 `experiments.evaluate` writes, and with --trace a strip and an animation of the

@@ -602,8 +602,8 @@ class Fitting(_Group):
   """How tasks that were never trained on get rows of the puzzle table.
 
   Attributes:
-    adapt: 'rows' fits new rows with the trunk frozen; 'all' fits rows and a
-      copy of the trunk; 'none' fits nothing and uses the blank row.
+    adapt: 'all' fits new rows and a copy of the trunk; 'rows' fits new rows with
+      the trunk frozen; 'none' fits nothing and uses the blank row.
     steps: number of training steps, for all new tasks together.
     seconds: time limit of the fitting, compilation included; None for none.
     num_aug: number of augmentations of a new task besides itself, each with a
@@ -615,7 +615,7 @@ class Fitting(_Group):
       `Settings.old_share`.
   """
 
-  adapt: Literal['rows', 'all', 'none'] = 'rows'
+  adapt: Literal['all', 'rows', 'none'] = 'all'
   steps: int = 300
   seconds: float | None = None
   num_aug: int = 30

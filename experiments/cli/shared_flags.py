@@ -217,8 +217,8 @@ _SHARED = {
     "Greatest number of segments for each puzzle, the run's "
     'act.halt_max_steps if unset.', 1),
   'adapt': (_ADAPT, None,
-    'What is fitted to a task that was never trained on: new rows with the '
-    'trunk frozen, new rows and a copy of the trunk, or nothing, which leaves '
+    'What is fitted to a task that was never trained on: new rows and a copy '
+    'of the trunk, new rows with the trunk frozen, or nothing, which leaves '
     'the blank row.'),
   'steps': (_INT, None,
     'Number of training steps, for all new tasks together.', 1),

@@ -32,7 +32,7 @@ from tests.run_fixtures import random_task
 
 CANVAS, SEGMENTS = 4, 2
 # As many rows as the checkpoint has, so that one program predicts with either.
-FITTING = Fitting(steps=2, num_aug=3)
+FITTING = Fitting('rows', steps=2, num_aug=3)
 SUDOKU, OTHER = '1.34341221434321', '12.4341221434321'
 
 

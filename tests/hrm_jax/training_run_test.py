@@ -46,7 +46,7 @@ def _equal(a, b):
 
 
 def test_rows_learn_and_the_trunk_stays(fit, puzzles):
-  settings, before, state = fit(Fitting(steps=6))
+  settings, before, state = fit(Fitting('rows', steps=6))
   assert state.step == 6 and all(_equal(before, state.params))
   moved = np.any(state.puzzle_table != 0, axis=1)
   assert moved[: puzzles.num_identifiers].tolist() == [False, True, True, True]
