@@ -147,7 +147,8 @@ class Limit:
 
     def end():
       # Nothing is promised of a line that is being written.
-      print(f'{self.reason}: the time is over; {answers}', flush=True)
+      if jax.process_index() == 0:
+        print(f'{self.reason}: the time is over; {answers}', flush=True)
       os._exit(0 if answers.predicted else 2)
 
     wait = max(0.0, self._end - _END_SECONDS - time.monotonic())
