@@ -602,8 +602,8 @@ class Fitting(_Group):
   """How tasks that were never trained on get rows of the puzzle table.
 
   Attributes:
-    adapt: 'all' fits new rows and a copy of the trunk; 'rows' fits new rows with
-      the trunk frozen; 'none' fits nothing and uses the blank row.
+    adapt: 'all' fits new rows and a copy of the trunk; 'rows' fits new rows
+      with the trunk frozen; 'none' fits nothing and uses the blank row.
     steps: number of training steps, for all new tasks together.
     seconds: time limit of the fitting, compilation included; None for none.
     num_aug: number of augmentations of a new task besides itself, each with a
