@@ -1,5 +1,6 @@
 """The commands as a user runs them: one clear line for each mistake."""
 
+import contextlib
 import importlib
 import inspect
 import json
@@ -40,17 +41,29 @@ def module(request):
 
 
 @pytest.fixture
-def parse(monkeypatch):
+def parsed(monkeypatch):
   """Parses a command line in this process; no value of a flag stays."""
 
+  @contextlib.contextmanager
   def call(module, *arguments):
     saved = flagsaver.save_flag_values(module.FLAGS)
     monkeypatch.setattr(sys, 'argv', ['', *arguments])
     try:
       command.parse(module.FLAGS, module.__name__)
-      return {name: module.FLAGS[name].value for name in module.FLAGS}
+      yield {name: module.FLAGS[name].value for name in module.FLAGS}
     finally:
       flagsaver.restore_flag_values(saved, module.FLAGS)
+
+  return call
+
+
+@pytest.fixture
+def parse(parsed):
+  """The values of a command line's flags."""
+
+  def call(module, *arguments):
+    with parsed(module, *arguments) as values:
+      return values
 
   return call
 
@@ -272,17 +285,16 @@ def test_flags_that_cannot_be_used(flags, message, parse, monkeypatch):
     ([_DEMO, '--programs=2'], '--programs has no effect with --config'),
   ],
 )
-def test_compile_refuses_what_it_would_not_read(flags, message, monkeypatch):
+def test_compile_refuses_what_it_would_not_read(
+  flags, message, parsed, monkeypatch
+):
   monkeypatch.chdir(_ROOT)
-  monkeypatch.setattr(sys, 'argv', ['', *flags])
   compile_ = _module('compile')
-  saved = flagsaver.save_flag_values(compile_.FLAGS)
-  try:
-    command.parse(compile_.FLAGS, compile_.__name__)
-    with pytest.raises(ConfigError, match=message):
-      compile_.main(None)
-  finally:
-    flagsaver.restore_flag_values(saved, compile_.FLAGS)
+  with (
+    parsed(compile_, *flags),
+    pytest.raises(ConfigError, match=message),
+  ):
+    compile_.main(None)
 
 
 @pytest.mark.parametrize(
