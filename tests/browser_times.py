@@ -1,8 +1,9 @@
 """Times the shipped models in the browser: loading, and each segment.
 
-  python -m tests.browser_times [REPEATS]
+  python -m tests.browser_times [REPEATS [PAUSE]]
 
-Each repeat loads the page anew for each model and solves its first examples.
+Each repeat loads the page anew for each model and solves its first examples,
+after PAUSE seconds (3) in which somebody would look at the page.
 """
 
 import pathlib
@@ -25,6 +26,8 @@ def _times(page: browsers.Page) -> list[list[float]]:
   for example in range(_EXAMPLES):
     page.one(f'#example option[value="{example}"]').click()
     page.one('#solve').click()
+    # Asking whether it is done would take the processor from it.
+    time.sleep(1)
     page.wait(lambda: page.one('#solve').text == 'Solve' and _rows(page))
     found.append([float(row.text.split()[-1]) for row in _rows(page)])
   return found
@@ -34,7 +37,7 @@ def _rows(page: browsers.Page) -> list:
   return page.all('#table tbody tr')
 
 
-def main(repeats: str = '3') -> None:
+def main(repeats: str = '3', pause: str = '3') -> None:
   """Prints for each model the seconds to be ready, and of the segments."""
   folder = pathlib.Path(tempfile.mkdtemp())
   shutil.copytree(_MODELS, folder, dirs_exist_ok=True)
@@ -49,6 +52,7 @@ def main(repeats: str = '3') -> None:
         page = browsers.Page(browser, f'{address}#{model}')
         page.wait(lambda page=page: page.one('#status').text == 'Ready.')
         ready.append(time.monotonic() - begin)
+        time.sleep(float(pause))
         for one in _times(page):
           first.append(one[0])
           others += one[1:]

@@ -36,7 +36,7 @@ def plan(
     Whether all that was compiled fits.
   """
   on_cpus = target.devices[0].platform == 'cpu'
-  memory = 0 if on_cpus else int(target.hardware.memory) // 2
+  memory = 0 if on_cpus else solving.room(int(target.hardware.memory))
   groups = solving.grouped(tasks.tasks, how, memory, len(target.devices))
   groups.sort(key=lambda group: group.volume)
   some = np.unique(np.linspace(0, len(groups) - 1, programs).astype(int))

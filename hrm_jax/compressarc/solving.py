@@ -463,14 +463,18 @@ def _positions(sizes: Sizes) -> int:
   return E * (C + 1) * (X + 1) * (Y + 2)
 
 
+def room(capacity: int) -> int:
+  """Bytes that a group may take of so many of a device's memory."""
+  return capacity // 2
+
+
 def _memory() -> int:
   """Bytes that a group may take on each device; 0 on CPUs.
 
   There eight tasks at a time take as long as one after another, or longer.
   """
-  return (jax.local_devices()[0].memory_stats() or {}).get(
-    'bytes_limit', 0
-  ) // 2
+  stats = jax.local_devices()[0].memory_stats() or {}
+  return room(stats.get('bytes_limit', 0))
 
 
 def grouped(

@@ -23,12 +23,15 @@ from tests import builders
 _ROOT = pathlib.Path(__file__).parents[2]
 _FOLDER = pathlib.Path(shipped.__file__).parent
 # What a card says: of generated puzzles, each asked once, their SPEC too; of
-# ARC, whose tasks are few, how many test outputs there are.
+# ARC, whose tasks are few, test outputs by a vote, and each augmentation asked
+# once.
 _SCORE = re.compile(
   r'\| Score \| ([\d.]+) % of ([\d,]+) fresh \w+ exact at once, .*?: `(.+?)`'
 )
 _ARC_SCORE = re.compile(
-  r'\| Score \| (\d+) of (\d+) test outputs within two attempts'
+  r'\| Score \| (\d+) of (\d+) test outputs within two attempts, by a vote '
+  r'over (\d+) augmentations.*Of the ([\d,]+) puzzles .* each asked once, '
+  r'([\d.]+) % are exact'
 )
 
 
@@ -79,14 +82,16 @@ def _scored(name, spec):
 @pytest.mark.slow
 def test_the_score_is_what_the_card_says(name):
   if load(name).domain is None:
-    solved, count = map(int, _ARC_SCORE.search(_card(name)).groups())
-    metrics, _ = _scored(name, '')
+    *voted, puzzles, score = _ARC_SCORE.search(_card(name)).groups()
+    solved, count, augmentations = map(int, voted)
+    # Rows that are not scored count among those of the evaluation.
+    (metrics, _), rows = _scored(name, ''), count * augmentations
     right = metrics['eval/pass@2/outputs'] * count
     assert right == pytest.approx(round(right), abs=1e-6)
     assert right == pytest.approx(solved, abs=1)
-    return
-  score, puzzles, spec = _SCORE.search(_card(name)).groups()
-  metrics, rows = _scored(name, spec)
+  else:
+    score, puzzles, spec = _SCORE.search(_card(name)).groups()
+    metrics, rows = _scored(name, spec)
   assert rows == int(puzzles.replace(',', '')) >= 500
   # In whole puzzles: on another machine some sums round otherwise.
   wanted = float(score) / 100 * rows

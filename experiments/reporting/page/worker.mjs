@@ -72,10 +72,10 @@ async function solve({id, cells, row, rollouts, noise, segments, quiet}) {
       }));
     }
     const q = answers.map((_, r) => [...found.q.data.slice(2 * r, 2 * r + 2)]);
-    if (quiet) return;
-    postMessage({id, segment, ms, answers, q, halts: q.map(halts), last: segment === segments});
+    if (quiet && segment === 1) postMessage({id, ready: true});
+    if (!quiet) postMessage({id, segment, ms, answers, q, halts: q.map(halts), last: segment === segments});
     // A message that stops this is read between segments.
-    await new Promise((done) => setTimeout(done));
+    await new Promise((done) => setTimeout(done, quiet ? 200 : 0));
   }
 }
 
@@ -91,9 +91,9 @@ onmessage = async ({data}) => {
       const file = await (await fetched(data.load + '/segment.onnx')).arrayBuffer();
       session = await ort.InferenceSession.create(file, {executionProviders: ['wasm'], logSeverityLevel: 3});
       model = data.model;
-      // The first run takes longer than the others.
-      await solve({...data, cells: Array(data.size).fill(0), rollouts: 1, segments: 1, quiet: true});
-      postMessage({id: data.id, ready: true});
+      // The first run takes longer than the others. For some seconds more the browser compiles anew what
+      // runs often, and holds a run up for that: better one that nobody waits for.
+      await solve({...data, cells: Array(data.size).fill(0), rollouts: 1, segments: 15, quiet: true});
     } else if (data.cells) await solve(data);
   } catch (error) {
     postMessage({id: data.id, error: String(error.message || error)});
