@@ -24,12 +24,17 @@ from hrm_jax.compressarc.problem import Problem
 
 # Adam's rate, decays and least root.
 _RATE, _DECAYS, _ROOT = 0.01, (0.5, 0.9), 1e-8
-# For CPUs: XLA's older code generator compiles in two thirds of the time, and
-# its library YNNPACK crashes with several tasks. Other versions lack these.
-_OPTIONS: dict[str, Any] = {}
+# Options of XLA by platform. On CPUs its older code generator compiles in two
+# thirds of the time, and its library YNNPACK crashes with several tasks; other
+# versions lack these. For TPUs it compiles in minutes instead of hours.
+_OPTIONS: dict[str, dict[str, Any]] = {
+  'tpu': {'exec_time_optimization_effort': -1.0}
+}
 if importlib.metadata.version('jaxlib').startswith('0.10.'):
-  _OPTIONS['xla_cpu_use_fusion_emitters'] = False
-  _OPTIONS['xla_cpu_experimental_ynn_fusion_type'] = ''
+  _OPTIONS['cpu'] = {
+    'xla_cpu_use_fusion_emitters': False,
+    'xla_cpu_experimental_ynn_fusion_type': '',
+  }
 
 # Grids of all test outputs, colours by value, row by row.
 Grids = tuple[tuple[tuple[int, ...], ...], ...]
@@ -94,15 +99,18 @@ class Gradient(NamedTuple):
 
 
 def gradient(
-  state: State, problem: Problem, noise: Multi, number: chex.Numeric
-) -> Gradient:
-  """The gradient of a task's loss at step so and so."""
+  state: State, problem: Problem, noise: Multi, number: chex.Numeric,
+  remat: bool = False,
+) -> Gradient:  # fmt: skip
+  """The gradient of a task's loss at step so and so; see `network.forward`."""
   dtype = state.weights.head.dtype
   grids = loss.inside(problem.shape, *problem.target.shape[1:3])
   scope = multitensor.frame(problem, grids.any(1).astype(dtype))
 
   def objective(trained: tuple[Latents, Weights]):
-    answer, kl = network.forward(*trained, scope, problem.sizes[1], noise)
+    answer, kl = network.forward(
+      *trained, scope, problem.sizes[1], noise, remat
+    )
     nats = sum(part.sum() for part in kl)
     value, error = loss.objective(answer, nats, problem, number)
     return value, (answer, kl, error)
@@ -150,10 +158,11 @@ def update(
 
 
 def step(
-  state: State, problem: Problem, noise: Multi, number: chex.Numeric
-) -> tuple[State, Told]:
+  state: State, problem: Problem, noise: Multi, number: chex.Numeric,
+  remat: bool = False,
+) -> tuple[State, Told]:  # fmt: skip
   """Step so and so of a task: a forward pass, two candidates, one update."""
-  found = gradient(state, problem, noise, number)
+  found = gradient(state, problem, noise, number, remat)
   return update(state, problem, found, number)
 
 
@@ -179,21 +188,26 @@ def steps(
 
 @functools.cache
 def compiled_for(platform: str) -> Any:
-  """`steps` as a jitted function, for devices of a platform."""
+  """`steps` as a jitted function, for devices of a platform.
+
+  TPUs lay arrays out in tiles of 128 by 8, of which a few channels leave most
+  empty: their memory is too small for what the layers compute.
+  """
   return jax.jit(
-    _steps, static_argnames='count', donate_argnums=0,
-    compiler_options=_OPTIONS if platform == 'cpu' else None,
+    functools.partial(_steps, remat=platform == 'tpu'),
+    static_argnames='count', donate_argnums=0,
+    compiler_options=_OPTIONS.get(platform),
   )  # fmt: skip
 
 
-def _steps(states, problems, key, taken, count):
+def _steps(states, problems, key, taken, count, *, remat):
   def one(state, problem, number):
     keys = jax.random.split(jax.random.fold_in(key, number))
     noise = multitensor.parts(
       lambda key, like: jax.random.normal(key, like.shape, like.dtype),
       Multi(*keys), state.latents.mean,
     )  # fmt: skip
-    return step(state, problem, noise, number)
+    return step(state, problem, noise, number, remat)
 
   def every(states, more):
     return jax.vmap(one)(states, problems, taken + more)

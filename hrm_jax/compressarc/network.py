@@ -490,9 +490,12 @@ def heads(x: Multi, weights: Weights, colours: chex.Array) -> Answer:
 
 def forward(
   latents: Latents, weights: Weights, scope: Frame, colours: chex.Array,
-  noise: Multi,
+  noise: Multi, remat: bool = False,
 ) -> tuple[Answer, Multi]:  # fmt: skip
-  """One pass: what the network says, and the KL of each tensor in nats."""
+  """One pass: what the network says, and the KL of each tensor in nats.
+
+  With `remat` the backward pass computes layers anew instead of keeping them.
+  """
   x, kl = decode(latents, weights, scope, noise)
 
   layers = weights.layers
@@ -506,7 +509,7 @@ def forward(
   def body(x, weights):
     return layer(x, weights, scope), None
 
-  x, _ = jax.lax.scan(body, x, layers)
+  x, _ = jax.lax.scan(jax.checkpoint(body) if remat else body, x, layers)
   return heads(x, weights, colours), kl
 
 

@@ -1,6 +1,7 @@
 """Tasks that are trained together, killed and begun again, or odd."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -108,6 +109,28 @@ def test_tasks_together_are_what_they_are_alone():
         grids = [fit.candidates(theirs, padded[lane])]
         grids.append(fit.candidates(mine, problems[lane]))
         assert [x for x, _ in grids[0]] == [x for x, _ in grids[1]]
+
+
+@pytest.mark.slow
+def test_layers_computed_anew_are_the_same():
+  """As TPUs do; the program differs, or nothing would be proved."""
+  problem = prepare(_task('same', 2, ((2, 3), (2, 3))))
+  with jax.enable_x64(True):
+    state = fit.initial(0, problem, np.float64)
+    noise = jax.tree.map(np.ones_like, state.latents.mean)
+    kept, anew = (
+      jax.jit(functools.partial(fit.gradient, remat=remat)).lower(
+        state, problem, noise, 0
+      )
+      for remat in (False, True)
+    )
+    assert 'optimization_barrier' in anew.as_text()
+    assert 'optimization_barrier' not in kept.as_text()
+    found = [one.compile()(state, problem, noise, 0) for one in (kept, anew)]
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
+    *found,
+  )
 
 
 def _records(found):
