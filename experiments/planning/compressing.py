@@ -79,8 +79,8 @@ def _line(one: dict, target: Target) -> str:
   """What a person reads of a program that was compiled."""
   peak, memory = one['peak_bytes_per_device'], target.hardware.memory
   parts = [
-    f'{one["lanes"]} of {one["tasks"]} tasks at a time, of {one["volume"]:,} '
-    'array positions',
+    f'{min(one["lanes"], one["tasks"])} of {one["tasks"]} tasks at a time, of '
+    f'{one["volume"]:,} array positions',
     f'{peak / _GIB:.2f} of {memory / _GIB:.2f} GiB a device',
     f'compiled in {one["compile_seconds"]:.0f} s',
   ]
