@@ -7,6 +7,7 @@ import pathlib
 import random
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -394,26 +395,27 @@ def _start(random_arc_run, tasks, out, *more):
   )  # fmt: skip
 
 
-def test_killed_and_started_again_it_ends_as_undisturbed(
+def test_killed_ten_times_it_ends_as_undisturbed(
   random_arc_run, tasks, tmp_path
 ):
   alone, disturbed = tmp_path / 'alone', tmp_path / 'disturbed'
-  process = _start(random_arc_run, tasks, alone, '--steps=60')
+  steps = '--steps=1500'
+  process = _start(random_arc_run, tasks, alone, steps)
   assert process.communicate()[1] is not None and process.returncode == 0
-  rng, kills = random.Random(0), 0
-  for _ in range(20):
-    process = _start(random_arc_run, tasks, disturbed, '--steps=60')
-    try:
-      process.communicate(timeout=rng.uniform(4, 14) if kills < 3 else None)
-    except subprocess.TimeoutExpired:
-      process.kill()
-      process.communicate()
-      kills += 1
-      if (disturbed / 'predictions/tasks.json').exists():
-        _answered(disturbed)
-      continue
-    assert process.returncode == 0
-    break
+  rng, hit = random.Random(0), 0
+  for _ in range(10):
+    process = _start(random_arc_run, tasks, disturbed, steps)
+    time.sleep(rng.uniform(4, 9))
+    hit += process.poll() is None
+    process.kill()
+    process.communicate()
+    if (disturbed / 'predictions/tasks.json').exists():
+      _answered(disturbed)
+  # All ten on two slow cores; on faster ones the run may be over before.
+  assert hit >= 3
+  process = _start(random_arc_run, tasks, disturbed, steps)
+  process.communicate()
+  assert process.returncode == 0
   for name in ('submission', 'predictions', 'tasks'):
     ours, theirs = (
       (run / f'predictions/{name}.json').read_bytes()

@@ -104,6 +104,7 @@ def test_a_directory_with_files_is_not_written_to(random_arc_run, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ['mine']
 
 
+@pytest.mark.slow
 def test_what_pip_does_not_find_is_named(refused, index, tmp_path):
   def without(*needs):
     return refused(wheel=_wheel(tmp_path, 'hrm_jax', needs))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from experiments.configs import base, sudoku
@@ -51,6 +52,7 @@ def test_command_writes_what_it_prints(tmp_path, write_run, monkeypatch):
     assert len(np.unique(np.asarray(image))) > 10
 
 
+@pytest.mark.slow
 def test_command_says_what_is_wrong_in_one_line(tmp_path, write_run):
   taken = tmp_path / 'file'
   taken.write_text('')

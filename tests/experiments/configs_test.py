@@ -267,7 +267,9 @@ def test_published_settings(config, steps, expected):
     )
 
 
-@pytest.mark.parametrize('name', ['arc1', 'arc2'])
+@pytest.mark.parametrize(
+  'name', ['arc1', pytest.param('arc2', marks=pytest.mark.slow)]
+)
 def test_the_examples_of_arc_are_those_of_its_tasks(name):
   puzzles = build.puzzle_set(ALL[name][0].get_config('paper'))
   expected = SIZES[name].examples_per_pass

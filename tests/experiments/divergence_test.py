@@ -85,6 +85,7 @@ def _restore(config, workdir, step):
   return state, position
 
 
+@pytest.mark.slow
 def test_stop_leaves_what_is_good_and_another_policy_goes_on(config, tmp_path):
   workdir = tmp_path / 'run'
   config.stop_at_step = _SAVED

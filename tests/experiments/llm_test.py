@@ -262,6 +262,7 @@ def _start(*flags):
   )
 
 
+@pytest.mark.slow
 def test_a_wrong_key_is_one_line_and_none_of_it_is_said(tmp_path):
   error = {'error': {'message': f'Incorrect API key provided: {_KEY}'}}
   with serving(lambda _: Status(401, error)) as endpoint:

@@ -63,7 +63,7 @@ def test_stopped_and_continued_is_bitwise_the_straight_run(straight, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'count, stop', [pytest.param(4, 10, marks=pytest.mark.slow), (16, 0)]
+  'count, stop', [(4, 10), pytest.param(16, 0, marks=pytest.mark.slow)]
 )
 def test_several_steps_in_a_call_are_bitwise_the_straight_run(
   straight, tmp_path, count, stop
@@ -141,6 +141,7 @@ def test_metrics_hold_every_step_once(straight):
   assert steps == list(range(1, 25))
 
 
+@pytest.mark.slow
 def test_lines_after_the_checkpoint_are_written_again(tmp_path):
   """A kill leaves lines of steps that no checkpoint holds, the last one cut."""
   builders.train(_config(stop_at_step=4), tmp_path)
@@ -226,6 +227,7 @@ def test_workdir_that_cannot_be_made(tmp_path):
     builders.train(_config(), tmp_path / 'file' / 'run')
 
 
+@pytest.mark.slow
 def test_another_batch_size_goes_on(tiny_config, tmp_path):
   config = tiny_config
   config.stop_at_step = 2
@@ -344,6 +346,7 @@ def test_images_vote_while_training_as_they_do_later(tiny_config, tmp_path):
   assert 'eval/exact/vote@3' in line
 
 
+@pytest.mark.slow
 def test_batch_size_does_not_change_the_votes(straight):
   """Neither does the padding of the last batch."""
   small, _ = _evaluate(straight[1], batch_size=8)
@@ -411,6 +414,7 @@ def _write_tasks(directory, answers):
     (directory / f'task{number}.json').write_text(json.dumps(task))
 
 
+@pytest.mark.slow
 def test_unknown_answers_are_predicted_and_not_scored(tmp_path, capsys):
   tasks, workdir = tmp_path / 'tasks', tmp_path / 'run'
   _write_tasks(tasks, answers=False)

@@ -147,6 +147,7 @@ def test_a_run_is_packed_and_found_by_its_path(tiny_config, tmp_path, capsys):
     load(tmp_path / 'packed')
 
 
+@pytest.mark.slow
 def test_of_a_task_so_many_augmentations_are_packed_as_are_asked_for(
   tiny_arc_config, tmp_path
 ):

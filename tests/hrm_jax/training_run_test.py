@@ -55,6 +55,7 @@ def test_rows_learn_and_the_trunk_stays(fit, puzzles):
   assert settings.optimizer.min_ratio == 0.1
 
 
+@pytest.mark.slow
 def test_the_trunk_learns_too_where_asked(fit):
   fitting = Fitting('all', steps=2, rows_first=0.5)
   _, before, state = fit(fitting)
@@ -70,6 +71,7 @@ def test_new_rows_start_where_they_are_told(fit, solver):
     assert np.any(state.puzzle_table[1:]) == (start == 'mean')
 
 
+@pytest.mark.slow
 def test_time_ends_the_fitting(fit, monkeypatch):
   # A step that takes ever longer than was measured.
   measured = []

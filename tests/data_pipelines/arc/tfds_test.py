@@ -27,6 +27,7 @@ def _pairs(task):
       yield task.name, role, i, pair.input, pair.output
 
 
+@pytest.mark.slow
 def test_arc1_reads_back_as_it_was_loaded(tmp_path):
   data, info = tfds.load('arc_tasks/arc1', data_dir=tmp_path, with_info=True)
   for split, num_tests in (('training', 416), ('evaluation', 419)):

@@ -453,6 +453,7 @@ def _in_process(tmp_path, endpoint, role):
   return json.loads(output)
 
 
+@pytest.mark.slow
 def test_hub(tmp_path, mazes):
   pytest.importorskip('huggingface_hub')
   path = _write(tmp_path / 'test.csv', Maze(30, 30), mazes)

@@ -57,8 +57,8 @@ def _run(**variables):
   'variable, below',
   [
     ('HRM_JAX_CACHE', 'xla'),
-    ('XDG_CACHE_HOME', 'hrm_jax/xla'),
-    ('JAX_COMPILATION_CACHE_DIR', '.'),
+    pytest.param('XDG_CACHE_HOME', 'hrm_jax/xla', marks=pytest.mark.slow),
+    pytest.param('JAX_COMPILATION_CACHE_DIR', '.', marks=pytest.mark.slow),
   ],
 )
 def test_the_second_process_compiles_nothing_and_computes_the_same(

@@ -229,7 +229,7 @@ def test_settled_answers_each_row_where_its_answer_stays(
 
 
 @pytest.mark.parametrize(
-  'noise_at', [pytest.param('initial', marks=pytest.mark.slow), 'segments']
+  'noise_at', ['initial', pytest.param('segments', marks=pytest.mark.slow)]
 )
 def test_noise_is_of_the_row_and_not_of_its_slot(noise_at, weights, predict):
   width = Width(noise=0.5, noise_at=noise_at, seed=3)

@@ -389,7 +389,12 @@ def test_recurrent_transformer_adds_the_input_in_every_segment():
 
 @pytest.mark.parametrize(
   'gradient, learning',
-  [('last_cycle', 3), ('one_step', 1), ('last_4', 4), ('full', 6)],
+  [
+    ('last_cycle', 3),
+    ('one_step', 1),
+    pytest.param('last_4', 4, marks=pytest.mark.slow),
+    pytest.param('full', 6, marks=pytest.mark.slow),
+  ],
 )
 def test_urm_learns_from_its_last_passes(gradient, learning):
   model = builders.model(

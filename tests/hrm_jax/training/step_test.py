@@ -272,7 +272,7 @@ def _restored(program, workdir, step=MOVED):
     (1, 2, {}),
     pytest.param(1, 4, {}, marks=pytest.mark.slow),
     pytest.param(2, 2, {}, marks=pytest.mark.slow),
-    (4, 1, {'fsdp': 2}),
+    pytest.param(4, 1, {'fsdp': 2}, marks=pytest.mark.slow),
     pytest.param(8, 1, {'fsdp': 8}, marks=pytest.mark.slow),
     pytest.param(8, 1, {'fsdp': 2, 'tensor': 2}, marks=pytest.mark.slow),
     (8, 2, {'data': 1, 'fsdp': 2, 'tensor': 4}),
@@ -328,8 +328,8 @@ def _muon(devices, filter_dtype='float32', **axes):
 @pytest.mark.parametrize(
   'axes',
   [
-    pytest.param({'fsdp': 4}, marks=pytest.mark.slow),
-    {'data': 1, 'fsdp': 2, 'tensor': 4},
+    {'fsdp': 4},
+    pytest.param({'data': 1, 'fsdp': 2, 'tensor': 4}, marks=pytest.mark.slow),
   ],
 )
 def test_muon_makes_whole_matrices_orthogonal_on_every_mesh(axes, tmp_path):
@@ -359,6 +359,7 @@ def test_muon_makes_whole_matrices_orthogonal_on_every_mesh(axes, tmp_path):
     assert _relative(ours, theirs) < 1e-4, path
 
 
+@pytest.mark.slow
 def test_a_diverged_step_leaves_muon_as_it_was(monkeypatch):
   original = train_step.loss_and_gradients
 
@@ -384,6 +385,7 @@ def test_a_diverged_step_leaves_muon_as_it_was(monkeypatch):
   )
 
 
+@pytest.mark.slow
 def test_split_parameters_stay_split():
   program = _program(8, fsdp=4, tensor=2)
   state, *_ = program.step(
@@ -574,6 +576,7 @@ def test_metrics_are_sums_and_gradients_means_over_the_global_batch(program):
   np.testing.assert_allclose(of_bias, expected, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_float16_has_the_gradients_of_a_row_among_very_many():
   """Divided by so large a batch first, they would all be zero."""
 
@@ -601,6 +604,7 @@ def test_float16_has_the_gradients_of_a_row_among_very_many():
     assert ours.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_no_puzzle_embedding_at_all():
   mesh = sharding.make_mesh()
   setup = _setup(puzzle_emb_ndim=0, H_cycles=1, L_cycles=1)
@@ -614,6 +618,7 @@ def test_no_puzzle_embedding_at_all():
   assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_the_average_starts_at_the_parameters_and_follows_them():
   mesh = sharding.make_mesh()
   setup = _setup()

@@ -387,7 +387,17 @@ def whole(tmp_path_factory):
   return workdir
 
 
-@pytest.mark.parametrize('damage', _DAMAGES)
+@pytest.mark.parametrize(
+  'damage',
+  [
+    'truncated',
+    *(
+      pytest.param(name, marks=pytest.mark.slow)
+      for name in _DAMAGES
+      if name != 'truncated'
+    ),
+  ],
+)
 def test_each_damaged_file_leads_to_the_checkpoint_before(
   whole, tmp_path, damage, caplog
 ):
