@@ -287,12 +287,15 @@ def test_the_notebook_runs_the_script(made, tasks, tmp_path, monkeypatch):
   (given,) = (cell for cell in read.cells if cell.id == 'parameters')
   given.source += (
     f'\nTASKS, BUNDLE, CHALLENGES = 1, {str(made)!r}, {str(tasks)!r}'
-    "\nFLAGS = '--steps=1 --num_aug=1'"
+    "\nFLAGS, OUT = '--steps=1 --num_aug=1', 'answers.json'"
   )
   nbclient.NotebookClient(
     read, timeout=120, resources={'metadata': {'path': str(tmp_path)}}
   ).execute()
-  shown = ''.join(out.text for out in read.cells[-1].outputs)
-  assert shown == 'submission.json: 7 tasks, 7 tests\n'
-  found = json.loads((tmp_path / 'submission.json').read_text())
+  told, shown = (
+    ''.join(out.text for out in cell.outputs) for cell in read.cells[-2:]
+  )
+  assert '7 tasks, 1 of them from this run' in told
+  assert shown == 'answers.json: 7 tasks, 7 tests\n'
+  found = json.loads((tmp_path / 'answers.json').read_text())
   assert found.keys() == _fallbacks(tasks).keys()
