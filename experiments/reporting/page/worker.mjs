@@ -72,8 +72,8 @@ async function solve({id, cells, row, rollouts, noise, segments, quiet}) {
       }));
     }
     const q = answers.map((_, r) => [...found.q.data.slice(2 * r, 2 * r + 2)]);
-    if (quiet && segment === 1) postMessage({id, ready: true});
     if (!quiet) postMessage({id, segment, ms, answers, q, halts: q.map(halts), last: segment === segments});
+    else if (segment === 1) postMessage({id, ready: true});
     // A message that stops this is read between segments.
     await new Promise((done) => setTimeout(done, quiet ? 200 : 0));
   }
