@@ -290,8 +290,11 @@ def compare(
   `tokens` are what `predict` takes of all puzzles: inputs and, where the model
   has them, their rows.
   """
-  # On one device, as the exported one.
-  model, variables = in_float32(model), jax.device_get(variables)
+  # On one device, as the exported one; initial states may be in bfloat16.
+  model, variables = (
+    in_float32(model),
+    jax.tree.map(lambda x: np.asarray(x, np.float32), variables),
+  )
 
   @jax.jit
   def segment(z, inputs, puzzles=None):

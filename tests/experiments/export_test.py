@@ -33,11 +33,11 @@ np.savez('found.npz', answers=np.argmax(logits, -1), q=q)
 
 @pytest.fixture(scope='module')
 def make_run(tmp_path_factory):
-  """Trains a tiny run of a system for two steps; each system once."""
+  """Trains a tiny run of a system for two steps; each one once."""
   made = {}
 
-  def run(system):
-    if system not in made:
+  def run(system, dtype='float32'):
+    if (system, dtype) not in made:
       config = sudoku.get_config(f'demo,{system}')
       config.data.train = 'sudoku:box=2x2:count=20:tests=10'
       config.data.evaluate = config.data.train
@@ -47,11 +47,12 @@ def make_run(tmp_path_factory):
       config.model.hidden_size = config.model.puzzle_emb_ndim = 16
       config.model.num_heads = 2
       config.model.expansion = 1.0
+      config.model.dtype = dtype
       if 'act' in config and system != 'direct':
         config.act.halt_max_steps = 3
-      made[system] = tmp_path_factory.mktemp('runs') / system
-      builders.train(config, made[system])
-    return made[system]
+      made[system, dtype] = tmp_path_factory.mktemp('runs') / system
+      builders.train(config, made[system, dtype])
+    return made[system, dtype]
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('HRM_JAX_CACHE', str(tmp_path_factory.mktemp('cache')))
@@ -146,6 +147,13 @@ def test_float16_halves_the_file(make_run, tmp_path):
     sizes.append((out / 'segment.stablehlo').stat().st_size)
   # Beside the weights stand the operations, in bytecode.
   assert sizes[1] < 0.7 * sizes[0]
+
+
+@pytest.mark.slow
+def test_a_run_in_bfloat16_is_exported_in_float32(make_run, tmp_path):
+  run = make_run('recurrent_transformer', 'bfloat16')
+  found = export.run(run, tmp_path, 'stablehlo', max_puzzles=2)
+  assert found.logits < 1e-3
 
 
 @pytest.mark.slow
