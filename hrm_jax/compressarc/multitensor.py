@@ -167,37 +167,54 @@ def _edges(a: jax.Array) -> jax.Array:
   return jnp.concatenate([first, below], axis=2)
 
 
-def _edge_kinds(a: jax.Array, tied: bool) -> np.ndarray:
-  """[KINDS, C', edges], one-hot."""
-  of = kinds(a.shape[1] - 1, a.shape[2] - 1, a.shape[3] - 2)
+# Entries along C', without and with C.
+_BY_C = slice(1), slice(1, None)
+
+
+class Placed(NamedTuple):
+  """Weights by the positions that they are for."""
+
+  cells: jax.Array  # [..., K, L], with C, X and Y
+  plain: jax.Array  # [..., K, L], with X and Y alone
+  # [..., 2, edges, K, L], as `_edges` and `_BY_C`; None where there are none.
+  edges: jax.Array | None
+
+
+def place(weights: jax.Array, X: int, Y: int, tied: bool = True) -> Placed:
+  """Weights of kinds, [..., KINDS, K, L], for arrays of X rows and Y columns.
+
+  With `tied`, kinds have the weights of those that they are tied to.
+  """
+  of = kinds(1, X, Y)
   edges = np.concatenate([of[:, 0], of[:, 1:, 0]], axis=1)
-  if tied:
-    edges = TIED[edges]
-  return (np.arange(KINDS)[:, None, None] == edges).astype(a.dtype)
+  own = np.arange(KINDS)[:, None, None] == (TIED[edges] if tied else edges)
+  return Placed(
+    weights[..., 8, :, :],
+    weights[..., 3, :, :],
+    jnp.einsum('tcs,...tkl->...cskl', own.astype(weights.dtype), weights),
+  )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def linear(a: jax.Array, weights: jax.Array, tied: bool) -> jax.Array:
-  """Multiplies the channels by the weights of each position's kind.
+@jax.custom_vjp
+def linear(a: jax.Array, weights: Placed) -> jax.Array:
+  """Multiplies the channels, [E, C', X', Y', (8,) K], by their weights.
 
   Most positions have C, X and Y: all are multiplied as if they had, and then
   the few others take their places.
-
-  Args:
-    a: [E, C', X', Y', (8,) K].
-    weights: [KINDS, K, L].
-    tied: whether kinds have the weights of those that they are tied to.
   """
-  out = _set(a @ weights[8], a[:, :1] @ weights[3])
-  # [C', edges, K, L]
-  of_edges = jnp.tensordot(_edge_kinds(a, tied), weights, (0, 0))
-  edges = jnp.einsum('ecs...k,cskl->ecs...l', _edges(a), of_edges)
-  across = a.shape[3]
+  out = _set(a @ weights.cells, a[:, :1] @ weights.plain)
+  if weights.edges is None:
+    return out
+  edges, across = _edges(a), a.shape[3]
+  edges = jnp.concatenate([
+    jnp.einsum('ecs...k,skl->ecs...l', edges[:, c], weights.edges[i])
+    for i, c in enumerate(_BY_C)
+  ], axis=1)  # fmt: skip
   out = _set(out, edges[:, :, None, :across])
   return _set(out, edges[:, :, across:, None], 0, 0, 1)
 
 
-def _linear_backward(tied, kept, gradient):
+def _linear_backward(kept, gradient):
   a, weights = kept
 
   def product(a, b):
@@ -208,18 +225,22 @@ def _linear_backward(tied, kept, gradient):
     a, b = (x.reshape(-1, x.shape[-1]) for x in (a, b))
     return jnp.tensordot(a, b, (0, 0))
 
-  whole, plain = product(a, gradient), product(a[:, :1], gradient[:, :1])
-  d = 'd' * (a.ndim - 5)
-  edges = jnp.einsum(f'ecs{d}k,ecs{d}l->cskl', _edges(a), _edges(gradient))
-  found = jnp.tensordot(_edge_kinds(a, tied), edges, ((1, 2), (0, 1)))
-  # Of all positions, less the edges among them.
-  both = whole - plain - found[5:].sum(0)
-  plain = plain - found[:5].sum(0)
-  found = found.at[8].add(both).at[3].add(plain)
-  return linear(gradient, jnp.swapaxes(weights, 1, 2), tied), found
+  cells, plain = product(a, gradient), product(a[:, :1], gradient[:, :1])
+  back = jax.tree.map(lambda w: jnp.swapaxes(w, -1, -2), weights)
+  found = Placed(cells - plain, plain, None)
+  if weights.edges is not None:
+    d = 'd' * (a.ndim - 5)
+    of, to = _edges(a), _edges(gradient)
+    edges = jnp.stack([
+      jnp.einsum(f'ecs{d}k,ecs{d}l->skl', of[:, c], to[:, c]) for c in _BY_C
+    ])  # fmt: skip
+    # Of all positions, less the others among them.
+    without_c, with_c = edges.sum(1)
+    found = Placed(found.cells - with_c, plain - without_c, edges)
+  return linear(gradient, back), found
 
 
-linear.defvjp(lambda a, w, tied: (linear(a, w, tied), (a, w)), _linear_backward)
+linear.defvjp(lambda a, w: (linear(a, w), (a, w)), _linear_backward)
 
 
 def _set(a: jax.Array, value: jax.Array, *start: int) -> jax.Array:

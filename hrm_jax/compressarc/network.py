@@ -20,9 +20,11 @@ from hrm_jax.compressarc.multitensor import (
   TIED,
   Frame,
   Multi,
+  Placed,
   linear,
   norm,
   parts,
+  place,
   spread,
 )
 
@@ -77,7 +79,11 @@ class Pair(NamedTuple):
 
 
 class Layer(NamedTuple):
-  """Weights of a layer; all have a first axis of the layers in `Weights`."""
+  """Weights of a layer; all have a first axis of the layers in `Weights`.
+
+  The shapes are those of what is trained; `_placed` makes of each what `linear`
+  takes.
+  """
 
   share_up: Pair
   softmax: Pair  # out: [KINDS, SUBSETS, 2, L]
@@ -98,11 +104,6 @@ class Weights(NamedTuple):
   head_bias: chex.Array  # [2]
   masks: chex.Array  # [16, 2]
   masks_bias: chex.Array  # [2]
-
-
-def tied_linear(x: Multi, weights: Multi) -> Multi:
-  """Each tensor's channels times its weights."""
-  return parts(lambda a, w: linear(a, w, True), x, weights)
 
 
 def decode(
@@ -136,41 +137,60 @@ def decode(
   def biased(a, bias, mask):
     return jnp.where(mask, a + spread(bias[TIED], a), 0)
 
-  x = tied_linear(z, weights.decode)
+  X, Y = scope.inside.shape[1:]
+  x = parts(lambda a, w: linear(a, place(w, X, Y)), z, weights.decode)
   return parts(biased, x, weights.decode_bias, scope.masks), kl
 
 
 def layer(x: Multi, weights: Layer, scope: Frame) -> Multi:
-  """The residual stream after one layer."""
+  """The residual stream after one layer, with weights as of `_placed`.
+
+  Where there is nothing x is 0, and so is each change: of 0 all of them make 0.
+  """
 
   def add(x: Multi, change: Multi) -> Multi:
-    x = parts(
-      lambda a, b, mask: a + jnp.where(mask, b, 0), x, change, scope.masks
-    )
-    return multitensor.once(x, scope)
+    return multitensor.once(parts(jnp.add, x, change), scope)
 
   def normed(a: Multi) -> Multi:
     return parts(norm, a, scope.masks, scope.counts)
 
-  up = multitensor.share_up(tied_linear(x, weights.share_up.into), scope)
-  x = add(x, tied_linear(normed(up), weights.share_up.out))
-  scores = tied_linear(x, weights.softmax.into)
+  up = multitensor.share_up(parts(linear, x, weights.share_up.into), scope)
+  x = add(x, parts(linear, normed(up), weights.share_up.out))
+  scores = parts(linear, x, weights.softmax.into)
   chances = parts(_softmax, scores, scope.masks, SUBSETS)
-  x = add(
-    x, parts(lambda a, w: linear(a, w, False), chances, weights.softmax.out)
-  )
+  x = add(x, parts(linear, chances, weights.softmax.out))
   for function, pair in ((_cummax, weights.cummax), (_shift, weights.shift)):
     x = x._replace(d=x.d + _moved(function, x.d, pair, scope))
   z = norm(x.d, scope.masks.d, scope.counts.d)
   flat = z.reshape(*z.shape[:-2], -1)
-  shared = linear(flat, weights.direction_share, False).reshape(z.shape)
-  x = x._replace(d=x.d + jnp.where(scope.masks.d, shared, 0))
-  hidden = parts(jax.nn.silu, tied_linear(x, weights.nonlinear.into))
-  x = add(x, tied_linear(hidden, weights.nonlinear.out))
-  down = tied_linear(x, weights.share_down.into)
+  shared = linear(flat, weights.direction_share)
+  x = x._replace(d=x.d + shared.reshape(z.shape))
+  hidden = parts(_silu, parts(linear, x, weights.nonlinear.into))
+  x = add(x, parts(linear, hidden, weights.nonlinear.out))
+  down = parts(linear, x, weights.share_down.into)
   down = multitensor.share_down(down, scope)
-  x = add(x, tied_linear(normed(down), weights.share_down.out))
+  x = add(x, parts(linear, normed(down), weights.share_down.out))
   return normed(x)
+
+
+@jax.custom_vjp
+def _silu(a: chex.Array) -> chex.Array:
+  """SiLU, whose gradient is made of its value, which is kept anyway."""
+  return a * jax.nn.sigmoid(a)
+
+
+def _silu_forward(a):
+  gate = jax.nn.sigmoid(a)
+  out = a * gate
+  return out, (out, gate)
+
+
+def _silu_backward(kept, gradient):
+  out, gate = kept
+  return (gradient * (gate + out * (1 - gate)),)
+
+
+_silu.defvjp(_silu_forward, _silu_backward)
 
 
 def _of_sets(weights: chex.Array, sets: list[str]) -> chex.Array:
@@ -252,10 +272,7 @@ def _moved(function, d: chex.Array, weights: Pair, scope: Frame) -> chex.Array:
   """A residual layer that moves values in their directions, for cells."""
   inside = scope.inside[:, None, :, :, None, None]
 
-  def by_colour(a, w):
-    return jnp.concatenate([a[:, :1] @ w[0], a[:, 1:] @ w[1]], axis=1)
-
-  values = by_colour(d[:, :, 1:, 1:-1], weights.into) * inside
+  values = linear(d[:, :, 1:, 1:-1], weights.into) * inside
   # Channels 1 and 3 move the opposite way: as those of the opposite direction.
   half = DIRECTIONS // 2
   values = jnp.concatenate(
@@ -267,7 +284,7 @@ def _moved(function, d: chex.Array, weights: Pair, scope: Frame) -> chex.Array:
   )
   pad = ((0, 0), (0, 0), (1, 0), (1, 1), (0, 0), (0, 0))
   found = norm(jnp.pad(found, pad), scope.masks.d, scope.counts.d)
-  return by_colour(found, weights.out)
+  return linear(found, weights.out)
 
 
 def _shift(values: chex.Array, inside: chex.Array) -> chex.Array:
@@ -469,6 +486,29 @@ def _direction_matrix(weights: chex.Array) -> chex.Array:
   return full.reshape(*full.shape[:-5], KINDS, size, size)
 
 
+def _placed(layers: Layer, X: int, Y: int) -> Layer:
+  """The layers with their weights as `linear` takes them."""
+  tied = functools.partial(place, X=X, Y=Y)
+  own = functools.partial(tied, tied=False)
+
+  def pair(one: Pair) -> Pair:
+    return Pair(*(parts(tied, w) for w in one))
+
+  def cells(one: Pair) -> Pair:
+    return Pair(*(Placed(w[..., 1, :, :], w[..., 0, :, :], None) for w in one))
+
+  out = parts(_of_sets, layers.softmax.out, SUBSETS)
+  return Layer(
+    share_up=pair(layers.share_up),
+    softmax=Pair(parts(tied, layers.softmax.into), parts(own, out)),
+    cummax=cells(layers.cummax),
+    shift=cells(layers.shift),
+    direction_share=own(_direction_matrix(layers.direction_share)),
+    nonlinear=pair(layers.nonlinear),
+    share_down=pair(layers.share_down),
+  )
+
+
 class Answer(NamedTuple):
   """What the network says of all grids."""
 
@@ -498,13 +538,7 @@ def forward(
   """
   x, kl = decode(latents, weights, scope, noise)
 
-  layers = weights.layers
-  softmax = layers.softmax._replace(
-    out=parts(_of_sets, layers.softmax.out, SUBSETS)
-  )
-  layers = layers._replace(
-    softmax=softmax, direction_share=_direction_matrix(layers.direction_share)
-  )
+  layers = _placed(weights.layers, *scope.inside.shape[1:])
 
   def body(x, weights):
     return layer(x, weights, scope), None
