@@ -39,7 +39,7 @@ def make_run(tmp_path_factory):
   def run(system, dtype='float32'):
     if (system, dtype) not in made:
       config = sudoku.get_config(f'demo,{system}')
-      config.data.train = 'sudoku:box=2x2:count=20:tests=10'
+      config.data.train = 'sudoku:box=2x2:count=20:tests=100'
       config.data.evaluate = config.data.train
       config.total_steps = config.checkpoint_every = 2
       config.evaluate_every = 0
@@ -65,7 +65,7 @@ def test_onnx_gives_what_jax_gives(system, make_run, tmp_path, capsys):
   found = export.run(make_run(system), tmp_path)
   assert found.logits < 1e-3
   assert (found.answers, found.predicted) == (1, 1)
-  assert found.puzzles == 10
+  assert found.puzzles == 100
   said = capsys.readouterr().out
   assert re.search(r'segment\.onnx: [\d.]+ MB, [\d.]+ ms for one puzzle', said)
   # The answers of the file, in a batch of another size, are those that
