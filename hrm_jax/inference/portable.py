@@ -290,11 +290,9 @@ def compare(
   `tokens` are what `predict` takes of all puzzles: inputs and, where the model
   has them, their rows.
   """
+  model = in_float32(model)
   # On one device, as the exported one; initial states may be in bfloat16.
-  model, variables = (
-    in_float32(model),
-    jax.tree.map(lambda x: np.asarray(x, np.float32), variables),
-  )
+  variables = jax.tree.map(lambda x: np.asarray(x, np.float32), variables)
 
   @jax.jit
   def segment(z, inputs, puzzles=None):
