@@ -57,13 +57,26 @@ def kinds(C: int, X: int, Y: int) -> np.ndarray:
   return 5 * (c > 0) + space
 
 
+class Along(NamedTuple):
+  """Weights of sums along each axis, 0 in the slots beside its entries.
+
+  All are [E, C', X', Y'], or have 1 in the place of some of these.
+  """
+
+  c: jax.Array
+  x: jax.Array
+  y: jax.Array
+  e: jax.Array
+
+
 class Frame(NamedTuple):
   """The real part of the arrays of a task."""
 
   masks: Multi  # bool, like the arrays but for 1 direction and 1 channel
   counts: Multi  # [KINDS], positions of a kind with their directions
   inside: jax.Array  # [E, X, Y], the union of input and output grid
-  means: tuple[jax.Array, ...]  # weights of the means along Y, X and C
+  means: Along  # weights of the means
+  sums: Along  # 1 for all entries
   one: jax.Array  # 1, as XLA does not know
 
 
@@ -99,13 +112,15 @@ def frame(problem, inside: jax.Array) -> Frame:
     return jnp.where(problem.masked_means, masked, plain)
 
   colours = ((c > 0) & (c <= real[1])).astype(dtype)
+  rows, columns = (x > 0) & ~without_e, (y > 0) & ~without_e
   return Frame(
     masks, counts, inside,
-    (
-      weights(3, (y > 0) & (y <= real[3])),
-      weights(2, (x > 0) & (x <= real[2]) & ~without_e),
+    Along(
       colours / jnp.maximum(real[1], 1),
+      weights(2, rows & (x <= real[2])), weights(3, columns & (y <= real[3])),
+      (e < real[0]).astype(dtype) / real[0],
     ),
+    Along(*(jnp.asarray(a, dtype) for a in (c > 0, rows, columns, e >= 0))),
     jnp.asarray(real[0] > 0, dtype),
   )  # fmt: skip
 
@@ -160,58 +175,47 @@ norm.defvjp(_norm, _norm_backward)
 TIED = np.array([0, 2, 2, 3, 4, 5, 7, 7, 8, 9], np.int32)
 
 
-def _edges(a: jax.Array) -> jax.Array:
-  """Positions without X or without Y, [E, C', 1 + Y + 1 + X, ...]."""
-  first = jax.lax.index_in_dim(a, 0, axis=2, keepdims=False)
-  below = jax.lax.index_in_dim(a, 0, axis=3, keepdims=False)[:, :, 1:]
-  return jnp.concatenate([first, below], axis=2)
+# Entries along C', whose kinds are the first and the last five.
+_WITHOUT_C, _WITH_C = slice(1), slice(1, None)
 
 
-# Entries along C', without and with C.
-_BY_C = slice(1), slice(1, None)
+def _edges(a: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Positions without X or without Y, by their tensors' space axes.
 
-
-class Placed(NamedTuple):
-  """Weights by the positions that they are for."""
-
-  cells: jax.Array  # [..., K, L], with C, X and Y
-  plain: jax.Array  # [..., K, L], with X and Y alone
-  # [..., 2, edges, K, L], as `_edges` and `_BY_C`; None where there are none.
-  edges: jax.Array | None
-
-
-def place(weights: jax.Array, X: int, Y: int, tied: bool = True) -> Placed:
-  """Weights of kinds, [..., KINDS, K, L], for arrays of X rows and Y columns.
-
-  With `tied`, kinds have the weights of those that they are tied to.
+  Returns:
+    [E, C', 2, (8,) K] with neither and without E, [E, C', Y, (8,) K] with Y
+    alone and [E, C', X, (8,) K] with X alone.
   """
-  of = kinds(1, X, Y)
-  edges = np.concatenate([of[:, 0], of[:, 1:, 0]], axis=1)
-  own = np.arange(KINDS)[:, None, None] == (TIED[edges] if tied else edges)
-  return Placed(
-    weights[..., 8, :, :],
-    weights[..., 3, :, :],
-    jnp.einsum('tcs,...tkl->...cskl', own.astype(weights.dtype), weights),
-  )
+  row, column = a[:, :, 0], a[:, :, 1:, 0]
+  ends = jnp.stack([row[:, :, 0], row[:, :, -1]], axis=2)
+  return ends, row[:, :, 1:-1], column
 
 
 @jax.custom_vjp
-def linear(a: jax.Array, weights: Placed) -> jax.Array:
-  """Multiplies the channels, [E, C', X', Y', (8,) K], by their weights.
+def linear(a: jax.Array, weights: jax.Array) -> jax.Array:
+  """Multiplies the channels, [E, C', X', Y', (8,) K], by those of their kind.
 
   Most positions have C, X and Y: all are multiplied as if they had, and then
   the few others take their places.
+
+  Args:
+    a: all positions; or [E, C', X, Y, (8,) K], those with X and Y alone.
+    weights: [KINDS, K, L]; or [2, K, L], without and with C.
   """
-  out = _set(a @ weights.cells, a[:, :1] @ weights.plain)
-  if weights.edges is None:
-    return out
-  edges, across = _edges(a), a.shape[3]
-  edges = jnp.concatenate([
-    jnp.einsum('ecs...k,skl->ecs...l', edges[:, c], weights.edges[i])
-    for i, c in enumerate(_BY_C)
+  if len(weights) == 2:
+    return _set(a @ weights[1], a[:, _WITHOUT_C] @ weights[0])
+  out = _set(a @ weights[8], a[:, _WITHOUT_C] @ weights[3])
+  ends, *lines = _edges(a)
+  halves = (_WITHOUT_C, weights[:5]), (_WITH_C, weights[5:])
+  ends = jnp.concatenate([
+    jnp.einsum('ecs...k,skl->ecs...l', ends[:, c], of[::4]) for c, of in halves
   ], axis=1)  # fmt: skip
-  out = _set(out, edges[:, :, None, :across])
-  return _set(out, edges[:, :, across:, None], 0, 0, 1)
+  y, x = (
+    jnp.concatenate([line[:, c] @ of[kind] for c, of in halves], axis=1)
+    for kind, line in enumerate(lines, 1)
+  )
+  row = jnp.concatenate([ends[:, :, :1], y, ends[:, :, 1:]], axis=2)
+  return _set(_set(out, row[:, :, None]), x[:, :, :, None], 0, 0, 1)
 
 
 def _linear_backward(kept, gradient):
@@ -225,19 +229,26 @@ def _linear_backward(kept, gradient):
     a, b = (x.reshape(-1, x.shape[-1]) for x in (a, b))
     return jnp.tensordot(a, b, (0, 0))
 
-  cells, plain = product(a, gradient), product(a[:, :1], gradient[:, :1])
-  back = jax.tree.map(lambda w: jnp.swapaxes(w, -1, -2), weights)
-  found = Placed(cells - plain, plain, None)
-  if weights.edges is not None:
-    d = 'd' * (a.ndim - 5)
-    of, to = _edges(a), _edges(gradient)
-    edges = jnp.stack([
-      jnp.einsum(f'ecs{d}k,ecs{d}l->skl', of[:, c], to[:, c]) for c in _BY_C
-    ])  # fmt: skip
-    # Of all positions, less the others among them.
-    without_c, with_c = edges.sum(1)
-    found = Placed(found.cells - with_c, plain - without_c, edges)
-  return linear(gradient, back), found
+  cells = product(a, gradient)
+  plain = product(a[:, _WITHOUT_C], gradient[:, _WITHOUT_C])
+  of_a = linear(gradient, jnp.swapaxes(weights, -1, -2))
+  if len(weights) == 2:
+    return of_a, jnp.stack([plain, cells - plain])
+  ends, *lines = zip(_edges(a), _edges(gradient), strict=True)
+  d = 'd' * (a.ndim - 5)
+  found = []
+  for c in (_WITHOUT_C, _WITH_C):
+    neither, without_e = jnp.einsum(
+      f'ecs{d}k,ecs{d}l->skl', *(x[:, c] for x in ends)
+    )
+    y, x = (product(*(x[:, c] for x in line)) for line in lines)
+    found.append((neither, y, x, without_e))
+  # Of all positions, less the others among them.
+  both = plain - sum(found[0]), cells - plain - sum(found[1])
+  return of_a, jnp.stack([
+    one for edges, most in zip(found, both, strict=True)
+    for one in (*edges[:3], most, edges[3])
+  ])  # fmt: skip
 
 
 linear.defvjp(lambda a, w: (linear(a, w), (a, w)), _linear_backward)
@@ -248,46 +259,45 @@ def _set(a: jax.Array, value: jax.Array, *start: int) -> jax.Array:
   return jax.lax.dynamic_update_slice(a, value, start)
 
 
-def _entries(a: jax.Array, axis: int) -> np.ndarray:
-  """Which positions of an array have an axis, 1 to 3: C, X or Y."""
-  places = np.arange(a.shape[axis])
-  found = (places > 0) & ((axis < 3) | (places < len(places) - 1))
-  return np.expand_dims(found, [i for i in range(a.ndim) if i != axis])
+def _fitting(weights: Along, a: jax.Array) -> list[jax.Array]:
+  """The weights with as many axes as an array: along C', X', Y' and E."""
+  return [w.reshape(*w.shape, *[1] * (a.ndim - 4)) for w in weights]
 
 
 @jax.custom_vjp
-def _up(a: jax.Array, one: jax.Array) -> jax.Array:
-  """Adds to each tensor of a part those with a part of its axes.
+def _up(a: jax.Array, weights: Along) -> jax.Array:
+  """Adds to each tensor of a part those with a part of its axes, weighted.
 
   Positions that stand for nothing may get something, which `norm` leaves out.
   """
-  last = a.shape[3] - 1
-  with_e = np.arange(last + 1).reshape(-1, *[1] * (a.ndim - 4)) < last
-  for axis in (3, 2, 1):
-    first = jax.lax.slice_in_dim(a, 0, 1, axis=axis)
-    a = (a + jnp.where(_entries(a, axis), first, 0)) / one
-  return a + jnp.where(with_e, a[:1, :, :1, last:], 0)
+  *along_axes, examples = _fitting(weights, a)
+  a = _set(a, a[:, :, :1, :1] + examples * a[:1, :, :1, -1:])
+  for axis, along in enumerate(along_axes, 1):
+    a = a + along * jax.lax.slice_in_dim(a, 0, 1, axis=axis)
+  return a
 
 
-def _up_backward(kept, gradient):
-  last = gradient.shape[3] - 1
-  all_e = gradient[:, :, :, :last].sum((0, 2, 3), keepdims=True)
-  own = gradient[:1, :, :1, last:]
-  gradient = _set(gradient, own + all_e, 0, 0, 0, last)
-  for axis in (1, 2, 3):
-    first = jax.lax.slice_in_dim(gradient, 0, 1, axis=axis)
-    rest = jnp.where(_entries(gradient, axis), gradient, 0)
-    rest = rest.sum(axis, keepdims=True)
-    gradient = _set(gradient, first + rest)
-  return gradient, None
+@jax.custom_vjp
+def _down(a: jax.Array, weights: Along) -> jax.Array:
+  """Adds to each tensor of a part those with more axes, weighted.
+
+  It is `_up` transposed.
+  """
+  *along_axes, examples = _fitting(weights, a)
+  for axis, along in reversed([*enumerate(along_axes, 1)]):
+    more = (along * a).sum(axis, keepdims=True)
+    a = _set(a, jax.lax.slice_in_dim(a, 0, 1, axis=axis) + more)
+  more = (examples * a[:, :, :1, :1]).sum(0, keepdims=True)
+  return _set(a, a[:1, :, :1, -1:] + more, 0, 0, 0, a.shape[3] - 1)
 
 
-_up.defvjp(lambda a, one: (_up(a, one), None), _up_backward)
+_up.defvjp(lambda a, w: (_up(a, w), w), lambda w, g: (_down(g, w), None))
+_down.defvjp(lambda a, w: (_down(a, w), w), lambda w, g: (_up(g, w), None))
 
 
 def share_up(p: Multi, scope: Frame) -> Multi:
   """Adds to each tensor those with a part of its axes."""
-  n, d = parts(lambda a: _up(a, scope.one), p)
+  n, d = parts(lambda a: _up(a, scope.sums), p)
   return once(Multi(n, d + n[..., None, :]), scope)
 
 
@@ -301,23 +311,5 @@ def once(x: Multi, scope: Frame) -> Multi:
 
 def share_down(p: Multi, scope: Frame) -> Multi:
   """Adds to each tensor the means of those with more axes."""
-
-  def within(a, axis, weights):
-    weights = weights.reshape(*weights.shape, *[1] * (a.ndim - 4))
-    mean = (a * weights).sum(axis, keepdims=True)
-    return _set(a, jax.lax.slice_in_dim(a, 0, 1, axis=axis) + mean)
-
-  along_y, along_x, along_c = scope.means
-  n, d = (within(within(a, 3, along_y), 2, along_x) for a in p)
-  n = n + d.mean(-2)
-  examples = scope.masks.d[:, :1, :1, :1]
-
-  def without_e(a):
-    a = within(a, 1, along_c)
-    real = examples.reshape(-1, *[1] * (a.ndim - 1))
-    mean = jnp.where(real, a[:, :, :1, :1], 0).sum(0, keepdims=True)
-    last = a.shape[3] - 1
-    mean = mean / examples.sum() + a[:1, :, :1, last:]
-    return _set(a, mean, 0, 0, 0, last)
-
-  return Multi(without_e(n), without_e(d))
+  p = Multi(p.n + p.d.mean(-2), p.d)
+  return parts(lambda a: _down(a, scope.means), p)

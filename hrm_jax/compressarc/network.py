@@ -3,7 +3,6 @@
 All functions are of one task and pure; `jax.vmap` makes them of many.
 """
 
-import functools
 import itertools
 import math
 from typing import Any, NamedTuple
@@ -20,11 +19,9 @@ from hrm_jax.compressarc.multitensor import (
   TIED,
   Frame,
   Multi,
-  Placed,
   linear,
   norm,
   parts,
-  place,
   spread,
 )
 
@@ -43,6 +40,9 @@ _FAR = 1000.0
 # Outside of the arrays' real part, for softmax.
 _NOTHING = -1e9
 
+# The backward pass computes it anew: one array less is kept.
+_silu = jax.checkpoint(jax.nn.silu, prevent_cse=False)
+
 # Axes of the arrays.
 _AXES = {'C': 1, 'X': 2, 'Y': 3, 'D': 4}
 
@@ -54,6 +54,17 @@ def subsets(axes: str) -> list[str]:
     for size in range(1, 1 + len(axes))
     for some in itertools.combinations(axes, size)
   ]
+
+
+def _nested(axes: str) -> list[str]:
+  """The same sets, first those with the last axis, and so on among them.
+
+  So of all that have this axis sums along it are one sum.
+  """
+  if not axes:
+    return []
+  less, last = _nested(axes[:-1]), axes[-1]
+  return [*(''.join(sorted(some + last)) for some in less), last, *less]
 
 
 # What softmax is over.
@@ -81,8 +92,8 @@ class Pair(NamedTuple):
 class Layer(NamedTuple):
   """Weights of a layer; all have a first axis of the layers in `Weights`.
 
-  The shapes are those of what is trained; `_placed` makes of each what `linear`
-  takes.
+  The shapes are those of what is trained; `linear` takes what `_by_kind` makes
+  of them.
   """
 
   share_up: Pair
@@ -137,13 +148,12 @@ def decode(
   def biased(a, bias, mask):
     return jnp.where(mask, a + spread(bias[TIED], a), 0)
 
-  X, Y = scope.inside.shape[1:]
-  x = parts(lambda a, w: linear(a, place(w, X, Y)), z, weights.decode)
+  x = parts(linear, z, _tied(weights.decode))
   return parts(biased, x, weights.decode_bias, scope.masks), kl
 
 
 def layer(x: Multi, weights: Layer, scope: Frame) -> Multi:
-  """The residual stream after one layer, with weights as of `_placed`.
+  """The residual stream after one layer, with weights as of `_by_kind`.
 
   Where there is nothing x is 0, and so is each change: of 0 all of them make 0.
   """
@@ -157,7 +167,7 @@ def layer(x: Multi, weights: Layer, scope: Frame) -> Multi:
   up = multitensor.share_up(parts(linear, x, weights.share_up.into), scope)
   x = add(x, parts(linear, normed(up), weights.share_up.out))
   scores = parts(linear, x, weights.softmax.into)
-  chances = parts(_softmax, scores, scope.masks, SUBSETS)
+  chances = parts(_softmax, scores, scope.masks)
   x = add(x, parts(linear, chances, weights.softmax.out))
   for function, pair in ((_cummax, weights.cummax), (_shift, weights.shift)):
     x = x._replace(d=x.d + _moved(function, x.d, pair, scope))
@@ -173,28 +183,8 @@ def layer(x: Multi, weights: Layer, scope: Frame) -> Multi:
   return normed(x)
 
 
-@jax.custom_vjp
-def _silu(a: chex.Array) -> chex.Array:
-  """SiLU, whose gradient is made of its value, which is kept anyway."""
-  return a * jax.nn.sigmoid(a)
-
-
-def _silu_forward(a):
-  gate = jax.nn.sigmoid(a)
-  out = a * gate
-  return out, (out, gate)
-
-
-def _silu_backward(kept, gradient):
-  out, gate = kept
-  return (gradient * (gate + out * (1 - gate)),)
-
-
-_silu.defvjp(_silu_forward, _silu_backward)
-
-
 def _of_sets(weights: chex.Array, sets: list[str]) -> chex.Array:
-  """Softmax's [..., KINDS, sets, 2, L] → [..., KINDS, 2 sets, L] for `linear`.
+  """Softmax's [..., KINDS, sets, 2, L] → [..., KINDS, 2 sets, L], as `_nested`.
 
   For a tensor with Y alone X stands in Y's place.
   """
@@ -205,62 +195,87 @@ def _of_sets(weights: chex.Array, sets: list[str]) -> chex.Array:
   ]
   place = TIED[:, None] * len(sets) + np.arange(len(sets))
   place[[1, 6]] = TIED[[1, 6], None] * len(sets) + np.array(swapped)
+  nested = _nested('CXYD' if 'D' in sets else 'CXY')
+  place = place[:, [sets.index(one) for one in nested]]
   outer, inner = weights.shape[:-4], weights.shape[-2:]
   flat = weights.reshape(*outer, -1, *inner)
   found = jnp.take(flat, place.astype(np.int32), axis=len(outer))
   return found.reshape(*outer, KINDS, -1, inner[-1])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _softmax(
-  scores: chex.Array, mask: chex.Array, sets: tuple[str, ...]
-) -> chex.Array:
+@jax.custom_vjp
+def _softmax(scores: chex.Array, mask: chex.Array) -> chex.Array:
   """Softmax over each set of a tensor's axes, 0 where it lacks one of them.
 
   Args:
     scores: [E, C', X', Y', (8,) K].
     mask: bool, the real positions.
-    sets: the sets of axes, as in `SUBSETS`.
 
   Returns:
-    [E, C', X', Y', (8,) sets · K].
+    [E, C', X', Y', (8,) sets · K], the sets of axes as of `_nested`.
   """
-  return _softmax_forward(scores, mask, sets)[0]
+  return _softmax_forward(scores, mask)[0]
 
 
 # Entries along each axis, without the slots beside them.
 _SPANS = {'C': (1, None), 'X': (1, None), 'Y': (1, -1), 'D': (0, None)}
 
 
-def _softmax_forward(scores, mask, sets):
-  scores = jnp.where(mask, scores, _NOTHING)
-  logs, found = {'': scores}, []
-  for one in sets:
-    axis = _AXES[one[-1]]
-    part = jax.lax.slice_in_dim(logs[one[:-1]], *_SPANS[one[-1]], axis=axis)
-    most = part.max(axis, keepdims=True)
-    total = jnp.exp(part - most).sum(axis, keepdims=True)
-    logs[one] = jnp.log(total) + most
-    real = mask
-    for letter in one:
-      length = scores.shape[_AXES[letter]]
-      entries = np.zeros(length, bool)
-      entries[slice(*_SPANS[letter])] = True
-      others = [i for i in range(scores.ndim) if i != _AXES[letter]]
-      real = real & np.expand_dims(entries, others)
-    found.append(jnp.where(real, jnp.exp(scores - logs[one]), 0))
-  out = jnp.concatenate(found, axis=-1)
+def _log_sum(scores: chex.Array, letter: str) -> chex.Array:
+  """The logarithm of the sum of exponentials along an axis, kept as one."""
+  axis = _AXES[letter]
+  part = jax.lax.slice_in_dim(scores, *_SPANS[letter], axis=axis)
+  most = part.max(axis, keepdims=True)
+  return jnp.log(jnp.exp(part - most).sum(axis, keepdims=True)) + most
+
+
+def _softmax_forward(scores, mask):
+  scores, found = jnp.where(mask, scores, _NOTHING), list[chex.Array]()
+
+  def add(axes, logs, real):
+    # With the last axis, and among those what the others make of its sums.
+    if not axes:
+      return
+    last = axes[-1]
+    entries = np.zeros(scores.shape[_AXES[last]], bool)
+    entries[slice(*_SPANS[last])] = True
+    others = [i for i in range(scores.ndim) if i != _AXES[last]]
+    own = real & np.expand_dims(entries, others)
+    over = _log_sum(logs, last)
+    add(axes[:-1], over, own)
+    found.append(jnp.where(own, jnp.exp(scores - over), 0))
+    add(axes[:-1], logs, real)
+
+  add(_axes(scores), scores, mask)
+  # In two moves: XLA is slow to lay arrays of few channels side by side.
+  out = jnp.moveaxis(jnp.stack(found), 0, -2)
+  out = out.reshape(*scores.shape[:-1], -1)
   return out, out
 
 
-def _softmax_backward(sets, out, gradient):
-  total, K = jnp.zeros((), out.dtype), out.shape[-1] // len(sets)
-  for i, one in enumerate(sets):
-    p, g = (
-      jax.lax.slice_in_dim(a, K * i, K * (i + 1), axis=-1)
-      for a in (out, gradient)
-    )
-    mean = (p * g).sum([_AXES[letter] for letter in one], keepdims=True)
+def _axes(a: chex.Array) -> str:
+  """Axes that softmax is over, of an array of either part."""
+  return 'CXYD' if a.ndim == 6 else 'CXY'
+
+
+def _softmax_backward(out, gradient):
+  axes = _axes(out)
+  K = out.shape[-1] // len(_nested(axes))
+
+  def sums(axes, a):
+    """Sums over each set, of its channels; along the last axis at once."""
+    if not axes:
+      return []
+    count = K * (1 + len(_nested(axes[:-1])))
+    own = a[..., :count].sum(_AXES[axes[-1]], keepdims=True)
+    return [
+      *sums(axes[:-1], own[..., :-K]), own[..., -K:],
+      *sums(axes[:-1], a[..., count:]),
+    ]  # fmt: skip
+
+  total = jnp.zeros((), out.dtype)
+  for i, mean in enumerate(sums(axes, out * gradient)):
+    p, g = (a[..., K * i : K * (i + 1)] for a in (out, gradient))
     total = total + p * (g - mean)
   return total, None
 
@@ -292,13 +307,10 @@ def _shift(values: chex.Array, inside: chex.Array) -> chex.Array:
   del inside
   slices = []
   for direction, (rows, columns) in enumerate(STEPS):
-    by = (0, 0, rows, columns, 0)
-    slices.append(
-      jax.lax.pad(
-        values[..., direction, :], jnp.zeros((), values.dtype),
-        [(step, -step, 0) for step in by],
-      )
-    )  # fmt: skip
+    one = values[..., direction, :]
+    for axis, step in ((2, rows), (3, columns)):
+      one = _before(one, step, 0, axis)
+    slices.append(one)
   return jnp.stack(slices, axis=-2)
 
 
@@ -308,11 +320,14 @@ def _cummax(values: chex.Array, inside: chex.Array) -> chex.Array:
   return _cummax_forward(values, inside)[0]
 
 
-def _before(a: chex.Array, step: int, fill: float) -> chex.Array:
-  """The entries so many steps earlier on their lines, or later if < 0."""
+def _before(a: chex.Array, step: int, fill: float, axis: int = 2) -> chex.Array:
+  """The entries so many steps earlier along an axis, or later if < 0."""
+  # Cut first: XLA writes whole what is padded and cut at once.
+  size, later = a.shape[axis], max(-step, 0)
+  kept = jax.lax.slice_in_dim(a, later, size - max(step, 0), axis=axis)
   pad = [(0, 0, 0)] * a.ndim
-  pad[2] = (step, -step, 0)
-  return jax.lax.pad(a, jnp.asarray(fill, a.dtype), pad)
+  pad[axis] = (max(step, 0), later, 0)
+  return jax.lax.pad(kept, jnp.asarray(fill, a.dtype), pad)
 
 
 def _running(a: chex.Array) -> tuple[chex.Array, list[chex.Array]]:
@@ -486,26 +501,21 @@ def _direction_matrix(weights: chex.Array) -> chex.Array:
   return full.reshape(*full.shape[:-5], KINDS, size, size)
 
 
-def _placed(layers: Layer, X: int, Y: int) -> Layer:
-  """The layers with their weights as `linear` takes them."""
-  tied = functools.partial(place, X=X, Y=Y)
-  own = functools.partial(tied, tied=False)
+def _tied(weights: Any) -> Any:
+  """Arrays [..., KINDS, K, L], of each kind those that it is tied to."""
+  return jax.tree.map(lambda w: jnp.take(w, TIED, axis=-3), weights)
 
-  def pair(one: Pair) -> Pair:
-    return Pair(*(parts(tied, w) for w in one))
 
-  def cells(one: Pair) -> Pair:
-    return Pair(*(Placed(w[..., 1, :, :], w[..., 0, :, :], None) for w in one))
-
-  out = parts(_of_sets, layers.softmax.out, SUBSETS)
-  return Layer(
-    share_up=pair(layers.share_up),
-    softmax=Pair(parts(tied, layers.softmax.into), parts(own, out)),
-    cummax=cells(layers.cummax),
-    shift=cells(layers.shift),
-    direction_share=own(_direction_matrix(layers.direction_share)),
-    nonlinear=pair(layers.nonlinear),
-    share_down=pair(layers.share_down),
+def _by_kind(layers: Layer) -> Layer:
+  """The layers with their weights as `linear` takes them, of each kind."""
+  return layers._replace(
+    share_up=_tied(layers.share_up),
+    softmax=Pair(
+      _tied(layers.softmax.into), parts(_of_sets, layers.softmax.out, SUBSETS)
+    ),
+    direction_share=_direction_matrix(layers.direction_share),
+    nonlinear=_tied(layers.nonlinear),
+    share_down=_tied(layers.share_down),
   )
 
 
@@ -538,7 +548,7 @@ def forward(
   """
   x, kl = decode(latents, weights, scope, noise)
 
-  layers = _placed(weights.layers, *scope.inside.shape[1:])
+  layers = _by_kind(weights.layers)
 
   def body(x, weights):
     return layer(x, weights, scope), None
